@@ -1,0 +1,81 @@
+# Every target makes .venv by itself. Variables a user gives reach the Python verbs as flags; see README.md.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+DEMO   := artifacts/demo
+
+# only what was given: what was not is remembered from `make features`, else the embedded demo is meant
+INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
+          $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)")
+NAMED  := $(if $(HEAD),--head "$(HEAD)")
+FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
+
+RUNTIME := $(VENV)/.$(if $(GPU),gpu,cpu)-installed
+DEV     := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo features head compare export predict bench test lint
+
+help:
+	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
+	@echo "make features  one pass of the frozen backbone over every new image of DATA -> OUT/features.h5"
+	@echo "make head      train heads on the cached features (HEAD=name, default sigmoid and logistic)"
+	@echo "make compare   every head side by side on the same rows"
+	@echo "make export    backbone and head as one saved model, after parity (HEAD=name)"
+	@echo "make predict   probabilities for INPUT=file, folder or table (HEAD=name, or MODEL=an export alone)"
+	@echo "make bench     the speed and coverage claims of the README, measured here"
+	@echo "make test      the tests          make lint   ruff and mypy"
+	@echo
+	@echo "Variables: DATA MEDIA BACKBONE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, ARGS='further flags'"
+
+features: $(RUNTIME)
+	$(PY) -m extract features $(INPUTS) $(ARGS)
+
+head: $(RUNTIME)
+	$(PY) -m heads train $(INPUTS) $(NAMED) $(ARGS)
+
+compare: $(RUNTIME)
+	$(PY) -m heads compare $(INPUTS) $(ARGS)
+
+export: $(RUNTIME)
+	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)
+
+predict: $(RUNTIME)
+	$(PY) -m heads predict $(INPUTS) $(NAMED) $(FILES) $(ARGS)
+
+demo: $(RUNTIME)
+	$(PY) -m extract demo --out $(DEMO)
+	$(PY) -m extract features --out $(DEMO)
+	$(PY) -m heads compare --out $(DEMO)
+	$(PY) -m heads export --out $(DEMO)
+	$(PY) -m heads predict --out $(DEMO)
+	@echo "demo      all of it lies in $(DEMO); README.md says what each file is"
+
+bench: $(DEV)
+	$(PY) -m benchmarks.heads
+	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.intervals
+
+test: $(DEV)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cpu-installed: requirements.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.gpu-installed: requirements-gpu.txt requirements.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(VENV)/.cpu-installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
