@@ -1,0 +1,98 @@
+"""`python -m extract VERB`: flags to config to run; words the errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from extract import __version__, cache, run, workspace
+from extract.errors import DONE, guard
+
+
+def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every verb shares; each is remembered once given."""
+    parser.add_argument("--data", help="label table (CSV): objectId,value and optionally type,path,group")
+    parser.add_argument("--media", help="folder of the images; default: $MEDIA_DIR, else the table's folder")
+    parser.add_argument("--backbone", help="efficientnet-b0, a .keras file, or an .h5 file of B0 weights")
+    parser.add_argument("--out", help="folder of the outputs; default: artifacts")
+    parser.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
+    parser.add_argument("--positive", help="the class name that counts as 1; default: the second by name")
+
+
+def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
+    """Resolve the shared flags; an empty string, as make passes it, counts as not given."""
+    names = ("data", "media", "backbone", "out", "cache", "positive")
+    return workspace.resolve(**{name: getattr(flags, name, None) or None for name in names})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m extract", description="Stage 1: images to features.h5.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    features = verbs.add_parser("features", help="embed every image that the cache does not hold yet")
+    add_workspace_flags(features)
+    features.add_argument("--batch", type=int, help="images a step; default: 32 on a CPU, 256 on a GPU")
+    features.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
+    features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
+    features.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
+    about = {"verify": "check a cache from its bytes up", "info": "say what a cache holds and what made it"}
+    for name, what in about.items():
+        verb = verbs.add_parser(name, help=what)
+        verb.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
+        verb.add_argument("--out", help="folder of the outputs; default: artifacts")
+    demo = verbs.add_parser("demo", help="write the demo's images, labels and backbone")
+    demo.add_argument("--out", help="folder of the demo; default: artifacts/demo")
+    return parser
+
+
+def _features(flags: argparse.Namespace) -> int:
+    return run.extract(run.Config(workspace_of(flags), flags.batch, flags.max_bad, flags.retry, flags.allow_outside))
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    found = cache.verify(workspace_of(flags).cache)
+    print(
+        f"verify    {found.path}: {len(found):,} rows x {found.dim}, every byte as sealed, fingerprint "
+        f"{found.fingerprint[:12]}"
+    )
+    return DONE
+
+
+def _info(flags: argparse.Namespace) -> int:
+    place = workspace_of(flags)
+    found = cache.open_cache(place.cache)
+    print(
+        json.dumps(
+            {
+                "cache": str(found.path),
+                "rows": len(found),
+                "dim": found.dim,
+                "fingerprint": found.fingerprint,
+                "recipe": found.recipe,
+                "provenance": found.provenance,
+                "recorded": workspace.read_record(place.beside_cache).get("inputs", {}),
+            },
+            indent=2,
+        )
+    )
+    return DONE
+
+
+def _demo(flags: argparse.Namespace) -> int:
+    from extract import demo
+
+    demo.make(Path(flags.out or workspace.DEMO).absolute())
+    return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code (see errors.py)."""
+    flags = _parser().parse_args(argv)
+    verbs = {"features": _features, "verify": _verify, "info": _info, "demo": _demo}
+    return guard(lambda: verbs[flags.verb](flags))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

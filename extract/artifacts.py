@@ -1,0 +1,146 @@
+"""How files reach the artifacts folder: written whole under a temporary name, then renamed; one writer at a time.
+
+A reader sees the old file or the new one, never a mixture, and a kill leaves at most a temporary file that the next
+run of the same verb sweeps away.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from extract.errors import BusyError
+
+PARTIAL = re.compile(r"\.(tmp|old)-(\d+)-(.+)")  # .tmp-<pid>-<name>: being written; .old-<pid>-<name>: being replaced
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path with the same suffix; on success sync it and rename it to `path`, else remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Like `replacing`, for a folder. Between its two renames a kill leaves `.old-*`, which `sweep` puts back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    old = path.with_name(f".old-{os.getpid()}-{path.name}")
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(partial, path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        sweep(path.parent)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Clear what killed processes of ours left in `folder`; a folder caught between two renames is put back."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        match = PARTIAL.fullmatch(entry.name)
+        if not match or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+            continue
+        target = folder / match[3]
+        if match[1] == "old" and not target.exists():
+            os.rename(entry, target)
+        elif entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` that the system itself releases when the process dies.
+
+    Errors: BusyError naming the process that holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 100).decode(errors="replace") or "unknown"
+            os.close(handle)
+            raise BusyError(
+                f"Process {holder} is already writing {what}",
+                rule="One run writes a cache at a time",
+                then="Wait for it to end, or use another OUT",
+            ) from None
+        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+            break
+        os.close(handle)  # the last holder removed the file between our open and our lock
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON. NaN is refused: it is not JSON."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV table; bytes of file names that are not UTF-8 survive as they are."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table that `write_csv` wrote; a file that is not there is an empty table."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

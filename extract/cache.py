@@ -1,0 +1,253 @@
+"""THE CONTRACT between the stages: features.h5, keyed by content, one recipe, sealed and read-only.
+
+Layout, schema 1: /features (n, D) float32 in chunks of (256, D), /sha256 (n,) S64, /probe (4, D) float32, all with
+fletcher32; root attributes schema, recipe, fingerprint, provenance, as fixed-length strings (HDF5 cannot checksum
+others); a 512-byte user block with the SHA-256 of all bytes behind it. A part is the same. h5py alone can read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extract import __version__, artifacts
+from extract.errors import CacheError
+
+SCHEMA = 1
+CHUNK = 256  # rows
+SLICE = 4096  # rows read or written at a time
+USER_BLOCK = 512  # bytes
+SEAL = b"onepass features, sha256 of the bytes from 512 on: "
+REPAIR = "Delete it and run make features again"
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """An open description of a sealed cache or part; features are read when asked for.
+
+    sha256: str (n,), the row keys. probe: float32 (4, D). dim: D.
+    """
+
+    path: Path
+    recipe: dict[str, Any]
+    fingerprint: str
+    provenance: dict[str, Any]
+    sha256: np.ndarray
+    probe: np.ndarray
+    dim: int
+
+    def __len__(self) -> int:
+        return len(self.sha256)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the features of row numbers `rows` (m,), in that order, float32 (m, D).
+
+        The file is read once in order, by slices: HDF5's own fancy indexing of 10,000 rows takes minutes. Memory: the
+        result and one slice.
+        """
+        out = np.empty((len(rows), self.dim), np.float32) if out is None else out
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        with _reading(self.path) as file:
+            for start in range(0, len(self), SLICE):
+                low, high = np.searchsorted(ordered, (start, start + SLICE))
+                if low < high:
+                    block = file["features"][start : start + SLICE]
+                    out[order[low:high]] = block[ordered[low:high] - start]
+        return out
+
+
+def open_cache(path: Path) -> FeatureCache:
+    """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""
+    if not path.is_file():
+        raise CacheError(f"There is no cache at {path}", then="Run make features")
+    with _reading(path) as file:
+        schema = file.attrs.get("schema")
+        if schema != SCHEMA:
+            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=REPAIR)
+        recipe, provenance = (json.loads(bytes(file.attrs[name])) for name in ("recipe", "provenance"))
+        return FeatureCache(
+            path,
+            recipe,
+            bytes(file.attrs["fingerprint"]).decode(),
+            provenance,
+            file["sha256"][:].astype(str),
+            file["probe"][:],
+            file["features"].shape[1],
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """Open for reading; what HDF5 and a foreign layout raise becomes one CacheError."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, ValueError, RuntimeError, UnicodeDecodeError) as error:
+        raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=REPAIR) from error
+
+
+def write(
+    path: Path,
+    recipe: dict[str, Any],
+    fingerprint: str,
+    provenance: dict[str, Any],
+    probe: np.ndarray,
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    n: int,
+) -> None:
+    """Write a whole cache file and publish it by rename: the only commit point.
+
+    blocks: (sha256 S64 (b,), features float32 (b, D)) adding up to n rows. Memory: one block.
+    """
+    dim = probe.shape[1]
+    with artifacts.replacing(path) as partial:
+        with h5py.File(partial, "w", userblock_size=USER_BLOCK) as file:
+            chunks = (min(CHUNK, n), dim)
+            features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
+            sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(SLICE, n),), fletcher32=True)
+            file.create_dataset("probe", data=probe, dtype="f4", chunks=probe.shape, fletcher32=True)
+            file.attrs["schema"] = SCHEMA
+            file.attrs["fingerprint"] = np.bytes_(fingerprint)
+            for name, value in (("recipe", recipe), ("provenance", provenance)):
+                file.attrs[name] = np.bytes_(json.dumps(value, sort_keys=True))
+            start = 0
+            for keys, rows in blocks:
+                features[start : start + len(rows)] = rows
+                sha256[start : start + len(keys)] = keys
+                start += len(rows)
+        if start != n:
+            raise CacheError(f"{path}: {start} rows came where {n} were announced")
+        _stamp(partial)
+
+
+def _stamp(path: Path) -> None:
+    digest = _body_digest(path)
+    with path.open("r+b") as file:
+        file.write((SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
+
+
+def _body_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(USER_BLOCK)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_bytes(path: Path) -> None:
+    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file."""
+    if not path.is_file():
+        raise CacheError(f"There is no cache at {path}", then="Run make features")
+    with path.open("rb") as file:
+        stamp = file.read(USER_BLOCK)
+    if not stamp.startswith(SEAL):
+        raise CacheError(f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=REPAIR)
+    sealed, found = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace"), _body_digest(path)
+    if sealed != found:
+        raise CacheError(
+            f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...", then=REPAIR
+        )
+
+
+def verify(path: Path) -> FeatureCache:
+    """Check a cache from its bytes up to its meaning and return it; CacheError says the first thing that is wrong."""
+    from extract import backbone
+
+    check_bytes(path)
+    cache = open_cache(path)
+    if backbone.fingerprint(cache.recipe) != cache.fingerprint:
+        raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=REPAIR)
+    if len(set(cache.sha256.tolist())) != len(cache):
+        raise CacheError(f"{path}: a digest stands there twice", then=REPAIR)
+    for start, _, block in _slices(cache):
+        if not np.isfinite(block).all():
+            raise CacheError(
+                f"{path}: row {start + int(np.argmin(np.isfinite(block).all(axis=1)))} is not finite", then=REPAIR
+            )
+    return cache
+
+
+def _slices(cache: FeatureCache) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (first row number, sha256 S64 (b,), features (b, D)) by slices."""
+    with _reading(cache.path) as file:
+        for start in range(0, len(cache), SLICE):
+            yield start, file["sha256"][start : start + SLICE], file["features"][start : start + SLICE]
+
+
+def open_parts(folder: Path) -> list[FeatureCache]:
+    """Open the finished parts of an extraction, in the order in which they were written."""
+    return [open_cache(path) for path in sorted(folder.glob("part-*.h5"))]
+
+
+def write_part(
+    folder: Path,
+    number: int,
+    recipe: dict[str, Any],
+    fingerprint: str,
+    probe: np.ndarray,
+    keys: list[str],
+    features: np.ndarray,
+) -> Path:
+    """Publish one slice of a running extraction. keys: n hex digests; features: float32 (n, D)."""
+    path = folder / f"part-{number:06d}.h5"
+    blocks = [(np.array(keys, dtype="S64"), features)]
+    write(path, recipe, fingerprint, provenance(), probe, blocks, len(keys))
+    return path
+
+
+def seal(path: Path, parts: list[FeatureCache], old: FeatureCache | None, made_by: dict[str, Any]) -> FeatureCache:
+    """Join the old cache and the parts, in that order, into `path`; a digest counts once. Memory: one slice.
+
+    Errors: CacheError when the disk has no room for the new file beside the old one.
+    """
+    sources = ([old] if old else []) + parts
+    seen: set[str] = set()
+    keep = []
+    for source in sources:
+        fresh = np.array([key not in seen for key in source.sha256.tolist()], dtype=bool)
+        seen.update(source.sha256.tolist())
+        keep.append(fresh)
+    _refuse_full_disk(path, sum(source.path.stat().st_size for source in sources))
+    first = sources[0]
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for source, fresh in zip(sources, keep, strict=True):
+            for start, keys, rows in _slices(source):
+                mine = fresh[start : start + SLICE]
+                yield keys[mine], rows[mine]
+
+    write(path, first.recipe, first.fingerprint, made_by, first.probe, blocks(), int(sum(map(np.sum, keep))))
+    return open_cache(path)
+
+
+def _refuse_full_disk(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed * 1.02:
+        raise CacheError(
+            f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",
+            rule="The parts are kept",
+            then="Free some space and run make features again",
+        )
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """What made a file: time, machine kind and library versions, and whatever else is given."""
+    versions = {"onepass": __version__, "python": platform.python_version()}
+    for name in ("tensorflow", "keras", "numpy", "h5py", "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"created": now, "machine": platform.machine(), "versions": versions, **more}

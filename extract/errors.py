@@ -1,0 +1,69 @@
+"""What a user is told when something cannot be done: one paragraph with event, value, rule and next command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+DONE, FAILED, USAGE, TOO_MANY_BAD = 0, 1, 2, 3
+
+
+class OnepassError(Exception):
+    """Something the user can mend. `str()` is the whole message, ready to print.
+
+    event: what happened, with the value that caused it.
+    rule: what would have been right.
+    then: what to do or to run next.
+    """
+
+    exit_code = FAILED
+
+    def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
+        self.event, self.rule, self.then = event, rule, then
+        sentences = (text.strip().rstrip(".") + "." for text in (event, rule, then) if text)
+        super().__init__(" ".join(sentences))
+
+
+class UsageError(OnepassError):
+    """The command itself was wrong."""
+
+    exit_code = USAGE
+
+
+class InputError(OnepassError):
+    """A table or its images cannot be used as they are."""
+
+
+class BackboneError(OnepassError):
+    """A backbone cannot be found, loaded or run."""
+
+
+class CacheError(OnepassError):
+    """A cache or part is damaged, or belongs to another recipe."""
+
+
+class HeadError(OnepassError):
+    """A head cannot be trained, loaded, exported or used on this cache."""
+
+
+class BusyError(OnepassError):
+    """Another process is writing the same cache."""
+
+
+class Interrupted(OnepassError):
+    """Ctrl-C or SIGTERM; what was finished is kept."""
+
+
+def guard(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; a user's mistake becomes one paragraph on stderr, never a traceback."""
+    try:
+        return command()
+    except OnepassError as error:
+        print(f"onepass: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("onepass: Interrupted. Nothing published was touched; run the same command again.", file=sys.stderr)
+        return FAILED
+    except OSError as error:  # a full disk, a read-only folder: the system's own words name the path
+        print(f"onepass: The system refused: {error}. Nothing published was touched.", file=sys.stderr)
+        return FAILED

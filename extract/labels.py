@@ -1,0 +1,250 @@
+"""What people say of the images: values, splits and groups, read afresh from the table each time; the stable split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from extract import artifacts
+from extract.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.8, 0.1, 0.1)
+FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One row an id, in the table's order; arrays of length n.
+
+    y: int8, 1 = `classes[1]`, 0 = `classes[0]`, -1 unlabelled. split: str from SPLITS. component: int, rows that share
+    a group or their bytes. `made`: how many splits the table left to us; `notes`: what a person should be told.
+    `conflicts`: rows (problem, objectId, sha256, value, split, group) of conflicts.csv.
+    """
+
+    ids: np.ndarray
+    sha256: np.ndarray
+    y: np.ndarray
+    split: np.ndarray
+    group: np.ndarray
+    component: np.ndarray
+    classes: tuple[str, str] | None
+    made: int
+    notes: list[str]
+    conflicts: list[tuple[str, ...]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ids, values, splits and groups in the order of the ids: the same labels give the same digest."""
+        rows = sorted(zip(self.ids, self.y.tolist(), self.split, self.group, strict=True))
+        return hashlib.sha256(repr((self.classes, rows)).encode(errors="surrogateescape")).hexdigest()
+
+
+def read(
+    table: pd.DataFrame,
+    digests: dict[str, str],
+    *,
+    source: Path,
+    positive: str | None = None,
+    recorded: dict[str, str] | None = None,
+) -> Labels:
+    """Turn a table (see `manifest.read_table`) into Labels.
+
+    digests: objectId -> sha256. positive: the class that counts as 1. recorded: objectId -> split of earlier runs,
+    which wins where the table names no split.
+    Errors: InputError naming line and column for a third class or an unknown split.
+    """
+    classes = _classes(source, table["value"], positive)
+    codes = {"": UNLABELLED, **({name: index for index, name in enumerate(classes)} if classes else {})}
+    y = table["value"].map(codes).to_numpy(np.int8)
+    ids = table["objectId"].to_numpy(str)
+    sha256 = np.array([digests.get(name, "") for name in table["objectId"]], dtype=str)
+    group = table["group"].to_numpy(str)
+    component = components(sha256, group)
+    given = _given_splits(source, table["type"])
+    split, notes = _complete_splits(given, component, ids, sha256, group, y, recorded or {})
+    conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
+    made = int((given == "").sum())
+    return Labels(ids, sha256, y, split, group, component, classes, made, notes + _count(conflicts), conflicts)
+
+
+def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
+    """(negative, positive), or None for a table without labels."""
+    names = list(dict.fromkeys(value for value in values if value))
+    if len(names) > 2:
+        line = next(iter(values.index[values == names[2]]))
+        counts = ", ".join(f"{name!r} x {n}" for name, n in Counter(v for v in values if v).most_common(5))
+        raise InputError(
+            f"{source}, line {line}, column value: {names[2]!r} is a third class ({counts})",
+            rule="value is 0 or 1, or one of two class names; leave it empty for an unlabelled image",
+        )
+    if not names:
+        return None
+    if set(names) <= {"0", "1"}:
+        names = ["0", "1"]
+    if positive is not None and positive not in names:
+        raise InputError(f"{source}: POSITIVE={positive}, but the values are {', '.join(names)}")
+    if len(names) == 1:
+        names.append(f"not {names[0]}")  # one class is enough to embed; a head will ask for the other
+    positive = positive or sorted(names)[1]
+    return (names[0] if names[1] == positive else names[1], positive)
+
+
+def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
+    unknown = ~types.isin((*SPLITS, ""))
+    if unknown.any():
+        line, word = next(types[unknown].items())
+        raise InputError(
+            f"{source}, line {line}, column type: {word!r} is no split",
+            rule="type is train, validation or test; leave it empty and the split is made for you",
+        )
+    return types.to_numpy(str)
+
+
+def components(sha256: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Number the connected components of rows that share a digest or a group, int (n,); "" shares with none."""
+    n = len(sha256)
+    edges = []
+    offset = n
+    for key in (sha256, group):
+        names, codes = np.unique(key, return_inverse=True)
+        rows = np.flatnonzero(key != "")
+        edges.append((rows, offset + codes[rows]))
+        offset += len(names)
+    rows, nodes = (np.concatenate(side) for side in zip(*edges, strict=True))
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, nodes)), shape=(offset, offset))
+    return connected_components(graph, directed=False)[1][:n]
+
+
+def _complete_splits(
+    given: np.ndarray,
+    component: np.ndarray,
+    ids: np.ndarray,
+    sha256: np.ndarray,
+    group: np.ndarray,
+    y: np.ndarray,
+    recorded: dict[str, str],
+) -> tuple[np.ndarray, list[str]]:
+    """Fill the splits that the table leaves empty: what the component already has, else the stable split."""
+    todo = given == ""
+    if not todo.any():
+        return given, []
+    split = np.where(todo, np.array([recorded.get(name, "") for name in ids], dtype=str), given).astype("U10")
+    settled = {c: s for c, s in zip(component.tolist(), split.tolist(), strict=True) if s}
+    split = np.array([s or settled.get(c, "") for s, c in zip(split.tolist(), component.tolist(), strict=True)], "U10")
+    fresh = np.flatnonzero(split == "")
+    keys = _keys(component, ids, sha256, group)
+    classes = [set(component[y == value].tolist()) for value in (0, 1)]
+    quota = 0 < min(map(len, classes)) < FEW
+    split[fresh] = (_by_quota if quota else _by_hash)(fresh, component, keys, y, split)
+    made = f"{int(todo.sum()):,} rows name no split: {len(fresh):,} split 80/10/10 by "
+    made += f"quota within each class (a class has under {FEW} independent images)" if quota else "a stable hash"
+    return split, [made + f", {int(todo.sum()) - len(fresh):,} as recorded or as their group"]
+
+
+def _keys(component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.ndarray) -> dict[int, float]:
+    """Map a component to a number in [0, 1) that depends on its smallest name (group, else digest, else id) alone."""
+    names: dict[int, str] = {}
+    rows = zip(component.tolist(), ids.tolist(), sha256.tolist(), group.tolist(), strict=True)
+    for number, object_id, digest, group_name in rows:
+        name = f"group {group_name}" if group_name else f"image {digest or object_id}"
+        names[number] = min(names.get(number, name), name)
+    return {
+        number: int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:13], 16) / 16**13
+        for number, name in names.items()
+    }
+
+
+def _by_hash(
+    fresh: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray, split: np.ndarray
+) -> np.ndarray:
+    key = np.array([keys[c] for c in component[fresh].tolist()])
+    return np.array(SPLITS)[np.searchsorted(np.cumsum(SHARES)[:2], key, side="right")]
+
+
+def _by_quota(
+    fresh: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray, split: np.ndarray
+) -> np.ndarray:
+    """Deal components, in the order of their hash, to the split that is furthest below its share of their class."""
+    have = {value: Counter(split[(y == value) & (split != "")].tolist()) for value in (-1, 0, 1)}
+    members: dict[int, list[int]] = {}
+    for row in fresh.tolist():
+        members.setdefault(int(component[row]), []).append(row)
+    chosen: dict[int, str] = {}
+    for number in sorted(members, key=keys.__getitem__):
+        rows = members[number]
+        value = Counter(y[rows].tolist()).most_common(1)[0][0]
+        total = sum(have[value].values()) + len(rows)
+        # test and validation first while either is empty, so that three components reach three splits
+        chosen[number] = max(
+            SPLITS,
+            key=lambda s: (
+                SHARES[SPLITS.index(s)] * total
+                - have[value][s]
+                + (total if s != "train" and not have[value][s] and have[value]["train"] else 0)
+            ),
+        )
+        have[value][chosen[number]] += len(rows)
+    return np.array([chosen[c] for c in component[fresh].tolist()])
+
+
+def _conflicts(
+    ids: np.ndarray, sha256: np.ndarray, value: np.ndarray, split: np.ndarray, group: np.ndarray
+) -> list[tuple[str, ...]]:
+    """Copies with opposite labels; copies and groups that stand in more than one split."""
+    frame = pd.DataFrame({"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group})
+    checks = (
+        ("copies with opposite labels", "sha256", "value"),
+        ("copies in two splits", "sha256", "split"),
+        ("group in two splits", "group", "split"),
+    )
+    rows: list[tuple[str, ...]] = []
+    for problem, key, column in checks:
+        known = frame[(frame[key] != "") & (frame[column] != "")]
+        bad = known[known.groupby(key)[column].transform("nunique") > 1].sort_values([key, "objectId"])
+        rows += [(problem, *row) for row in bad.itertuples(index=False, name=None)]
+    return rows
+
+
+CONFLICT_COLUMNS = ("problem", "objectId", "sha256", "value", "split", "group")
+
+
+def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
+    first: dict[str, list[str]] = {}
+    for problem, object_id, *_ in conflicts:
+        first.setdefault(problem, []).append(object_id)
+    return [
+        f"{problem}: {len(names)} rows ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for problem, names in first.items()
+    ]
+
+
+def read_record(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what splits.csv recorded: objectId -> split, and objectId -> value."""
+    rows = artifacts.read_csv(path)
+    return {r["objectId"]: r["type"] for r in rows}, {r["objectId"]: r["value"] for r in rows}
+
+
+def write_record(path: Path, labels: Labels) -> None:
+    """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
+
+    Rows of ids that this table does not name are kept: one cache serves several tables.
+    """
+    mine = set(labels.ids.tolist())
+    kept = [(r["objectId"], r["value"], r["type"]) for r in artifacts.read_csv(path) if r["objectId"] not in mine]
+    rows = zip(labels.ids.tolist(), values(labels), labels.split.tolist(), strict=True)
+    artifacts.write_csv(path, ("objectId", "value", "type"), kept + list(rows))
+
+
+def values(labels: Labels) -> list[str]:
+    """Return the class name of each row, "" where unlabelled."""
+    names = (*labels.classes, "") if labels.classes else ("", "", "")
+    return [names[value] for value in labels.y.tolist()]

@@ -1,0 +1,100 @@
+"""Which table, media, backbone, cache and output folder a verb works on: what was given, else what was recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from extract import artifacts
+from extract.backbone import DEFAULT as BACKBONE
+from extract.errors import InputError
+
+ARTIFACTS = Path("artifacts")
+DEMO = ARTIFACTS / "demo"
+RECORD = "last_run.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Absolute paths and names. positive: the class that counts as 1, or None for the second by name."""
+
+    out: Path
+    cache: Path
+    data: Path
+    media: Path
+    backbone: str
+    positive: str | None = None
+
+    @property
+    def beside_cache(self) -> Path:
+        """The folder of manifest.csv, quarantine.csv and the parts."""
+        return self.cache.parent
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        return "  ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
+
+
+def resolve(
+    *,
+    data: str | None = None,
+    media: str | None = None,
+    backbone: str | None = None,
+    out: str | None = None,
+    cache: str | None = None,
+    positive: str | None = None,
+) -> Workspace:
+    """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
+
+    Errors: InputError when nothing says which table is meant.
+    """
+    if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
+        return _demo(backbone)
+    folder = _absolute(out or ARTIFACTS)
+    mine = read_record(folder).get("inputs", {})
+    cache_path = _absolute(cache or mine.get("cache") or folder / "features.h5")
+    known = {**read_record(cache_path.parent).get("inputs", {}), **mine}
+    if data is None and "data" not in known:
+        raise InputError(
+            f"No table was given and none is recorded in {folder}",
+            then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
+        )
+    table = _absolute(data or known["data"])
+    where = media or known.get("media") or os.environ.get("MEDIA_DIR") or table.parent
+    spec = backbone or known.get("backbone") or BACKBONE
+    if spec != BACKBONE:
+        spec = str(_absolute(spec))
+    if positive is None and str(table) == known.get("data"):
+        positive = known.get("positive")
+    return Workspace(folder, cache_path, table, _absolute(where), spec, positive)
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _demo(spec: str | None) -> Workspace:
+    from extract import demo
+
+    workspace = demo.make(_absolute(DEMO))
+    return replace(workspace, backbone=spec) if spec else workspace
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what the verbs recorded in `folder`; {} where none did."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{folder / RECORD} is not JSON: {error}", then="Delete it and give DATA and MEDIA") from error
+
+
+def write_record(workspace: Workspace, **entries: Any) -> None:
+    """Record the inputs in OUT, with further entries (a verb's own facts) beside them."""
+    inputs = {name: str(value) for name, value in asdict(workspace).items() if value is not None and name != "out"}
+    record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}
+    artifacts.write_json(workspace.out / RECORD, record)
