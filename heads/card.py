@@ -1,0 +1,71 @@
+"""MODEL_CARD.md: what an exported model is, on what it was measured, and what it is not for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str, Any]]) -> str:
+    """Return the card as Markdown. head: head.json; figures: metrics.json; parity: the rows of parity.json."""
+    negative, positive = head["classes"]
+    recipe, size = head["recipe"], head["recipe"]["input_size"]
+    return f"""# Model card: {head["head"]}
+
+Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]} or more it
+says {positive}. Input: RGB pixels, float32 (n, {size}, {size}, 3), {recipe["pixel_range"]}, resized as the recipe says.
+Output: (n, 1).
+
+## Figures
+
+Validation figures are selected on; test was not used for any choice. Each with its 95 % interval.
+
+{_figures(figures)}
+
+## Data
+
+{_rows(head["rows"])}
+
+Labels: SHA-256 {head["table_digest"]}.
+
+## How it was made
+
+Backbone {head["backbone"]}, frozen; head trained on its features, seed {head["seed"]}.
+
+{_list({**recipe, "fingerprint": head["fingerprint"]})}
+
+Versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["versions"].items())}.
+
+## Parity
+
+Raw files through each format against cached feature and head.
+
+{_table(("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "ok"), parity)}
+
+## Limits
+
+The figures hold for images like those it was trained on. It is no substitute for a person's review where a wrong
+answer costs somebody something.
+"""
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    rows = []
+    for split in ("validation", "test"):
+        for name, m in figures.get(split, {}).items():
+            value = "undefined" if m["value"] is None else f"{m['value']:.4f}"
+            interval = f"{m['low']:.4f} to {m['high']:.4f}" + (" (approximate)" if m["approximate"] else "")
+            rows.append({"split": split, "metric": name, "value": value, "interval": interval, "n": m["n"]})
+    return _table(("split", "metric", "value", "interval", "n"), rows)
+
+
+def _rows(counts: dict[str, dict[str, int]]) -> str:
+    return _table(("split", "n", "groups", "positive"), [{"split": split, **count} for split, count in counts.items()])
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    lines = [columns, ("---",) * len(columns), *(tuple(str(row[name]) for name in columns) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(facts: dict[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())

@@ -1,0 +1,149 @@
+"""Join cache, manifest and labels: the rows that heads are trained and measured on. Opens no image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extract import artifacts, cache, labels, manifest, workspace
+from extract.cache import FeatureCache
+from extract.errors import CacheError, InputError
+from extract.labels import SPLITS, Labels
+from extract.manifest import Manifest
+from extract.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split's rows; X (n, D) float32 is a view. y: int8 of 0 and 1. groups: int, rows that are not independent."""
+
+    ids: np.ndarray
+    X: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled rows with features, by split. table_digest: SHA-256 of the labels; classes: (negative, positive)."""
+
+    parts: dict[str, Part]
+    classes: tuple[str, str]
+    table_digest: str
+    cache: FeatureCache
+    notes: list[str]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return rows, groups and positives of each split."""
+        return {
+            name: {"n": len(part), "groups": len(np.unique(part.groups)), "positive": int(part.y.sum())}
+            for name, part in self.parts.items()
+        }
+
+
+def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
+    """Read the table afresh, complete its splits as recorded, record them, and say what changed since.
+
+    Errors: InputError for a table that names objects the manifest lacks.
+    """
+    known = Manifest.read(place.beside_cache / "manifest.csv").digests()
+    if not known:
+        raise CacheError(f"There is no manifest beside {place.cache}", then="Run make features")
+    table = manifest.read_table(place.data)
+    lacking = [name for name in table["objectId"] if name not in known]
+    if lacking:
+        raise InputError(
+            f"{place.data} names {len(lacking):,} objects that the cache lacks: {_some(lacking)}",
+            rule="Heads are trained on images that were embedded",
+            then="Run make features with this table",
+        )
+    here, there = (labels.read_record(folder / "splits.csv") for folder in (place.out, place.beside_cache))
+    splits, values = {**there[0], **here[0]}, {**there[1], **here[1]}
+    said = labels.read(table, known, source=place.data, positive=place.positive, recorded=splits)
+    changed = _changes(said, splits, values)
+    labels.write_record(place.out / "splits.csv", said)
+    if place.out != place.beside_cache:  # make features recorded nothing in this OUT
+        workspace.write_record(place)
+    return said, [*changed, *said.notes]
+
+
+def _changes(said: Labels, splits: dict[str, str], values: dict[str, str]) -> list[str]:
+    ids, now = said.ids.tolist(), labels.values(said)
+    relabelled = sum(name in values and values[name] != value for name, value in zip(ids, now, strict=True))
+    moved = sum(name in splits and splits[name] != split for name, split in zip(ids, said.split.tolist(), strict=True))
+    return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
+
+
+def join(place: Workspace) -> Dataset:
+    """Return the labelled rows of the workspace's table with their features.
+
+    Memory: one copy of the features, ordered by split, so that each split is a view.
+    Errors: InputError, CacheError: objects without features that nothing explains, a class absent from a split.
+    """
+    said, notes = read_labels(place)
+    found = cache.open_cache(place.cache)
+    if said.classes is None:
+        raise InputError(f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1")
+    at = rows_of(found, said.sha256)
+    _refuse_incomplete(place, said, at)
+    usable = (at >= 0) & (said.y != labels.UNLABELLED)
+    notes += _left_out(said, at)
+    parts = _split(found, said, at, usable)
+    _refuse_absent_class(place, parts, said.classes)
+    return Dataset(parts, said.classes, said.digest, found, notes)
+
+
+def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
+    """Return the cache row of each digest, int (n,); -1 where the cache lacks it."""
+    index = {digest: row for row, digest in enumerate(found.sha256.tolist())}
+    return np.array([index.get(digest, -1) for digest in sha256.tolist()], dtype=np.int64)
+
+
+def _refuse_incomplete(place: Workspace, said: Labels, at: np.ndarray) -> None:
+    quarantined = {row["objectId"] for row in artifacts.read_csv(place.beside_cache / "quarantine.csv")}
+    lacking = [name for name in said.ids[at < 0].tolist() if name not in quarantined]
+    if lacking:
+        raise CacheError(
+            f"{place.cache} lacks the features of {len(lacking):,} objects: {_some(lacking)}",
+            rule="An extraction that was stopped must be finished first",
+            then="Run make features",
+        )
+
+
+def _left_out(said: Labels, at: np.ndarray) -> list[str]:
+    counts = {"quarantined": int((at < 0).sum()), "unlabelled": int(((at >= 0) & (said.y == labels.UNLABELLED)).sum())}
+    listed = ", ".join(f"{n:,} {why}" for why, n in counts.items() if n)
+    return [f"left out: {listed} of {len(at):,} rows"] if listed else []
+
+
+def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray) -> dict[str, Part]:
+    chosen = [np.flatnonzero(usable & (said.split == name)) for name in SPLITS]
+    X = found.read(at[np.concatenate(chosen)])
+    ends = np.cumsum([0, *map(len, chosen)])
+    return {
+        name: Part(said.ids[rows], X[ends[i] : ends[i + 1]], said.y[rows], said.component[rows])
+        for i, (name, rows) in enumerate(zip(SPLITS, chosen, strict=True))
+    }
+
+
+def _refuse_absent_class(place: Workspace, parts: dict[str, Part], classes: tuple[str, str]) -> None:
+    for name, part in parts.items():
+        have = Counter(part.y.tolist())
+        absent = [classes[value] for value in (0, 1) if not have[value]]
+        if absent and (name != "test" or len(part)):  # a table without any test rows can still train a head
+            raise InputError(
+                f"Split {name} of {place.data} has {len(part):,} usable rows and none of class "
+                f"{' nor '.join(map(repr, absent))}",
+                rule="Train and validation need both classes, and so does test where there is one",
+                then="Correct column type, or leave it empty and the split is made for you",
+            )
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

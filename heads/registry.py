@@ -1,0 +1,31 @@
+"""The menu of heads. Adding one is an entry here and a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from extract.errors import UsageError
+from heads.baselines import Head, LogisticHead, MajorityHead
+from heads.keras_head import SigmoidHead
+
+# name -> a function of the seed that makes an untrained head
+HEADS: dict[str, Callable[[int], Head]] = {
+    # exactly the original: Dense(1, sigmoid), Adam, batch 512, 10 epochs, raw features
+    "sigmoid": lambda seed: SigmoidHead(seed=seed),
+    # scikit-learn on standardised features, C by grouped cross-validation inside train
+    "logistic": lambda seed: LogisticHead(seed=seed),
+    # the original, each class weighing the same
+    "sigmoid-balanced": lambda seed: SigmoidHead(class_weight="balanced", seed=seed),
+    # the original trained to convergence: standardised, stopped when the validation loss no longer falls
+    "sigmoid-long": lambda seed: SigmoidHead(epochs=300, learning_rate=3e-3, standardise=True, patience=10, seed=seed),
+    # the floor: the share of class 1, whatever the image
+    "majority": lambda seed: MajorityHead(),
+}
+DEFAULT = ("sigmoid", "logistic")  # what `make head` trains, and the baselines that a chosen head is held against
+
+
+def create(name: str, seed: int) -> Head:
+    """Make an untrained head. Errors: UsageError that lists what there is."""
+    if name not in HEADS:
+        raise UsageError(f"HEAD={name} is no head", rule=f"Heads are {', '.join(HEADS)}")
+    return HEADS[name](seed)

@@ -1,0 +1,99 @@
+"""What a person reads of a training or a comparison: a table on the terminal, the same figures as CSV and JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extract import artifacts
+from extract.workspace import Workspace
+from heads import metrics
+from heads.dataset import Dataset
+from heads.metrics import Metric
+from heads.train import Trained
+
+COLUMNS = (
+    ("validation", "log_loss"),
+    ("validation", "accuracy"),
+    ("validation", "roc_auc"),
+    ("test", "accuracy"),
+    ("test", "balanced_accuracy"),
+    ("test", "roc_auc"),
+)
+SHORT = {"validation": "val", "log_loss": "log loss", "roc_auc": "AUC", "balanced_accuracy": "bal. acc."}
+
+
+def table(heads: list[Trained], chosen: str) -> str:
+    """Return the table: each figure as estimate [95 % interval]; * marks the chosen head."""
+    header = ["head", *(f"{SHORT.get(split, split)} {SHORT.get(name, name)}" for split, name in COLUMNS), "fit s"]
+    rows = [
+        [
+            f"{head.name}{' *' if head.name == chosen else ''}",
+            *(_cell(head.figures.get(split, {}).get(name)) for split, name in COLUMNS),
+            f"{head.seconds:.1f}",
+        ]
+        for head in heads
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    )
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None:
+        return "-"
+    return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
+    """Return the sentences under the table: what was selected on what, on how many rows, and what to beware of."""
+    counts = data.counts()
+    said = [
+        f"* lowest validation log loss. Validation figures are selected on; test was read for {chosen} and the "
+        "baselines sigmoid and logistic only."
+    ]
+    said += [
+        f"{split}: n = {c['n']:,}, {c['positive']:,} {data.classes[1]!r}, {c['groups']:,} independent groups"
+        + ("; intervals are approximate (under 40 groups)" if 0 < c["groups"] < metrics.FEW_GROUPS else "")
+        for split, c in counts.items()
+    ]
+    return said + [note for head in heads for note in head.notes()]
+
+
+def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) -> None:
+    """Write comparison.csv (a row a figure) and comparison.json."""
+    rows = [
+        (head.name, head.name == chosen, split, name, m.value, m.low, m.high, m.n, m.groups)
+        for head in heads
+        for split, figures in head.figures.items()
+        for name, m in figures.items()
+    ]
+    artifacts.write_csv(
+        place.out / "comparison.csv", ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups"), rows
+    )
+    artifacts.write_json(
+        place.out / "comparison.json",
+        {
+            "schema": 1,
+            "chosen": chosen,
+            "selected_on": "validation log loss",
+            "classes": data.classes,
+            "rows": data.counts(),
+            "table_digest": data.table_digest,
+            "fingerprint": data.cache.fingerprint,
+            "backbone": data.cache.provenance.get("backbone"),
+            "notes": legend(data, heads, chosen),
+            "heads": [_head(head) for head in heads],
+        },
+    )
+
+
+def _head(head: Trained) -> dict[str, Any]:
+    return {
+        "head": head.name,
+        "training": head.bundle.facts["training"],
+        "metrics": {
+            split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
+        },
+    }
