@@ -1,0 +1,1 @@
+"""Speed and coverage claims, measured: `make bench`. Timings are whole processes, compared in pairs within one run."""

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from joblib import parallel_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -101,8 +102,8 @@ class LogisticHead(Head):
             l1_ratios=(0.0,),
             use_legacy_attributes=False,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the fit above reports its own
+        with warnings.catch_warnings(), parallel_config("threading", n_jobs=2):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the final fit reports its own
             search.fit(Z[rows], y[rows], None if sample_weight is None else sample_weight[rows])
         return float(search.C_), f"{folds} folds by group, {len(rows):,} rows, C of {CS[0]:g} to {CS[-1]:g} by log loss"
 

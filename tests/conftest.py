@@ -1,0 +1,107 @@
+"""Images, tables and small backbones that the tests make for themselves; nothing is downloaded."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import synthetic
+from extract import artifacts
+from extract.workspace import Workspace
+
+ROOT = Path(__file__).parent.parent
+
+
+def picture(seed: int, side: int = 48) -> Image.Image:
+    """A smooth coloured field with a disc, different for each seed: compresses like a photo, unlike noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = [np.sin(rng.uniform(1, 9) * x + rng.uniform(1, 9) * y + rng.uniform(0, 6)) for _ in range(3)]
+    pixels = 127 + 100 * np.stack(waves, axis=-1)
+    pixels[(x - rng.random()) ** 2 + (y - rng.random()) ** 2 < 0.05] = rng.integers(0, 255, 3)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """Return an image's file bytes."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+class Album:
+    """A table and its media: `add` images, then `write` the table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.media, self.table = folder / "media", folder / "split_label.csv"
+        self.rows: list[tuple[str, ...]] = []
+        self.media.mkdir(parents=True)
+
+    def add(self, name: str, data: bytes | None, value: str = "0", split: str = "", group: str = "", suffix: str = ""):
+        """Add one row; `data` None leaves the file out. Returns the file's path."""
+        path = self.media / "object" / name[:2] / name[2:4] / (name + suffix)
+        if data is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        self.rows.append((name, value, split, group))
+        return path
+
+    def fill(self, n: int, *, seed: int = 0) -> Album:
+        """Add n pictures, JPEG and PNG in turn, labels 0 and 1 in turn, a proper split."""
+        for i in range(n):
+            kind = ("JPEG", "PNG")[i % 2]
+            split = ("validation", "test", "train", "train", "train")[i // 2 % 5]
+            self.add(f"{i:04d}img", encoded(picture(seed + i), kind), str(i % 2), split)
+        self.write()
+        return self
+
+    def write(self) -> None:
+        artifacts.write_csv(self.table, ("objectId", "value", "type", "group"), self.rows)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Album:
+    return Album(tmp_path / "album")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .keras feature extractor, (32, 32, 3) -> (12,), with the layers that are known to cause trouble."""
+    from extract import engines
+
+    _, keras = engines.load()
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255.0)(inputs)
+    x = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06])(x)
+    x = keras.layers.Conv2D(12, 5, strides=3, use_bias=False)(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Activation("silu")(x)
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)).save(path)
+    return path
+
+
+@pytest.fixture
+def place(album: Album, tiny_backbone: Path, tmp_path: Path) -> Workspace:
+    """A workspace of 40 pictures and the tiny backbone; nothing is extracted yet."""
+    album.fill(40)
+    out = tmp_path / "out"
+    return Workspace(out, out / "features.h5", album.table, album.media, str(tiny_backbone))
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Workspace:
+    """A workspace of 400 made-up rows of 16 features, already in a cache; needs no TensorFlow."""
+    return synthetic.workspace(tmp_path / "cached", 400, 16)
+
+
+@pytest.fixture
+def clean_environment() -> dict[str, str]:
+    """The environment of a fresh process that has none of our code on its path."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MEDIA_DIR")} | {"TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -1,0 +1,240 @@
+"""A backbone is what its file says, frozen; what cannot be had is one clear error."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from extract import backbone, engines
+from extract.errors import BackboneError, CacheError
+from tests.conftest import ROOT, picture
+
+tensorflow = pytest.mark.tensorflow
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+
+
+@pytest.fixture(scope="module")
+def keras_own_file(tmp_path_factory, pixels):
+    """A weights file as Keras publishes B0's: legacy HDF5, and as the variance the stddev, unsquared."""
+    _, keras = engines.load()
+    keras.utils.set_random_seed(11)
+    model = keras.applications.EfficientNetB0(include_top=False, weights=None)
+    norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    norm.set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    norm.finalize_state()
+    moving = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in moving:  # statistics of these pictures, so that a random network passes on what it sees
+        layer.momentum = 0.0
+    model(pixels.astype(np.float32), training=True)
+    norm.set_weights([MEAN, backbone.B0_STDDEV.astype(np.float32), np.array(0)])
+    folder = tmp_path_factory.mktemp("home") / "models"
+    folder.mkdir()
+    with h5py.File(folder / "efficientnetb0_notop.h5", "w") as file:
+        from keras.src.legacy.saving import legacy_h5_format
+
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+    return folder / "efficientnetb0_notop.h5"
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.stack([np.asarray(picture(seed, 224)) for seed in range(4)])
+
+
+@tensorflow
+def test_a_weights_file_gives_exactly_the_features_that_the_name_gives(keras_own_file, pixels, monkeypatch):
+    """The Rescaling pitfall (tensorflow#62193): Keras adds a layer for weights="imagenet" that weights=None lacks."""
+    _, keras = engines.load()
+    monkeypatch.setattr(keras.src.applications.efficientnet.file_utils, "get_file", lambda *a, **k: str(keras_own_file))
+    monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
+    named = backbone.resolve("efficientnet-b0")
+    from_file = backbone.resolve(str(keras_own_file))
+    assert backbone.recipe(named) == backbone.recipe(from_file)
+    assert (named.kind, from_file.kind) == ("keras-applications", "weights-file")
+    oracle = keras.applications.EfficientNetB0(include_top=False, weights="imagenet", pooling="avg")
+    expected = backbone.load(named).embed(pixels)
+    np.testing.assert_array_equal(backbone.load(from_file).embed(pixels), expected)
+    np.testing.assert_allclose(
+        expected, np.asarray(oracle(pixels.astype(np.float32), training=False)), rtol=1e-3, atol=1e-4
+    )
+    plain = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg")
+    plain.load_weights(keras_own_file)  # what a user gets who does not know of the layer
+    assert np.abs(np.asarray(plain(pixels.astype(np.float32), training=False)) - expected).max() > 1e-2
+
+
+@tensorflow
+def test_a_weights_file_with_the_squared_variance_gets_no_second_rescaling(keras_own_file, pixels, tmp_path):
+    """The same network written with variance = stddev squared gives the same features, by one layer fewer."""
+    _, keras = engines.load()
+    model = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg")
+    model.load_weights(keras_own_file)
+    backbone._normalization(model).set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    path = tmp_path / "squared.weights.h5"
+    model.save_weights(path)
+    squared = backbone.load(backbone.resolve(str(path)))
+    reference = backbone.load(backbone.resolve(str(keras_own_file)))
+    assert len(squared.model.layers) + 1 == len(reference.model.layers)
+    np.testing.assert_allclose(squared.embed(pixels), reference.embed(pixels), atol=1e-5)
+
+
+@tensorflow
+def test_normalisation_survives_saving_and_loading(keras_own_file, pixels, tmp_path):
+    """keras#20147: mean and variance restored from a file must be those that the layer applies."""
+    network = backbone.load(backbone.resolve(str(keras_own_file)))
+    for name in ("model.keras", "model.weights.h5"):
+        path = tmp_path / name
+        (network.model.save if name == "model.keras" else network.model.save_weights)(path)
+        again = backbone.load(backbone.resolve(str(path)))
+        np.testing.assert_array_equal(again.embed(pixels), network.embed(pixels))
+
+
+@tensorflow
+def test_a_batch_gives_what_its_images_give_alone(tiny_backbone):
+    """Frozen in inference mode: neighbours in a batch do not touch each other's features."""
+    network = backbone.load(backbone.resolve(str(tiny_backbone)))
+    x = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
+    together = network.embed(x)
+    assert together.dtype == np.float32
+    assert together.shape == (7, network.dim)
+    alone = np.concatenate([network.embed(x[i : i + 1]) for i in range(7)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)  # rounding: another batch, another order of sums
+
+
+@tensorflow
+def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
+    """A device that takes 4 images at a time still embeds 10, in order."""
+    tf, _ = engines.load()
+    network = backbone.load(backbone.resolve(str(tiny_backbone)))
+    whole, x = network._frozen, np.random.default_rng(2).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
+    expected = network.embed(x)
+
+    def small_device(batch):
+        if len(batch) > 4:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+        return whole(batch)
+
+    network._frozen = small_device
+    np.testing.assert_allclose(network.embed(x), expected, atol=1e-6)
+    assert "Out of memory at a batch of 10; going on with 5." in capsys.readouterr().err
+    network._frozen = lambda batch: small_device(np.zeros(5))
+    with pytest.raises(BackboneError, match="Not even one image"):
+        network.embed(x)
+
+
+@tensorflow
+def test_weights_that_cannot_be_downloaded_are_one_clear_error(tmp_path, monkeypatch):
+    """Offline: what to do next, and never other weights in their place."""
+    _, keras = engines.load()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def offline(*args, **kwargs):
+        raise Exception("URL fetch failure on it: None -- [Errno -2] Name or service not known")
+
+    monkeypatch.setattr(keras.src.applications.efficientnet.file_utils, "get_file", offline)
+    with pytest.raises(BackboneError) as error:
+        backbone.resolve("efficientnet-b0")
+    assert "could not be downloaded" in str(error.value)
+    assert "BACKBONE=path/to/efficientnetb0_notop.h5" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("efficientnet-b9", "no backbone that this version knows"), ("gone.keras", "there is no such file")],
+)
+def test_an_unknown_backbone_is_refused_with_what_there_is(spec, message):
+    """No TensorFlow is needed to say so."""
+    with pytest.raises(BackboneError, match=message):
+        backbone.resolve(spec)
+
+
+@tensorflow
+def test_a_model_that_is_no_feature_extractor_is_refused(tmp_path):
+    """Maps instead of vectors, a flexible size, and a file that is no model."""
+    _, keras = engines.load()
+    inputs = keras.Input((32, 32, 3))
+    keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)).save(tmp_path / "maps.keras")
+    with pytest.raises(BackboneError, match=r"maps \(None, 32, 32, 3\) to \(None, 30, 30, 4\)"):
+        backbone.load(backbone.resolve(str(tmp_path / "maps.keras")))
+    inputs = keras.Input((None, None, 3))
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "any.keras")
+    with pytest.raises(BackboneError, match="must be square, of fixed size"):
+        backbone.resolve(str(tmp_path / "any.keras"))
+    (tmp_path / "text.keras").write_text("not a model")
+    with pytest.raises(BackboneError, match="no functional Keras model"):
+        backbone.resolve(str(tmp_path / "text.keras"))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["numbers"] = np.arange(3)
+    with pytest.raises(BackboneError, match="holds no weights that fit"):
+        backbone.load(backbone.resolve(str(tmp_path / "other.h5")))
+
+
+@tensorflow
+def test_code_inside_a_keras_file_is_not_executed(tmp_path):
+    """A Lambda layer is code; safe mode refuses it."""
+    _, keras = engines.load()
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Lambda(lambda t: t * 2)(inputs))
+    keras.Model(inputs, x).save(tmp_path / "lambda.keras")
+    with pytest.raises(BackboneError, match="cannot be loaded"):
+        backbone.load(backbone.resolve(str(tmp_path / "lambda.keras")))
+
+
+def test_two_recipes_are_told_apart_by_field_and_value():
+    """The message names what differs."""
+    with pytest.raises(CacheError, match="input_size is 224, not 240"):
+        backbone.refuse_other_recipe({"input_size": 224}, {"input_size": 240}, where="features.h5")
+    backbone.refuse_other_recipe({"input_size": 224}, {"input_size": 224}, where="features.h5")
+
+
+@pytest.mark.parametrize("found", [np.full((4, 3), 2.001), np.full((4, 3), np.nan)])
+def test_drift_is_refused_and_measured(found):
+    """Tolerance: 1e-4 x max(1, max|f|); a NaN is drift too."""
+    expected = np.full((4, 3), 2.0)
+    backbone.refuse_drift(expected + 1.9e-4, expected, where="features.h5")
+    with pytest.raises(CacheError, match=r"differ from those in features\.h5 by"):
+        backbone.refuse_drift(found, expected, where="features.h5")
+
+
+@tensorflow
+def test_the_weights_digest_and_input_size_need_no_tensorflow(tiny_backbone):
+    """A run with nothing to embed must not pay for an import."""
+    code = f"""
+import sys
+from extract import backbone
+source = backbone.resolve({str(tiny_backbone)!r})
+assert source.input_size == 32 and len(source.digest) == 64
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    with zipfile.ZipFile(tiny_backbone) as archive:
+        assert json.loads(archive.read("config.json"))["class_name"] == "Functional"
+
+
+@tensorflow
+def test_a_gpu_that_tensorflow_cannot_use_is_said_loudly(tmp_path, monkeypatch, capsys):
+    """Falling back to a CPU in silence costs a user a day."""
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(engines, "Path", lambda _: tmp_path)
+    assert engines.device.__wrapped__() == "cpu"
+    assert "TensorFlow cannot use it" in capsys.readouterr().err
+
+
+@tensorflow
+def test_the_probe_is_the_same_in_another_process(tiny_backbone):
+    """What is compared at each resume must not depend on the process."""
+    code = f"""
+import sys
+import numpy as np
+from extract import backbone
+np.save(sys.argv[1], backbone.probe(backbone.load(backbone.resolve({str(tiny_backbone)!r}))))
+"""
+    path = tiny_backbone.with_name("probe.npy")
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=ROOT, env={**os.environ})
+    here = backbone.probe(backbone.load(backbone.resolve(str(tiny_backbone))))
+    assert here.shape == (4, 12)
+    np.testing.assert_allclose(np.load(path), here, atol=1e-6)

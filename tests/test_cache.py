@@ -1,0 +1,156 @@
+"""The contract: what is sealed is what is read, anyone can read it, and damage is refused."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from extract import backbone, cache
+from extract.errors import CacheError
+
+RECIPE = {"architecture": "test", "input_size": 32}
+FINGERPRINT = backbone.fingerprint(RECIPE)
+PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)
+
+
+def keys(n, start=0):
+    return [hashlib.sha256(str(i).encode()).hexdigest() for i in range(start, start + n)]
+
+
+def rows(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Three parts of 300, 700 and 1 rows; the second begins with a row of the first."""
+    folder = tmp_path / "features.parts"
+    for number, (start, n) in enumerate([(0, 300), (299, 700), (999, 1)], 1):
+        cache.write_part(folder, number, RECIPE, FINGERPRINT, PROBE, keys(n, start), rows(n, number))
+    return cache.open_parts(folder)
+
+
+@pytest.fixture
+def sealed(tmp_path, parts):
+    return cache.seal(tmp_path / "features.h5", parts, None, cache.provenance(backbone="test"))
+
+
+def test_sealing_joins_parts_in_order_and_a_digest_counts_once(sealed):
+    """The row of the first part wins over its repetition in the second."""
+    expected = np.concatenate([rows(300, 1), rows(700, 2)[1:], rows(1, 3)])
+    assert sealed.sha256.tolist() == keys(1000)
+    np.testing.assert_array_equal(sealed.read(np.arange(1000)), expected)
+
+
+def test_rows_are_read_in_the_order_asked_for(sealed, monkeypatch):
+    """Slices of any size give what indexing gives, repetitions included."""
+    whole = sealed.read(np.arange(1000))
+    at = np.random.default_rng(0).integers(0, 1000, 1500)
+    for size in (7, 4096):
+        monkeypatch.setattr(cache, "SLICE", size)
+        np.testing.assert_array_equal(sealed.read(at), whole[at])
+    assert sealed.read(np.array([], dtype=int)).shape == (0, 5)
+
+
+def test_anyone_can_read_a_cache_with_h5py_alone(sealed, clean_environment):
+    """No lock-in: a fresh process without our code gets features, digests and recipe."""
+    code = f"""
+import h5py, json
+with h5py.File({str(sealed.path)!r}) as file:
+    print(json.dumps([file["features"][:].shape, file["sha256"][0].decode(), json.loads(file.attrs["recipe"])]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd="/", env=clean_environment)
+    assert json.loads(done.stdout) == [[1000, 5], keys(1)[0], RECIPE]
+
+
+def test_the_layout_is_the_one_that_the_design_fixes(sealed):
+    """Chunks, checksums, fixed-length strings, user block."""
+    with h5py.File(sealed.path) as file:
+        assert file["features"].chunks == (256, 5)
+        assert all(file[name].fletcher32 for name in ("features", "sha256", "probe"))
+        assert file["sha256"].dtype == "S64"
+        assert file.userblock_size == 512
+        assert all(file.attrs.get_id(name).dtype.kind in "Si" for name in file.attrs)
+
+
+def test_growing_a_cache_keeps_its_rows_first(tmp_path, sealed):
+    """Row numbers of old images do not move."""
+    cache.write_part(tmp_path / "more", 1, RECIPE, FINGERPRINT, PROBE, keys(10, 995), rows(10, 9))
+    grown = cache.seal(sealed.path, cache.open_parts(tmp_path / "more"), sealed, cache.provenance())
+    assert grown.sha256.tolist() == keys(1005)
+    np.testing.assert_array_equal(grown.read(np.arange(1000, 1005)), rows(10, 9)[5:])
+
+
+def test_verify_passes_a_sound_cache_and_refuses_every_flipped_byte(sealed):
+    """One bit anywhere: header, index, features, checksums, the seal itself."""
+    assert len(cache.verify(sealed.path)) == 1000
+    data = bytearray(sealed.path.read_bytes())
+    spots = [0, 60, 300, 511, 512, 600, len(data) // 2, len(data) - 1]
+    spots += np.random.default_rng(0).integers(512, len(data), 40).tolist()
+    for at in spots:
+        if 300 <= at < 512:
+            continue  # padding behind the seal, which nothing reads
+        data[at] ^= 1
+        sealed.path.write_bytes(data)
+        with pytest.raises(CacheError):
+            cache.verify(sealed.path)
+        data[at] ^= 1
+
+
+@pytest.mark.parametrize("keep", [0, 100, 512, 5000, -1])
+def test_a_truncated_cache_is_refused(sealed, keep):
+    """A copy that broke off says so before HDF5 opens it."""
+    sealed.path.write_bytes(sealed.path.read_bytes()[:keep])
+    with pytest.raises(CacheError, match=r"damaged|no seal"):
+        cache.verify(sealed.path)
+
+
+def test_foreign_files_and_other_schemas_are_refused(tmp_path, sealed):
+    """A reader refuses what it does not know, naming it."""
+    with pytest.raises(CacheError, match="There is no cache at"):
+        cache.open_cache(tmp_path / "none.h5")
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(CacheError, match="cannot be read as a feature cache"):
+        cache.open_cache(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["features"] = rows(3)
+    with pytest.raises(CacheError, match="has schema None"):
+        cache.open_cache(tmp_path / "foreign.h5")
+    with h5py.File(sealed.path, "r+") as file:
+        file.attrs["schema"] = 2
+    with pytest.raises(CacheError, match="has schema 2"):
+        cache.open_cache(sealed.path)
+
+
+def test_a_row_that_is_not_finite_is_refused(tmp_path):
+    """A NaN in the features would poison every head."""
+    bad = rows(300)
+    bad[270, 2] = np.nan
+    path = cache.write_part(tmp_path, 1, RECIPE, FINGERPRINT, PROBE, keys(300), bad)
+    with pytest.raises(CacheError, match="row 270 is not finite"):
+        cache.verify(path)
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, parts, monkeypatch):
+    """The parts stay; nothing half-written is left."""
+    full = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: full)
+    with pytest.raises(CacheError, match="The parts are kept"):
+        cache.seal(tmp_path / "features.h5", parts, None, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
+    assert len(cache.open_parts(tmp_path / "features.parts")) == 3
+
+
+def test_sealing_is_whole_or_nothing(tmp_path, parts, monkeypatch):
+    """An error in the middle of the copy leaves the old cache in place."""
+    old = cache.seal(tmp_path / "features.h5", parts[:1], None, {})
+    before = old.path.read_bytes()
+    (parts[1].path).write_bytes(parts[1].path.read_bytes()[:9000])
+    with pytest.raises(CacheError):
+        cache.seal(old.path, parts, old, {})
+    assert old.path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "features.parts"]

@@ -1,0 +1,105 @@
+"""A kill at any moment loses at most the parts in flight; Ctrl-C stops within a batch and says how to go on."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from extract import cache, run, workspace
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.tensorflow
+
+# the stage in a process of its own, slowed so that there is a middle to be killed in; a part every 8 images
+SLOW = """
+import sys, time
+from extract import backbone, run, workspace
+from extract.errors import guard
+run.PART_ROWS = 8
+embed = backbone.Backbone.embed
+def slowly(self, pixels):
+    time.sleep(0.15)
+    return embed(self, pixels)
+backbone.Backbone.embed = slowly
+place = workspace.resolve(data=sys.argv[1], media=sys.argv[2], backbone=sys.argv[3], out=sys.argv[4])
+sys.exit(guard(lambda: run.extract(run.Config(place, batch=4))))
+"""
+
+
+def start(place, out):
+    command = [sys.executable, "-c", SLOW, str(place.data), str(place.media), place.backbone, str(out)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(out, n):
+    deadline = time.monotonic() + 60
+    while len(list((out / "features.parts").glob("part-*"))) < n:
+        assert time.monotonic() < deadline, "no parts came"
+        time.sleep(0.01)
+
+
+def rows_of(path):
+    found = cache.verify(path)
+    return found.sha256.tolist(), found.read(np.arange(len(found)))
+
+
+def test_a_killed_run_resumes_to_the_same_rows_and_features(place, tmp_path):
+    """SIGKILL at three random moments, then once to the end: as if nothing had happened, and nothing is left lying."""
+    run.extract(run.Config(place))
+    expected = rows_of(place.cache)
+    out, seeded = tmp_path / "killed", random.Random(0)
+    embedded_before = 0
+    for parts in (1, 2, 3):
+        process = start(place, out)
+        wait_for_parts(out, parts)
+        time.sleep(seeded.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        survived = sum(len(part) for part in cache.open_parts(out / "features.parts"))
+        assert survived >= embedded_before
+        embedded_before = survived
+    assert 24 <= embedded_before < 40
+    last = workspace.replace(place, out=out, cache=out / "features.h5")
+    assert run.extract(run.Config(last)) == 0
+    assert workspace.read_record(out)["features"]["embedded"] == 40 - embedded_before
+    sha256, features = rows_of(last.cache)
+    assert sha256 == expected[0]
+    np.testing.assert_allclose(features, expected[1], atol=1e-5)
+    left = sorted(p.name for p in out.iterdir())
+    assert left == ["conflicts.csv", "features.h5", "last_run.json", "manifest.csv", "quarantine.csv", "splits.csv"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path, number):
+    """Exit code 1, one paragraph, no traceback."""
+    out = tmp_path / "stopped"
+    process = start(place, out)
+    wait_for_parts(out, 1)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 1
+    assert "Run the same command again to go on from there" in stderr
+    assert "Traceback" not in stderr
+    kept = sum(len(part) for part in cache.open_parts(out / "features.parts"))
+    assert f"Stopped with {kept} of 40 images done" in stderr
+    assert workspace.read_record(out)["features"]["status"] == "stopped"
+
+
+def test_a_second_run_on_the_same_cache_is_refused_while_the_first_lives(place, tmp_path):
+    """And the first goes on undisturbed."""
+    out = tmp_path / "shared"
+    first = start(place, out)
+    wait_for_parts(out, 1)
+    second = start(place, out)
+    _, stderr = second.communicate(timeout=30)
+    assert second.returncode == 1
+    assert f"Process {first.pid} is already writing" in stderr
+    _, stderr = first.communicate(timeout=60)
+    assert first.returncode == 0, stderr
+    assert len(cache.verify(out / "features.h5")) == 40

@@ -1,0 +1,113 @@
+"""Joining by digest: relabelling is an edit and a rerun, and what does not fit is said with numbers and names."""
+
+import numpy as np
+import pytest
+
+from extract import artifacts, cache, workspace
+from extract.errors import CacheError, InputError
+from heads import dataset
+
+
+def rows_of(place):
+    return [tuple(row.values()) for row in artifacts.read_csv(place.data)]
+
+
+def write(place, rows, header=("objectId", "value", "type", "group")):
+    artifacts.write_csv(place.data, header, rows)
+
+
+def test_rows_labels_and_features_belong_together(cached):
+    """The oracle: each row looked up by hand."""
+    data = dataset.join(cached)
+    found = cache.open_cache(cached.cache)
+    digest_of = {r["objectId"]: r["sha256"] for r in artifacts.read_csv(cached.out / "manifest.csv")}
+    whole = dict(zip(found.sha256.tolist(), found.read(np.arange(400)), strict=True))
+    said = {name: (value, split) for name, value, split, _ in rows_of(cached)}
+    assert sum(len(part) for part in data.parts.values()) == 400
+    for split, part in data.parts.items():
+        for name, x, y in zip(part.ids.tolist(), part.X, part.y.tolist(), strict=True):
+            assert said[name] == (str(y), split)
+            np.testing.assert_array_equal(x, whole[digest_of[name]])
+    assert all(part.X.base is not None for part in data.parts.values())  # views: one copy of the features
+
+
+def test_relabelling_is_an_edit_of_the_table(cached):
+    """Labels are read afresh, and what changed is said."""
+    first = dataset.join(cached)
+    rows = rows_of(cached)
+    write(cached, [(n, str(1 - int(v)), s, g) if i < 28 else (n, v, s, g) for i, (n, v, s, g) in enumerate(rows)])
+    second = dataset.join(cached)
+    assert "since the last run 28 labels and 0 splits changed" in second.notes
+    assert second.table_digest != first.table_digest
+    assert sum(int(p.y.sum()) for p in second.parts.values()) != sum(int(p.y.sum()) for p in first.parts.values())
+    assert not [note for note in dataset.join(cached).notes if "since" in note]
+
+
+def test_objects_that_the_cache_lacks_are_counted_and_named(cached):
+    """New objects need the backbone; the message says which verb."""
+    write(cached, [*rows_of(cached), ("new1", "0", "train", ""), ("new2", "1", "train", "")])
+    with pytest.raises(InputError, match=r"names 2 objects that the cache lacks: 'new1', 'new2'.*Run make features"):
+        dataset.join(cached)
+
+
+def test_quarantined_and_unlabelled_rows_are_left_out_and_counted(cached):
+    """They are known and explained; training goes on without them."""
+    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    for row in rows[:2]:
+        row["sha256"] = ""
+    artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
+    artifacts.write_csv(cached.out / "quarantine.csv", ("objectId",), [(r["objectId"],) for r in rows[:2]])
+    table = rows_of(cached)
+    write(cached, [(n, "" if i == 5 else v, s, g) for i, (n, v, s, g) in enumerate(table)])
+    data = dataset.join(cached)
+    assert "left out: 2 quarantined, 1 unlabelled of 400 rows" in data.notes
+    assert sum(len(part) for part in data.parts.values()) == 397
+
+
+def test_an_unfinished_extraction_is_refused(cached):
+    """Rows without features and without a reason mean that make features was stopped."""
+    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    rows[3]["sha256"] = "f" * 64
+    artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
+    with pytest.raises(CacheError, match="lacks the features of 1 objects"):
+        dataset.join(cached)
+
+
+@pytest.mark.parametrize(("split", "refused"), [("train", True), ("validation", True), ("test", True)])
+def test_a_class_absent_from_a_split_is_refused(cached, split, refused):
+    """A figure of one class alone says nothing."""
+    write(cached, [(n, "0" if s == split else v, s, g) for n, v, s, g in rows_of(cached)])
+    with pytest.raises(InputError, match=f"Split {split} of .* has .* usable rows and none of class '1'"):
+        dataset.join(cached)
+
+
+def test_a_table_without_test_rows_still_trains(cached):
+    """There is then no test figure, that is all."""
+    write(cached, [(n, v, "train" if s == "test" else s, g) for n, v, s, g in rows_of(cached)])
+    assert len(dataset.join(cached).parts["test"]) == 0
+
+
+def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_path):
+    """One cache, many label tables: CACHE=a/features.h5 DATA=new.csv OUT=b."""
+    table = tmp_path / "new.csv"
+    artifacts.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
+    place = workspace.resolve(cache=str(cached.cache), data=str(table), out=str(tmp_path / "b"))
+    data = dataset.join(place)
+    assert data.classes == ("no", "yes")
+    assert (tmp_path / "b" / "splits.csv").exists()
+    assert workspace.resolve(out=str(tmp_path / "b")) == place
+    # a split that features recorded for these ids is kept: test stays test
+    recorded = {n: s for n, _, s, _ in rows_of(cached)}
+    assert not (cached.out / "splits.csv").exists()
+    dataset.join(cached)
+    (tmp_path / "b" / "splits.csv").unlink()
+    for split, part in dataset.join(place).parts.items():
+        assert {recorded[name] for name in part.ids.tolist()} == {split}
+
+
+def test_rows_that_share_a_group_share_a_number(tmp_path):
+    """Groups reach the heads and the intervals."""
+    from benchmarks import synthetic
+
+    data = dataset.join(synthetic.workspace(tmp_path, 400, 8, group_size=5))
+    assert data.counts()["train"]["groups"] * 5 == data.counts()["train"]["n"]

@@ -1,0 +1,48 @@
+"""The embedded demo: its data are what it says, and every verb works on it with nothing given."""
+
+import numpy as np
+import pytest
+
+from extract import artifacts, demo
+from extract.__main__ import main as extract_main
+from heads.__main__ import main as heads_main
+
+
+def test_the_demos_data_are_what_it_says(tmp_path):
+    """Odd and even 2:1, 2 % of the labels flipped and recorded, two corrupt files, one missing; seeded."""
+    for name in ("one", "two"):
+        demo._write_data(tmp_path / name)
+    rows = artifacts.read_csv(tmp_path / "one" / "split_label.csv")
+    assert rows == artifacts.read_csv(tmp_path / "two" / "split_label.csv")
+    flips = {r["objectId"]: r for r in artifacts.read_csv(tmp_path / "one" / "flips.csv")}
+    assert len(flips) == round(0.02 * len(rows))
+    for row in rows:
+        digit = int(row["objectId"].split("digit")[1][0])
+        true = ("even", "odd")[digit % 2]
+        assert (row["value"] != true) == (row["objectId"] in flips)
+        assert row["objectId"] not in flips or flips[row["objectId"]] == {
+            "objectId": row["objectId"],
+            "true": true,
+            "written": row["value"],
+        }
+    odd = sum(int(r["objectId"].split("digit")[1][0]) % 2 for r in rows)
+    assert odd / (len(rows) - odd) == pytest.approx(2, abs=0.01)
+    assert len(list((tmp_path / "one" / "object").rglob("*.png"))) == len(rows) - 1
+
+
+@pytest.mark.tensorflow
+def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
+    """A fresh clone: `make export` alone makes the demo, its features and its heads first; nothing is downloaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "INPUT_SIZE", 32)
+    assert heads_main(["export", "--parity-images", "64"]) == 0
+    said = capsys.readouterr().out
+    assert "UNTRAINED" in said
+    assert said.count(": ok") == 3
+    assert heads_main(["predict"]) == 0
+    assert "3 failed" in capsys.readouterr().out
+    assert extract_main(["features"]) == 0
+    assert " 0 embedded now" in capsys.readouterr().out
+    assert extract_main(["verify"]) == extract_main(["info"]) == heads_main(["list"]) == 0
+    predictions = artifacts.read_csv(tmp_path / "artifacts" / "demo" / "predictions.csv")
+    assert np.mean([row["status"] == "ok" for row in predictions]) > 0.99

@@ -1,0 +1,61 @@
+"""Docs that cannot lie: each target, verb and flag is documented, and each documented one exists."""
+
+import re
+import subprocess
+
+import pytest
+
+from extract.__main__ import _parser as extract_parser
+from heads.__main__ import _parser as heads_parser
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def verbs(parser):
+    """Map each verb of a parser to its sub-parser."""
+    return next(a for a in parser._actions if hasattr(a, "choices") and isinstance(a.choices, dict)).choices
+
+
+def flags(parser):
+    """Every long flag of every verb."""
+    return {o for verb in verbs(parser).values() for a in verb._actions for o in a.option_strings if o.startswith("--")}
+
+
+def test_every_make_target_is_in_help_and_in_the_readme():
+    """And `make help` names no other."""
+    targets = set(re.search(r"\.PHONY: (.*)", MAKEFILE)[1].split()) - {"help"}
+    told = set(
+        re.findall(r"make ([a-z]+)", subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout)
+    )
+    assert told == targets
+    assert set(re.findall(r"make ([a-z]+)", README)) - {"help"} == targets
+
+
+def test_every_make_variable_is_in_the_readme():
+    """DATA, MEDIA and the others."""
+    used = set(re.findall(r"\$\(if \$\(([A-Z]+)\)", MAKEFILE)) | {"GPU", "ARGS"}
+    assert used <= set(re.findall(r"`([A-Z]+)[=`]", README))
+
+
+@pytest.mark.parametrize("package", ["extract", "heads"])
+def test_every_verb_and_flag_is_in_the_readme(package):
+    """The reference table lists what argparse knows."""
+    parser = {"extract": extract_parser, "heads": heads_parser}[package]()
+    for verb in verbs(parser):
+        assert f"python -m {package} {verb}" in README, verb
+    missing = {flag for flag in flags(parser) - {"--help"} if f"`{flag}" not in README}
+    assert not missing
+
+
+def test_every_flag_in_the_readme_exists():
+    """A flag that was taken out must leave the page too."""
+    known = flags(extract_parser()) | flags(heads_parser()) | {"--help", "--version"}
+    assert set(re.findall(r"`(--[a-z-]+)", README)) <= known
+
+
+def test_no_page_names_a_package_host_or_a_machine():
+    """The product knows neither the place it was made in nor where packages come from."""
+    text = README + (ROOT / "CHANGELOG.md").read_text() + MAKEFILE
+    assert not re.search(r"pypi|/work/|/root/|\.\./shared", text, re.IGNORECASE)

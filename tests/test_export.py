@@ -1,0 +1,149 @@
+"""An export is backbone and head in one graph, published only when it agrees with the cached features."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from extract import cache, images, run, workspace
+from extract.errors import CacheError, HeadError
+from heads import bundle, dataset, export, train
+
+pytestmark = pytest.mark.tensorflow
+
+ALONE = """
+import sys
+import numpy as np
+path, pixels = sys.argv[1], np.load(sys.argv[2])
+if path.endswith("saved_model"):
+    import tensorflow as tf
+    p = tf.saved_model.load(path).signatures["pixels"](pixels=tf.constant(pixels))["probability"].numpy()
+else:
+    import keras
+    p = keras.models.load_model(path, safe_mode=True)(pixels, training=False).numpy()
+assert not any(name.split(".")[0] in ("extract", "heads") for name in sys.modules)
+np.save(sys.argv[3], p)
+"""
+
+
+@pytest.fixture
+def ready(place):
+    """A workspace with features and a trained logistic head."""
+    run.extract(run.Config(place))
+    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    return place
+
+
+def test_every_format_agrees_with_the_cached_features(ready):
+    """Raw file -> export equals cached feature -> head, on every image; the report says so."""
+    results = export.export(ready, "logistic", n_images=0, seed=0)
+    folder = ready.out / "exports" / "logistic"
+    assert [r.format for r in results] == list(export.FORMATS)
+    for result in results:
+        assert result.ok
+        assert (result.n_images, result.flips) == (40, 0)
+        assert result.max_abs_diff <= 1e-5
+    assert json.loads((folder / "parity.json").read_text())[0]["max_abs_diff"] == results[0].max_abs_diff
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "# Model card: logistic" in card
+    assert "| model.keras | pixels | 40 |" in card
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "head.json",
+        "model.h5",
+        "model.keras",
+        "parity.json",
+        "saved_model",
+    ]
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_a_process_without_our_code_loads_each_format(ready, tmp_path, clean_environment, name):
+    """Plain Keras or TensorFlow, safe mode on, another working directory."""
+    export.export(ready, "logistic", n_images=8, seed=0)
+    found = cache.open_cache(ready.cache)
+    paths = {row["sha256"]: row["path"] for row in manifest_rows(ready)}
+    pixels = np.stack([images.load(paths[digest], 32) for digest in found.sha256[:6].tolist()]).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    path = ready.out / "exports" / "logistic" / name
+    command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "pixels.npy"), str(tmp_path / "p.npy")]
+    subprocess.run(command, check=True, cwd=tmp_path, env=clean_environment)
+    expected = bundle.load(ready.out / "heads" / "logistic").probability(found.read(np.arange(6)))
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy")[:, 0], expected, atol=1e-5)
+
+
+def manifest_rows(place):
+    from extract import artifacts
+
+    return artifacts.read_csv(place.out / "manifest.csv")
+
+
+def test_the_exported_graph_is_flat(ready):
+    """A nested model may not reload (keras#19326)."""
+    from extract import engines
+
+    _, keras = engines.load()
+    export.export(ready, "logistic", n_images=8, seed=0)
+    model = keras.models.load_model(ready.out / "exports" / "logistic" / "model.keras")
+    assert not [layer for layer in model.layers if isinstance(layer, keras.Model)]
+
+
+def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready, monkeypatch):
+    """One wrong file among three: the two good ones are published, the report names the third."""
+    write = export.write_formats
+
+    def one_is_wrong(model, folder, size):
+        write(model, folder, size)
+        dense = model.get_layer("probability")
+        dense.set_weights([dense.get_weights()[0], dense.get_weights()[1] + 0.05])
+        model.save(folder / "model.h5")
+
+    monkeypatch.setattr(export, "write_formats", one_is_wrong)
+    with pytest.raises(HeadError, match=r"Parity failed and these formats were not published: model\.h5 \(max"):
+        export.export(ready, "logistic", n_images=0, seed=0)
+    folder = ready.out / "exports" / "logistic"
+    assert not (folder / "model.h5").exists()
+    assert (folder / "model.keras").exists()
+    assert [row["ok"] for row in json.loads((folder / "parity.json").read_text())] == [True, False, True]
+
+
+def test_a_flip_counts_only_outside_the_tolerance():
+    """A probability that sits on the threshold may fall to either side by rounding."""
+    expected = np.array([0.50005, 0.4, 0.6, 0.9])
+    near = export.compare("x", np.array([0.49998, 0.4, 0.6, np.nan]), expected, 0.5)
+    assert (near.flips, near.ok, near.n_images) == (0, True, 3)
+    far = export.compare("x", np.array([0.50005, 0.51, 0.6, 0.9]), expected, 0.5)
+    assert (far.flips, far.ok) == (1, False)
+    with pytest.raises(HeadError, match="None of the 4 images"):
+        export.compare("x", np.full(4, np.nan), expected, 0.5)
+
+
+def test_parity_looks_hardest_where_a_flip_would_be(ready):
+    """A quarter of the sample lies nearest to the threshold."""
+    found = cache.open_cache(ready.cache)
+    head = bundle.load(ready.out / "heads" / "logistic")
+    p = head.probability(found.read(np.arange(40)))
+    sample = export.draw(ready, found, head, 20, 0)
+    assert len(sample.p) == len(set(sample.sha256)) == 20
+    nearest = set(found.sha256[np.argsort(np.abs(p - 0.5))[:5]].tolist())
+    assert nearest <= set(sample.sha256)
+
+
+def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_path):
+    """Joined to it, the head would be nonsense."""
+    other = tmp_path / "other.keras"
+    other.write_bytes(tiny_backbone.read_bytes() + b"\0")
+    with pytest.raises(CacheError, match="weights_sha256 is"):
+        export.export(workspace.replace(ready, backbone=str(other)), "logistic", n_images=8, seed=0)
+    assert not (ready.out / "exports").exists()
+
+
+def test_what_is_no_export_is_refused(tmp_path):
+    """A text file and an empty folder."""
+    (tmp_path / "model.keras").write_text("no")
+    with pytest.raises(HeadError, match="cannot be loaded as an exported model"):
+        export.open_export(tmp_path / "model.keras")
+    with pytest.raises(HeadError, match="cannot be loaded as an exported model"):
+        export.open_export(tmp_path)

@@ -1,0 +1,184 @@
+"""Each head in the registry is a scikit-learn classifier in shape, seeded, and equal to its folded layers."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks import synthetic
+from extract import engines
+from extract.errors import UsageError
+from heads import layers, registry
+from heads.baselines import CS, LogisticHead, MajorityHead, _whole_groups
+from heads.keras_head import SigmoidHead
+
+EVERY = [pytest.param(name, marks=pytest.mark.tensorflow if "sigmoid" in name else ()) for name in registry.HEADS]
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = synthetic.features(600, 16, seed=0)
+    return X + 3, y
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_head_has_a_classifiers_shape_and_a_seed(name, data):
+    """fit, predict_proba, classes_, clone; the same seed gives the same numbers."""
+    X, y = data
+    head = registry.create(name, 1)
+    again = clone(head)
+    held_out = (X[500:], y[500:])
+    p = head.fit(X[:500], y[:500], groups=np.arange(500), validation=held_out).predict_proba(X[500:])
+    assert p.shape == (100, 2)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert head.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(head.predict(X[500:]), p[:, 1] >= 0.5)
+    np.testing.assert_array_equal(again.fit(X[:500], y[:500], validation=held_out).predict_proba(X[500:]), p)
+    np.testing.assert_array_equal(layers.forward(head.to_layers(), X[500:]), p[:, 1])
+
+
+def test_an_unknown_head_is_refused_with_the_list():
+    """The message is the menu."""
+    with pytest.raises(UsageError, match=r"HEAD=mlp is no head\. Heads are sigmoid, logistic"):
+        registry.create("mlp", 0)
+
+
+def test_logistic_is_scikit_learns_pipeline_at_the_chosen_c(data):
+    """Standardised, folded back into the weights: the same probabilities."""
+    X, y = data
+    head = LogisticHead().fit(X, y)
+    oracle = make_pipeline(StandardScaler(), LogisticRegression(C=head.training_["C"], tol=1e-6)).fit(X, y)
+    np.testing.assert_allclose(head.predict_proba(X), oracle.predict_proba(X), atol=2e-3)
+    assert head.training_["converged"]
+
+
+def test_c_is_chosen_by_groups_inside_train():
+    """Copies in one group would make the weakest penalty look best, were they to stand on both sides of a fold."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 40)).astype(np.float32), rng.integers(0, 2, 60).astype(np.int8)
+    X, y, groups = np.repeat(X, 8, axis=0), np.repeat(y, 8), np.repeat(np.arange(60), 8)
+    assert LogisticHead().fit(X, y, groups=groups).training_["C"] < 0.01  # labels are random: the stronger the better
+    assert LogisticHead().fit(X, y).training_["C"] == CS[-1]
+
+
+def test_c_needs_two_groups_a_class_and_says_so(data):
+    """With less there is nothing to cross-validate."""
+    X, y = data
+    head = LogisticHead().fit(X, y, groups=np.zeros(len(y), int))
+    assert head.training_["C"] == CS[2]
+    assert "fewer than two groups" in head.training_["cross_validation"]
+
+
+def test_a_subsample_is_of_whole_groups():
+    """Half a group in the search and half outside would tell nothing of new groups."""
+    groups = np.random.default_rng(0).integers(0, 300, 5000)
+    rows = _whole_groups(groups, 2000, 0)
+    assert 1900 <= len(rows) <= 2000
+    assert all(np.isin(np.flatnonzero(groups == g), rows).all() for g in np.unique(groups[rows]))
+
+
+def test_sample_weights_count_as_repetitions(data):
+    """A row of weight 2 is a row that stands there twice."""
+    X, y = data
+    weights = np.where(np.arange(600) % 3 == 0, 2.0, 1.0)
+    repeated = np.repeat(np.arange(600), weights.astype(int))
+    one = MajorityHead().fit(X, y, weights).predict_proba(X)
+    np.testing.assert_allclose(one, MajorityHead().fit(X[repeated], y[repeated]).predict_proba(X))
+    weighted = LogisticHead().fit(X, y, weights)
+    plain = make_pipeline(LogisticRegression(C=weighted.training_["C"])).fit(
+        layers.standardise(X, *layers.standardisation(X)), y, logisticregression__sample_weight=weights
+    )
+    Z = layers.standardise(X, *layers.standardisation(X))
+    np.testing.assert_allclose(weighted.predict_proba(X), plain.predict_proba(Z), atol=2e-3)
+
+
+def test_standardisation_is_numpys_and_folding_undoes_it(data):
+    """Block by block, in float64; a constant column does no harm."""
+    X = data[0].copy()
+    X[:, 3] = 7
+    mean, scale = layers.standardisation(X)
+    np.testing.assert_allclose(mean, X.mean(axis=0, dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(np.delete(scale, 3), np.delete(X.std(axis=0, dtype=np.float64), 3), rtol=1e-6)
+    assert scale[3] == 1
+    coefficients = np.random.default_rng(0).normal(size=16)
+    folded = layers.fold(coefficients, 0.3, mean, scale)
+    expected = expit(((X - mean) / scale) @ coefficients + 0.3)
+    np.testing.assert_allclose(layers.forward([folded], X), expected, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_sigmoid_is_the_originals_network_and_schedule(data):
+    """Dense(1, sigmoid), Adam at 1e-3, binary cross-entropy, batch 512, 10 epochs, no standardisation."""
+    assert registry.create("sigmoid", 0).get_params() == {
+        "epochs": 10,
+        "batch_size": 512,
+        "learning_rate": 1e-3,
+        "class_weight": None,
+        "standardise": False,
+        "patience": None,
+        "seed": 0,
+    }
+    head = SigmoidHead().fit(*data)
+    assert (head.training_["epochs"], head.training_["optimiser_steps"]) == (10, 20)
+    assert head.to_layers()[0].kernel.shape == (16, 1)
+    assert head.training_["loss"][-1] < head.training_["loss"][0]
+
+
+@pytest.mark.tensorflow
+def test_batches_by_hand_train_as_keras_fit_trains(data):
+    """The oracle: model.fit on the same rows, one batch an epoch so that the order cannot matter."""
+    _, keras = engines.load()
+    X, y = data[0][:400], data[1][:400]
+    head = SigmoidHead(seed=5).fit(X, y, validation=(X, y))
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.Adam(1e-3), loss="binary_crossentropy", jit_compile=False)
+    fitted = model.fit(
+        X, y[:, None].astype("f4"), batch_size=512, epochs=10, validation_data=(X, y[:, None]), verbose=0
+    )
+    np.testing.assert_allclose(head.to_layers()[0].kernel, model.get_weights()[0], atol=1e-6)
+    np.testing.assert_allclose(head.training_["loss"], fitted.history["loss"], atol=1e-5)
+    np.testing.assert_allclose(head.training_["validation_loss"], fitted.history["val_loss"], atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_the_loss_curves_reach_tensorboard(data, tmp_path):
+    """Read back by TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    X, y = data
+    head = SigmoidHead(epochs=3).fit(X, y, validation=(X, y), log_dir=tmp_path)
+    for name, key in (("train", "loss"), ("validation", "validation_loss")):
+        events = EventAccumulator(str(tmp_path / name)).Reload()
+        found = [float(make_ndarray(event.tensor_proto)) for event in events.Tensors("epoch_loss")]
+        np.testing.assert_allclose(found, head.training_[key], atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_balanced_weights_each_class_the_same(data):
+    """Against Keras' own class_weight, whose arithmetic it replaces by arrays (tensorflow#33550)."""
+    X, y = data
+    weights = SigmoidHead(class_weight="balanced")._weights(y, None)
+    assert weights[y == 0].sum() == pytest.approx(weights[y == 1].sum())
+    rare = SigmoidHead(epochs=60, seed=1).fit(X, y).predict(X).mean()
+    assert SigmoidHead(epochs=60, class_weight="balanced", seed=1).fit(X, y).predict(X).mean() > rare
+
+
+@pytest.mark.tensorflow
+def test_long_training_stops_early_on_validation_and_keeps_the_best(data):
+    """The weights are those of the lowest validation loss."""
+    X, y = data
+    rng = np.random.default_rng(0)
+    noisy = np.where(rng.random(600) < 0.4, 1 - y, y).astype(np.int8)
+    head = SigmoidHead(epochs=300, learning_rate=0.05, batch_size=64, standardise=True, patience=5)
+    head.fit(X[:300], noisy[:300], validation=(X[300:], noisy[300:]))
+    losses = head.training_["validation_loss"]
+    assert head.training_["stopped_early"]
+    assert len(losses) - 1 - int(np.argmin(losses)) == 5
+    p = np.clip(head.predict_proba(X[300:])[:, 1], 1e-7, 1 - 1e-7)
+    loss = -np.mean(np.where(noisy[300:] == 1, np.log(p), np.log(1 - p)))
+    assert loss == pytest.approx(min(losses), abs=1e-5)

@@ -1,0 +1,152 @@
+"""Classes, splits and groups mean what the table says; a split that we make is stable and fair."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from extract import labels
+from extract.errors import InputError
+
+
+def read(values, *, types=None, groups=None, digests=None, ids=None, **more):
+    n = len(values)
+    ids = ids or [f"id{i}" for i in range(n)]
+    frame = pd.DataFrame(
+        {"objectId": ids, "value": values, "type": types or [""] * n, "path": "", "group": groups or [""] * n},
+        index=pd.Index(range(2, n + 2), name="line"),
+    )
+    digests = digests or [f"digest of {name}" for name in ids]
+    return labels.read(frame, dict(zip(ids, digests, strict=True)), source=Path("t.csv"), **more)
+
+
+@pytest.mark.parametrize(
+    ("values", "positive", "classes", "y"),
+    [
+        (["0", "1", ""], None, ("0", "1"), [0, 1, -1]),
+        (["cat", "dog"], None, ("cat", "dog"), [0, 1]),
+        (["cat", "dog"], "cat", ("dog", "cat"), [1, 0]),
+        (["1", "1"], None, ("0", "1"), [1, 1]),
+        (["0", "1"], "0", ("1", "0"), [1, 0]),
+        (["", ""], None, None, [-1, -1]),
+    ],
+)
+def test_classes_and_which_one_is_positive(values, positive, classes, y):
+    """0 and 1, or two names of which the second by name is positive unless the user says otherwise."""
+    said = read(values, positive=positive)
+    assert said.classes == classes
+    assert said.y.tolist() == y
+
+
+def test_a_third_class_is_refused_with_its_line():
+    """Two classes are the product's subject."""
+    with pytest.raises(InputError, match=r"line 4, column value: 'bird' is a third class"):
+        read(["cat", "dog", "bird"])
+
+
+def test_a_positive_class_that_no_row_has_is_refused():
+    """A typing error must not turn every label into 0."""
+    with pytest.raises(InputError, match="POSITIVE=hound, but the values are cat, dog"):
+        read(["cat", "dog"], positive="hound")
+
+
+def test_an_unknown_split_word_is_refused_with_its_line():
+    """`val` and `Test` are not guessed at."""
+    with pytest.raises(InputError, match=r"line 3, column type: 'val' is no split"):
+        read(["0", "1"], types=["train", "val"])
+
+
+def test_components_join_rows_through_groups_and_copies():
+    """Checked against a search by hand on random data."""
+    rng = np.random.default_rng(0)
+    sha = np.array([f"d{k}" if k else "" for k in rng.integers(0, 30, 60)])
+    group = np.array([f"g{k}" if k else "" for k in rng.integers(0, 30, 60)])
+    found = labels.components(sha, group)
+    for start in range(60):
+        reached, frontier = {start}, [start]
+        while frontier:
+            at = frontier.pop()
+            near = ((sha == sha[at]) & (sha[at] != "")) | ((group == group[at]) & (group[at] != ""))
+            frontier += [i for i in np.flatnonzero(near).tolist() if i not in reached]
+            reached |= set(np.flatnonzero(near).tolist())
+        assert set(np.flatnonzero(found == found[start]).tolist()) == reached
+
+
+def test_a_made_split_does_not_move_when_data_grow_or_rows_are_shuffled():
+    """The hash of the content decides, not the row's place."""
+    values = [str(i % 2) for i in range(3000)]
+    few, many = read(values[:2000]), read(values)
+    assert many.split[:2000].tolist() == few.split.tolist()
+    assert {s: round(n / 3000, 1) for s, n in Counter(many.split.tolist()).items()} == {
+        "train": 0.8,
+        "validation": 0.1,
+        "test": 0.1,
+    }
+    assert "by a stable hash" in many.notes[0]
+
+
+def test_a_recorded_split_wins_over_a_made_one():
+    """What was once test stays test, also for small data, whose quota depends on the rows."""
+    first = read(["0", "1"] * 20)
+    record = dict(zip(first.ids.tolist(), first.split.tolist(), strict=True))
+    grown = read(["0", "1"] * 60, recorded=record)
+    assert grown.split[:40].tolist() == first.split.tolist()
+    assert "40 as recorded" in grown.notes[0]
+
+
+def test_no_group_and_no_copy_straddles_a_made_split():
+    """The figures on test would flatter otherwise."""
+    rng = np.random.default_rng(1)
+    groups = [f"g{k}" for k in rng.integers(0, 900, 3000)]
+    digests = [f"d{k}" for k in rng.integers(0, 2900, 3000)]
+    said = read([str(k) for k in rng.integers(0, 2, 3000)], groups=groups, digests=digests)
+    for number in np.unique(said.component):
+        assert len(set(said.split[said.component == number].tolist())) == 1
+    assert not [row for row in said.conflicts if "split" in row[0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_data_have_each_class_in_each_split(seed):
+    """A hash alone leaves a split without a class in 40 % of such cases."""
+    said = read(["0", "1"] * 20, ids=[f"{seed} {i}" for i in range(40)])
+    for value in (0, 1):
+        counts = Counter(said.split[said.y == value].tolist())
+        assert counts["validation"] == counts["test"] == 2
+        assert counts["train"] == 16
+
+
+def test_contradictions_are_reported():
+    """Copies with opposite labels; copies and groups that a given split tears apart."""
+    said = read(
+        ["0", "1", "0", "0"],
+        types=["train", "train", "train", "test"],
+        digests=["a", "a", "b", "b"],
+        groups=["", "", "", ""],
+    )
+    assert [(row[0], row[1]) for row in said.conflicts] == [
+        ("copies with opposite labels", "id0"),
+        ("copies with opposite labels", "id1"),
+        ("copies in two splits", "id2"),
+        ("copies in two splits", "id3"),
+    ]
+    said = read(["0", "1"], types=["train", "test"], groups=["g", "g"])
+    assert said.notes == ["group in two splits: 2 rows (id0, id1)"]
+
+
+def test_the_digest_knows_labels_and_not_the_order_of_rows():
+    """Two tables that say the same have one digest; one changed label makes another."""
+    one, two = read(["0", "1", "1"], ids=["a", "b", "c"]), read(["1", "1", "0"], ids=["c", "b", "a"])
+    assert one.digest == two.digest
+    assert read(["0", "1", "0"], ids=["a", "b", "c"]).digest != one.digest
+
+
+def test_the_record_of_another_table_is_kept(tmp_path):
+    """Two tables share one cache and one record."""
+    path = tmp_path / "splits.csv"
+    labels.write_record(path, read(["0", "1"], ids=["a", "b"], types=["train", "test"]))
+    labels.write_record(path, read(["1", "1"], ids=["b", "c"], types=["train", "test"]))
+    splits, values = labels.read_record(path)
+    assert splits == {"a": "train", "b": "train", "c": "test"}
+    assert values == {"a": "0", "b": "1", "c": "1"}

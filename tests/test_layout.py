@@ -1,0 +1,83 @@
+"""The house: imports flow one way, heavy ones live in few rooms, and --help is instant."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+# rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
+TENSORFLOW_ROOMS = {"extract/engines.py"}
+# what a module must not import: the stage boundary, and the order inside stage 1
+FORBIDDEN = {
+    "extract": {"heads", "benchmarks", "tests"},
+    "heads": {"benchmarks", "tests"},
+    "extract/cache.py": {"extract.run", "extract.manifest", "extract.labels", "extract.images", "extract.workspace"},
+    "extract/images.py": {"extract.backbone", "extract.cache", "extract.run"},
+    "extract/labels.py": {"extract.manifest", "extract.run"},
+    "heads/metrics.py": {"extract", "heads"},
+    "heads/layers.py": {"extract", "heads"},
+}
+
+
+def imports_of(path):
+    """Every module name that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = sorted([*(ROOT / "extract").rglob("*.py"), *(ROOT / "heads").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_flow_one_way(path):
+    """__main__ -> verb -> contract; heads -> extract, never back."""
+    name = path.relative_to(ROOT).as_posix()
+    found = imports_of(path)
+    for place, forbidden in FORBIDDEN.items():
+        if name == place or name.startswith(place + "/"):
+            bad = {f for f in found if any(f == each or f.startswith(each + ".") for each in forbidden)}
+            assert not bad, f"{name} imports {bad}"
+    if name not in TENSORFLOW_ROOMS:
+        assert not {f for f in found if f.split(".")[0] in ("tensorflow", "keras")}, f"{name} imports TensorFlow"
+
+
+@pytest.mark.parametrize("package", ["extract", "heads"])
+def test_help_loads_neither_tensorflow_nor_scikit_learn(package):
+    """--help is instant."""
+    code = f"""
+import sys
+from {package}.__main__ import main
+try:
+    main(["--help"])
+except SystemExit as stopped:
+    assert stopped.code == 0
+assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_training_a_logistic_head_loads_no_tensorflow(cached):
+    """`make head HEAD=logistic` is bound by the fit, not by an import."""
+    code = f"""
+import sys
+from heads.__main__ import main
+assert main(["train", "--head", "logistic", "--out", {str(cached.out)!r}]) == 0
+assert not {{"tensorflow", "keras"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_nothing_loaded_from_disk_is_executed():
+    """No pickle, no eval, no exec, in neither package."""
+    for path in FILES:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & {"eval", "exec", "__import__"}, path
+        assert not imports_of(path) & {"pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}, path

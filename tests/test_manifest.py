@@ -1,0 +1,155 @@
+"""Tables are read as they stand, files are found where the design says, and no unchanged file is read twice."""
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from extract import manifest
+from extract.errors import InputError
+from extract.manifest import Manifest
+from tests.conftest import encoded, picture
+
+
+def table(tmp_path, text):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return manifest.read_table(path)
+
+
+def ids(*names, path=None):
+    frame = pd.DataFrame({"objectId": names, "value": "0", "type": "", "path": path or "", "group": ""})
+    frame.index = pd.Index(range(2, len(frame) + 2), name="line")
+    return frame
+
+
+def test_ids_that_look_like_numbers_or_missing_stay_themselves(tmp_path):
+    """pandas would turn 0012 into 12 and NA into nothing."""
+    found = table(tmp_path, "objectId,value\n0012,0\nNA,1\n1e5,0\nnull,\n")
+    assert found["objectId"].tolist() == ["0012", "NA", "1e5", "null"]
+    assert found["value"].tolist() == ["0", "1", "0", ""]
+
+
+def test_a_byte_order_mark_crlf_quotes_and_blank_lines_are_no_trouble(tmp_path):
+    """Spreadsheets write such tables."""
+    found = table(tmp_path, b'\xef\xbb\xbfobjectId,value,type\r\n"a,b",1,train\r\n\r\nc, 0 , test \r\n')
+    assert found["objectId"].tolist() == ["a,b", "c"]
+    assert found["value"].tolist() == ["1", "0"]
+    assert found["type"].tolist() == ["train", "test"]
+    assert found.index.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,value\na,0\n", "line 1: column objectId is missing; found id, value"),
+        ("objectId;value\na;0\n", "line 1: column objectId, value is missing"),
+        ("objectId,value,value\na,0,1\n", "line 1: column value stands there twice"),
+        ("objectId,value\na,0\nb\n", "line 3: 1 cells"),
+        ("objectId,value\na,0\n,1\n", "line 3: objectId is empty"),
+        (
+            "objectId,value\na,0\nb,1\na,1\n",
+            "objectId 'a' has two entries in column value: '0' in line 2 and '1' in line 4",
+        ),
+        (
+            "objectId,value,type\na,0,train\na,0,test\n",
+            "two entries in column type: 'train' in line 2 and 'test' in line 3",
+        ),
+        ("objectId,value\n", "has no rows"),
+        ("", "line 1: column objectId, value is missing; found none"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused_with_line_and_column(tmp_path, text, message):
+    """One clear error each."""
+    with pytest.raises(InputError) as error:
+        table(tmp_path, text)
+    assert message in str(error.value)
+
+
+def test_a_row_repeated_word_for_word_counts_once(tmp_path):
+    """The same statement twice is no contradiction."""
+    assert len(table(tmp_path, "objectId,value\na,0\na,0\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "where", ["object/ab/cd/abcdef", "ab/cd/abcdef", "abcdef", "object/ab/cd/abcdef.jpg", "abcdef.PNG"]
+)
+def test_an_id_is_found_in_each_place_with_and_without_a_suffix(tmp_path, where):
+    """The original's tree, its two flatter forms, and names with a suffix."""
+    path = tmp_path / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    assert manifest.locate(ids("abcdef"), tmp_path) == [path]
+
+
+def test_two_files_for_one_id_are_an_error_that_names_both(tmp_path):
+    """Guessing would embed the wrong picture in silence."""
+    for name in ("abcdef.jpg", "abcdef.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"Line 2: two files .*abcdef\.jpg and .*abcdef\.png"):
+        manifest.locate(ids("abcdef"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["../secret", "/etc/passwd", "a/../../secret", "nul\0byte"])
+def test_the_table_may_not_leave_media(tmp_path, text):
+    """Text from others must not choose files outside the folder that the user named."""
+    media = tmp_path / "media"
+    media.mkdir()
+    (tmp_path / "secret").write_bytes(b"x")
+    for rows in (ids(text), ids("name", path=text)):
+        with pytest.raises(InputError, match="leads outside"):
+            manifest.locate(rows, media)
+
+
+def test_outside_media_is_reached_when_allowed_and_through_symlinks_always(tmp_path):
+    """The user's own links are the user's word."""
+    media = tmp_path / "media"
+    media.mkdir()
+    (tmp_path / "elsewhere.jpg").write_bytes(b"x")
+    (media / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    assert manifest.locate(ids("link"), media) == [media / "link.jpg"]
+    found = manifest.locate(ids("a", path="../elsewhere.jpg"), media, allow_outside=True)
+    assert found[0].resolve() == tmp_path / "elsewhere.jpg"
+
+
+def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(tmp_path):
+    """Size, mtime and inode decide; a rename inside the tree is read, since its path is new."""
+    for i in range(3):
+        (tmp_path / f"image{i}.png").write_bytes(encoded(picture(i), "PNG"))
+    rows = ids("image0", "image1", "image2")
+    first = manifest.build(rows, tmp_path, Manifest.read(tmp_path / "none.csv"))
+    first.write(tmp_path / "manifest.csv")
+    known = Manifest.read(tmp_path / "manifest.csv")
+    pd.testing.assert_frame_equal(known.rows, first.rows, check_dtype=False)
+    again = manifest.build(rows, tmp_path, known)
+    assert (first.hashed, again.hashed) == (3, 0)
+    pd.testing.assert_frame_equal(again.rows, first.rows, check_dtype=False)
+    stat = os.stat(tmp_path / "image1.png")
+    (tmp_path / "image1.png").write_bytes(encoded(picture(9), "PNG"))
+    os.utime(tmp_path / "image1.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    changed = manifest.build(rows, tmp_path, known)
+    assert changed.hashed == 1
+    assert changed.digests()["image1"] != first.digests()["image1"]
+    assert changed.rows["width"].tolist() == [48, 48, 48]
+    assert changed.rows["format"].tolist() == ["PNG"] * 3
+
+
+def test_a_missing_file_and_an_unreadable_one_are_failures_not_errors(tmp_path):
+    """One bad row costs one row."""
+    (tmp_path / "fine.jpg").write_bytes(encoded(picture(0)))
+    (tmp_path / "folder.jpg").mkdir()
+    found = manifest.build(ids("fine", "gone", "folder"), tmp_path, Manifest.read(tmp_path / "none.csv"))
+    assert [(f.object_id, f.reason) for f in found.failures] == [("gone", "missing"), ("folder", "io-error")]
+    assert [bool(digest) for digest in found.rows["sha256"]] == [True, False, False]
+
+
+def test_rows_of_earlier_tables_stay_in_the_manifest(tmp_path):
+    """One cache serves several tables."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(picture(ord(name))))
+    none = Manifest.read(tmp_path / "none.csv")
+    both = manifest.build(ids("a", "b"), tmp_path, none)
+    shutil.copy(tmp_path / "b.jpg", tmp_path / "a.jpg")
+    merged = manifest.merge(both, manifest.build(ids("a"), tmp_path, both))
+    assert merged.digests() == {"b": both.digests()["b"], "a": both.digests()["b"]}

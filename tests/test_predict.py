@@ -1,0 +1,102 @@
+"""Predictions from a bundle and the cache, or from an export alone; a bad file has a status and costs nobody else."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from extract import artifacts, cache, images, run
+from extract.errors import HeadError, InputError
+from heads import bundle, dataset, export, predict, train
+from tests.conftest import ROOT, encoded, picture
+
+
+def test_a_folders_image_files_are_found_in_order(tmp_path):
+    """Hidden files and other suffixes are left out; ids without a suffix are images."""
+    for name in ("b/x.jpg", "a.PNG", "c", ".hidden.jpg", "notes.txt", ".git/y.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = [path.relative_to(tmp_path).as_posix() for _, path in predict.list_files(tmp_path, tmp_path)]
+    assert found == ["a.PNG", "b/x.jpg", "c"]
+
+
+def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
+    """With the rule."""
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        predict.list_files(tmp_path / "gone", tmp_path)
+    with pytest.raises(InputError, match="There is no image file in"):
+        predict.list_files(tmp_path, tmp_path)
+
+
+def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
+    """make predict on known images takes a second."""
+    train.run(cached, dataset.join(cached), ["logistic"], 0, test="all")
+    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    code = f"""
+import sys
+import numpy as np
+from heads import predict
+from extract import workspace
+digests = iter({[row["sha256"] for row in rows]!r})
+predict._digest = lambda path: next(digests)
+files = [(name, name) for name in {[row["objectId"] for row in rows]!r}]
+found = predict.from_bundle(workspace.resolve(out={str(cached.out)!r}), "logistic", files)
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+np.save({str(tmp_path / "p.npy")!r}, [each.p for each in found])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    found = cache.open_cache(cached.cache)
+    expected = bundle.load(cached.out / "heads" / "logistic").probability(found.read(np.arange(400)))
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), expected, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_new_cached_and_bad_files_together(place, album, monkeypatch):
+    """Bundle and export alone say the same; the bad ones have a status and a reason."""
+    run.extract(run.Config(place))
+    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    export.export(place, "logistic", n_images=8, seed=0)
+    new = album.media / "new"
+    new.mkdir()
+    (new / "fresh.jpg").write_bytes(encoded(picture(500)))
+    (new / "broken.jpg").write_bytes(encoded(picture(501))[:200])
+    (new / "page.png").write_bytes(b"<html>")
+    (new / "known.jpg").write_bytes(sorted((album.media / "object").rglob("0004img"))[0].read_bytes())
+    files = [*predict.list_files(new, album.media), ("gone", None)]
+    decoded = []
+    load = images.load
+    monkeypatch.setattr(images, "load", lambda path, *a, **k: decoded.append(path.name) or load(path, *a, **k))
+    found = predict.from_bundle(place, "logistic", files)
+    assert decoded[4:] == ["broken.jpg", "fresh.jpg", "page.png"]  # behind the probe; known.jpg came from the cache
+    assert [each.status for each in found] == ["failed", "ok", "ok", "failed", "failed"]
+    assert [each.reason.split(":")[0] for each in found] == ["undecodable", "", "", "undecodable", "missing"]
+    alone = predict.from_export(place.out / "exports" / "logistic" / "saved_model", files)
+    assert [(each.status, each.decision) for each in alone] == [(each.status, each.decision) for each in found]
+    for one, other in zip(found, alone, strict=True):
+        assert one.p is other.p is None or one.p == pytest.approx(other.p, abs=1e-5)
+    said = predict.write(place.out / "predictions.csv", found)
+    assert "5 files" in said
+    assert "3 failed" in said
+    rows = artifacts.read_csv(place.out / "predictions.csv")
+    assert list(rows[0]) == list(predict.COLUMNS)
+    assert [row["probability"] == "" for row in rows] == [True, False, False, True, True]
+
+
+@pytest.mark.tensorflow
+def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
+    """objectId is enough to predict."""
+    run.extract(run.Config(place))
+    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    table = tmp_path / "ids.csv"
+    artifacts.write_csv(table, ("objectId",), [("0001img",), ("nothere",)])
+    found = predict.from_bundle(place, "logistic", predict.list_files(table, album.media))
+    assert [each.status for each in found] == ["ok", "failed"]
+
+
+def test_all_failed_is_an_error(tmp_path):
+    """The CSV is written all the same, and named."""
+    failed = [predict.Prediction("a.jpg", None, "", "failed", "missing: gone")]
+    with pytest.raises(HeadError, match=r"None of the 1 files could be read.*predictions\.csv"):
+        predict.write(tmp_path / "predictions.csv", failed)
+    assert (tmp_path / "predictions.csv").exists()

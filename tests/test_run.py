@@ -1,0 +1,185 @@
+"""The stage from table to sealed cache: each image's content is embedded once, one bad image costs one row."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from extract import artifacts, backbone, cache, images, run, workspace
+from extract.errors import CacheError, InputError
+from tests.conftest import encoded, picture
+
+pytestmark = pytest.mark.tensorflow
+
+
+def extract(place, **options):
+    """Run the stage; return the exit code and what it recorded."""
+    code = run.extract(run.Config(place, **options))
+    return code, workspace.read_record(place.out)["features"]
+
+
+def test_the_features_are_those_of_the_images_one_by_one(place, album):
+    """The oracle: each file through images.load and the backbone alone."""
+    assert extract(place)[0] == 0
+    found = cache.verify(place.cache)
+    network = backbone.load(backbone.resolve(place.backbone))
+    assert len(found) == 40
+    by_digest = dict(zip(found.sha256.tolist(), found.read(np.arange(40)), strict=True))
+    for path in sorted(p for p in album.media.rglob("*") if p.is_file()):
+        expected = network.embed(images.load(path, 32)[None])[0]
+        np.testing.assert_allclose(by_digest[backbone.file_digest(path)], expected, atol=1e-6)
+    np.testing.assert_allclose(found.probe, backbone.probe(network), atol=1e-6)
+    assert found.recipe == backbone.recipe(backbone.resolve(place.backbone))
+
+
+def test_a_second_run_embeds_nothing_and_reads_no_file(place, monkeypatch):
+    """Nor does it load the backbone."""
+    extract(place)
+    before = place.cache.read_bytes()
+    monkeypatch.setattr(backbone, "load", None)
+    code, facts = extract(place)
+    assert (code, facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (0, 0, 0, 40)
+    assert place.cache.read_bytes() == before
+
+
+def test_renaming_relabelling_and_copying_cost_no_backbone_work(place, album, monkeypatch):
+    """The cache is keyed by content."""
+    extract(place)
+    monkeypatch.setattr(backbone, "load", None)
+    moved = album.media / "object" / "zz" / "zz" / "zzzz-moved"
+    moved.parent.mkdir(parents=True)
+    shutil.copy(album.media / "object" / "00" / "03" / "0003img", moved)
+    album.rows = [(n, str(1 - int(v)), s, g) for n, v, s, g in album.rows] + [("zzzz-moved", "1", "train", "")]
+    album.write()
+    assert extract(place)[1]["embedded"] == 0
+
+
+def test_new_images_alone_are_embedded_and_old_rows_stay(place, album):
+    """1 % new images cost 1 % of the work."""
+    extract(place)
+    before = cache.open_cache(place.cache)
+    old = before.read(np.arange(40))
+    album.add("newimage", encoded(picture(99)), "1", "train")
+    album.write()
+    facts = extract(place)[1]
+    assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (1, 1, 41)
+    grown = cache.verify(place.cache)
+    assert grown.sha256[:40].tolist() == before.sha256.tolist()
+    np.testing.assert_array_equal(grown.read(np.arange(40)), old)
+
+
+def test_bad_images_are_rows_and_their_neighbours_keep_their_features(place, album):
+    """A truncated file, a page of HTML and a missing file among forty good ones: one row each."""
+    extract(place)
+    clean = cache.open_cache(place.cache)
+    good = dict(zip(clean.sha256.tolist(), clean.read(np.arange(40)), strict=True))
+    place.cache.unlink()
+    album.add("aaa-truncated", encoded(picture(50))[:300], "0", "train")
+    album.add("aaa-html", b"<html>", "", "")
+    album.add("aaa-missing", None, "1", "train")
+    album.rows = album.rows[-3:] + album.rows[:-3]
+    album.write()
+    code, facts = extract(place, max_bad=0.06)
+    assert (code, facts["embedded"], facts["quarantined"]) == (run.TOO_MANY_BAD, 40, 3)
+    assert extract(place, max_bad=0.08)[0] == 0
+    rows = artifacts.read_csv(place.out / "quarantine.csv")
+    assert [(r["objectId"], r["reason"], bool(r["sha256"])) for r in rows] == [
+        ("aaa-missing", "missing", False),
+        ("aaa-truncated", "undecodable", True),
+        ("aaa-html", "undecodable", True),
+    ]
+    found = cache.open_cache(place.cache)
+    for digest, row in zip(found.sha256.tolist(), found.read(np.arange(40)), strict=True):
+        np.testing.assert_allclose(row, good[digest], atol=1e-6)
+
+
+def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypatch):
+    """Missing files are looked for at each run; what this decoder could not read is not decoded again."""
+    album.add("aaa-truncated", encoded(picture(50))[:300], "0", "train")
+    missing = album.add("aaa-missing", None, "1", "train")
+    album.write()
+    extract(place)
+    missing.parent.mkdir(parents=True, exist_ok=True)
+    missing.write_bytes(encoded(picture(51)))
+    tried = []
+    load = images.load
+    monkeypatch.setattr(
+        images, "load", lambda path, *a, **k: tried.append(os.path.basename(path)) or load(path, *a, **k)
+    )
+    assert extract(place)[1]["quarantined"] == 1
+    assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
+    tried.clear()
+    extract(place, retry=True)
+    assert [name for name in tried if name.startswith("aaa")] == ["aaa-truncated"]
+
+
+def test_unlabelled_images_are_embedded(place, album):
+    """Somebody may label them tomorrow."""
+    album.add("unlabelled", encoded(picture(70)), "", "")
+    album.write()
+    assert extract(place)[1]["rows_in_cache"] == 41
+
+
+def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path):
+    """A wrong MEDIA is the commonest mistake."""
+    (tmp_path / "empty").mkdir()
+    wrong = workspace.replace(place, media=tmp_path / "empty")
+    with pytest.raises(InputError, match=r"None of the 40 images could be used.*'0000img', missing.*empty"):
+        extract(wrong)
+    assert not place.cache.exists()
+
+
+def test_a_bad_table_records_nothing(place, album, tmp_path):
+    """A typing error in DATA must not become what the next verb re-reads."""
+    extract(place)
+    (tmp_path / "bad.csv").write_text("objectId,value\n0000img,0\n0001img,1\n0002img,2\n")
+    with pytest.raises(InputError, match="third class"):
+        extract(workspace.replace(place, data=tmp_path / "bad.csv"))
+    assert workspace.read_record(place.out)["inputs"]["data"] == str(album.table)
+    assert workspace.read_record(place.out)["features"]["status"] == "done"
+
+
+def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, tmp_path):
+    """Features of two backbones must never mix; the message names the field."""
+    other = tmp_path / "other.keras"
+    with artifacts.replacing(other) as partial:
+        partial.write_bytes(tiny_backbone.read_bytes() + b"\0")  # a ZIP may have bytes behind it; its digest differs
+    extract(place)
+    with pytest.raises(CacheError, match="weights_sha256 is"):
+        extract(workspace.replace(place, backbone=str(other)))
+    found = cache.open_cache(place.cache)
+    cache.write_part(
+        place.out / "features.parts",
+        1,
+        found.recipe,
+        found.fingerprint,
+        found.probe,
+        found.sha256[:1].tolist(),
+        found.read(np.array([0])),
+    )
+    place.cache.unlink()
+    with pytest.raises(CacheError, match=r"part-000001\.h5 has another recipe: weights_sha256"):
+        extract(workspace.replace(place, backbone=str(other)))
+    assert workspace.read_record(place.out)["features"]["status"] == "stopped"
+
+
+def test_drift_between_runs_is_refused(place, album, monkeypatch):
+    """Another library version that changes features is caught by the probe, whatever it calls itself."""
+    extract(place)
+    album.add("newimage", encoded(picture(99)), "1", "train")
+    album.write()
+    embed = backbone.Backbone.embed
+    monkeypatch.setattr(backbone.Backbone, "embed", lambda self, x: embed(self, x) + 0.01)
+    with pytest.raises(CacheError, match=r"differ from those in .* by 1\.00e-02"):
+        extract(place)
+
+
+def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
+    """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
+    extract(place)
+    monkeypatch.setattr(backbone, "load", None)
+    second = tmp_path / "second.csv"
+    artifacts.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
+    assert extract(workspace.replace(place, data=second))[1]["embedded"] == 0
+    assert len(artifacts.read_csv(place.out / "manifest.csv")) == 40

@@ -1,0 +1,56 @@
+"""What was given counts, then what was recorded, then the embedded demo."""
+
+import pytest
+
+from extract import workspace
+from extract.errors import InputError
+from extract.workspace import Workspace
+
+
+def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
+    """A second OUT on the same cache re-uses MEDIA and BACKBONE, and remembers where the cache is."""
+    monkeypatch.delenv("MEDIA_DIR", raising=False)
+    first = workspace.resolve(
+        data=f"{tmp_path}/a.csv", media=f"{tmp_path}/media", backbone=f"{tmp_path}/b.keras", out=f"{tmp_path}/a"
+    )
+    workspace.write_record(first)
+    second = workspace.resolve(cache=f"{tmp_path}/a/features.h5", data=f"{tmp_path}/new.csv", out=f"{tmp_path}/b")
+    assert second == Workspace(
+        tmp_path / "b", tmp_path / "a" / "features.h5", tmp_path / "new.csv", tmp_path / "media", f"{tmp_path}/b.keras"
+    )
+    workspace.write_record(second)
+    assert workspace.resolve(out=f"{tmp_path}/b") == second
+    assert workspace.resolve(out=f"{tmp_path}/a") == first
+
+
+def test_media_defaults_to_the_environment_then_to_the_tables_folder(tmp_path, monkeypatch):
+    """As the original had it: MEDIA_DIR."""
+    monkeypatch.setenv("MEDIA_DIR", "/photos")
+    assert str(workspace.resolve(data=f"{tmp_path}/a.csv", out=f"{tmp_path}/a").media) == "/photos"
+    monkeypatch.delenv("MEDIA_DIR")
+    found = workspace.resolve(data=f"{tmp_path}/a.csv", out=f"{tmp_path}/a")
+    assert (found.media, found.backbone) == (tmp_path, "efficientnet-b0")
+
+
+def test_the_positive_class_is_remembered_for_its_own_table_only(tmp_path):
+    """Another table has other classes."""
+    workspace.write_record(workspace.resolve(data=f"{tmp_path}/a.csv", out=f"{tmp_path}/a", positive="cat"))
+    assert workspace.resolve(out=f"{tmp_path}/a").positive == "cat"
+    assert workspace.resolve(out=f"{tmp_path}/a", data=f"{tmp_path}/b.csv").positive is None
+
+
+def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
+    """A typing error in OUT must not start something else."""
+    with pytest.raises(InputError, match="No table was given and none is recorded in"):
+        workspace.resolve(out=f"{tmp_path}/typo")
+
+
+def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, monkeypatch):
+    """Every verb works in a fresh clone."""
+    from extract import demo
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "make", lambda out: Workspace(out, out / "features.h5", out / "t.csv", out, "b"))
+    assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
+    workspace.write_record(workspace.resolve(data="t.csv"))
+    assert workspace.resolve().out == tmp_path / "artifacts"
