@@ -54,8 +54,8 @@ def _features(flags: argparse.Namespace) -> int:
 def _verify(flags: argparse.Namespace) -> int:
     found = cache.verify(workspace_of(flags).cache)
     print(
-        f"verify    {found.path}: {len(found):,} rows x {found.dim}, every byte as sealed, fingerprint "
-        f"{found.fingerprint[:12]}"
+        f"verify    {workspace.shown(found.path)}: {len(found):,} rows x {found.dim}, every byte as sealed, "
+        f"fingerprint {found.fingerprint[:12]}"
     )
     return DONE
 

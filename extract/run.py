@@ -142,7 +142,7 @@ def _embed(
     config: Config, plan: Plan, source: backbone.Source, recipe: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, str]], int, float]:
     """Run the backbone over the plan and write parts; return what was bad, how many were embedded, and images/s."""
-    print(f"backbone  loading {source.spec}", flush=True)
+    print(f"backbone  loading {workspace.shown(source.spec)}", flush=True)
     network = backbone.load(source)
     probe = backbone.probe(network)
     for found in plan.parts or ([plan.old] if plan.old else []):
@@ -335,8 +335,8 @@ def _finish(
     )
     if failures:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
-        print(f"features  quarantined: {listed}; see {place.beside_cache / 'quarantine.csv'}")
-    print(f"features  {sealed.path}: {len(sealed):,} rows x {sealed.dim}")
+        print(f"features  quarantined: {listed}; see {workspace.shown(place.beside_cache / 'quarantine.csv')}")
+    print(f"features  {workspace.shown(sealed.path)}: {len(sealed):,} rows x {sealed.dim}")
     if share > config.max_bad:
         print(f"features  {share:.1%} of the images are quarantined, more than --max-bad {config.max_bad:.0%}: exit 3")
         return TOO_MANY_BAD

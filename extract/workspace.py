@@ -34,8 +34,10 @@ class Workspace:
         return self.cache.parent
 
     def describe(self) -> str:
-        """One line for the start of a run."""
-        return "  ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
+        """One line for the start of a run; the cache is named where it is not the one in OUT."""
+        usual = {"cache": self.out / "features.h5", "positive": None}
+        said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
+        return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
 
 
 def resolve(
@@ -70,6 +72,12 @@ def resolve(
     if positive is None and str(table) == known.get("data"):
         positive = known.get("positive")
     return Workspace(folder, cache_path, table, _absolute(where), spec, positive)
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as a person at this prompt would write it: relative where it lies below the working folder."""
+    here = os.getcwd() + os.sep
+    return str(path).removeprefix(here)
 
 
 def _absolute(path: str | Path) -> Path:

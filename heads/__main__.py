@@ -11,7 +11,7 @@ from extract import run as extraction
 from extract import workspace
 from extract.__main__ import add_workspace_flags, workspace_of
 from extract.errors import DONE, UsageError, guard
-from extract.workspace import Workspace
+from extract.workspace import Workspace, shown
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +77,9 @@ def _compare(flags: argparse.Namespace) -> int:
     heads, chosen = train.run(place, data, list(registry.HEADS), flags.seed, test="chosen")
     report.write(place, data, heads, chosen)
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]))
-    print(f"compare   {place.out / 'comparison.csv'} and comparison.json; bundles in {place.out / 'heads'}")
+    print(
+        f"compare   {shown(place.out / 'comparison.csv')} and comparison.json; bundles in {shown(place.out / 'heads')}"
+    )
     return DONE
 
 
@@ -98,7 +100,7 @@ def _export(flags: argparse.Namespace) -> int:
             f"parity    {result.format:<12} max |dp| {result.max_abs_diff:.1e} over {result.n_images} images, "
             f"{result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
-    print(f"export    {place.out / 'exports' / name}")
+    print(f"export    {shown(place.out / 'exports' / name)}")
     return DONE
 
 

@@ -14,7 +14,7 @@ from extract import artifacts, backbone, cache, images, manifest
 from extract.cache import FeatureCache
 from extract.errors import HeadError, InputError
 from extract.progress import Progress
-from extract.workspace import Workspace
+from extract.workspace import Workspace, shown
 from heads import bundle as bundles
 from heads.bundle import Bundle
 from heads.dataset import rows_of
@@ -177,4 +177,4 @@ def write(path: Path, predictions: list[Prediction]) -> str:
             then=f"See {path}",
         )
     listed = ", ".join(f"{name} {n:,}" for name, n in decisions.most_common())
-    return f"{len(predictions):,} files: {listed}; {failed:,} failed; {path}"
+    return f"{len(predictions):,} files: {listed}; {failed:,} failed; {shown(path)}"
