@@ -11,6 +11,7 @@ import os
 import sys
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ class Backbone:
     def __init__(self, model: Any, input_size: int) -> None:
         self.model, self.input_size, self.device = model, input_size, engines.device()
         self.dim = int(model.output_shape[-1])
-        self._frozen = engines.freeze(model, input_size)
+
+    @cached_property
+    def _frozen(self) -> Any:
+        return engines.freeze(self.model, self.input_size)  # takes seconds; an export never needs it
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D).

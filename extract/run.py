@@ -62,34 +62,21 @@ def extract(config: Config) -> int:
         table = manifest.read_table(place.data)
         scan = _scan(config, table)
         said = _read_labels(place, table, scan)
-        workspace.write_record(place, features={"status": "running"})  # from here on the inputs are known to be sound
+        source = backbone.resolve(place.backbone)
+        recipe = backbone.recipe(source)
+        decoder = f"{images.decoder_version()} recipe {backbone.fingerprint(recipe)[:12]}"
+        plan = _plan(config, scan, recipe, decoder)
+        workspace.write_record(place, features={"status": "running"})  # only now the inputs are known to be sound
         try:
-            return _pass(config, scan, said, started)
+            fresh, embedded, rate = _embed(config, plan, source, recipe) if plan.todo else ({}, 0, 0.0)
+            failures = scan.failures + _undecodable(scan, {**plan.bad, **fresh})
+            _write_quarantine(place, scan, failures, decoder)
+            _refuse_all_bad(place, scan, failures)
+            sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
             raise
-
-
-def _pass(config: Config, scan: Manifest, said: labels.Labels, started: float) -> int:
-    """Embed what is new, quarantine what is bad, seal."""
-    place = config.workspace
-    source = backbone.resolve(place.backbone)
-    recipe = backbone.recipe(source)
-    decoder = f"{images.decoder_version()} recipe {backbone.fingerprint(recipe)[:12]}"
-    plan = _plan(config, scan, recipe, decoder)
-    fresh, embedded, rate = _embed(config, plan, source, recipe) if plan.todo else ({}, 0, 0.0)
-    failures = scan.failures + _undecodable(scan, {**plan.bad, **fresh})
-    _write_quarantine(place, scan, failures, decoder)
-    if len(failures) == len(scan.rows):
-        raise InputError(
-            f"None of the {len(scan.rows):,} images could be used; the first: objectId "
-            f"{failures[0].object_id!r}, {failures[0].reason}, {failures[0].detail}",
-            rule=f"Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
-            f"here {place.media}",
-            then="Give MEDIA=path/to/media",
-        )
-    sealed = _seal(place, source)
-    return _finish(config, scan, said, sealed, failures, embedded, rate, time.monotonic() - started)
+        return _finish(config, scan, said, sealed, failures, embedded, rate, time.monotonic() - started)
 
 
 def _scan(config: Config, table: Any) -> Manifest:
@@ -99,8 +86,21 @@ def _scan(config: Config, table: Any) -> Manifest:
     progress = Progress(len(table), "reading")
     scan = manifest.build(table, place.media, known, allow_outside=config.allow_outside, progress=progress.add)
     progress.close()
+    _refuse_all_bad(place, scan, scan.failures)
     manifest.merge(known, scan).write(place.beside_cache / "manifest.csv")
     return scan
+
+
+def _refuse_all_bad(place: Workspace, scan: Manifest, failures: list[Failure]) -> None:
+    if len(failures) == len(scan.rows):
+        first = failures[0]
+        raise InputError(
+            f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
+            f"{first.reason}, {first.detail}",
+            rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
+            f"here {place.media}",
+            then="Give MEDIA=path/to/media",
+        )
 
 
 def _read_labels(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:

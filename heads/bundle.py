@@ -107,9 +107,14 @@ def choose(heads: Path, name: str | None) -> tuple[str, str]:
         )
     if name:
         return name, "as asked"
-    losses = {each: validation_log_loss(heads / each) for each in names}
+    newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
+    labels = load(heads / newest).facts["table_digest"]
+    losses = {
+        each: validation_log_loss(heads / each) for each in names if load(heads / each).facts["table_digest"] == labels
+    }  # losses on other labels do not compare
     best = min(losses, key=losses.__getitem__)
-    return best, f"lowest validation log loss of {len(names)} trained heads, {losses[best]:.4f}"
+    others = f"; {len(names) - len(losses)} trained on other labels left out" if len(losses) < len(names) else ""
+    return best, f"lowest validation log loss of {len(losses)} trained heads, {losses[best]:.4f}{others}"
 
 
 def validation_log_loss(folder: Path) -> float:

@@ -1,6 +1,7 @@
 """A trained head on disk is arrays and words; what does not fit is refused by name."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -85,5 +86,10 @@ def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained)
     assert name == "logistic"
     assert why.startswith("lowest validation log loss of 2 trained heads, 0.")
     assert bundle.choose(heads, "majority") == ("majority", "as asked")
+    change(trained[1], table_digest="of older labels")
+    os.utime(trained[1] / "head.json", ns=(0, 0))
+    name, why = bundle.choose(heads, None)
+    assert name == "majority"
+    assert why.endswith("; 1 trained on other labels left out")
     with pytest.raises(HeadError, match=r"No trained head sigmoid in .*; there is logistic, majority\. Run make"):
         bundle.choose(heads, "sigmoid")

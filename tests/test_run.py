@@ -128,6 +128,12 @@ def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path)
     with pytest.raises(InputError, match=r"None of the 40 images could be used.*'0000img', missing.*empty"):
         extract(wrong)
     assert not place.cache.exists()
+    extract(place)
+    before = (place.out / "manifest.csv").read_bytes()
+    with pytest.raises(InputError, match="None of the 40 images"):
+        extract(wrong)
+    assert (place.out / "manifest.csv").read_bytes() == before  # what is known of the files is not forgotten
+    assert workspace.read_record(place.out)["inputs"]["media"] == str(place.media)
 
 
 def test_a_bad_table_records_nothing(place, album, tmp_path):
@@ -148,6 +154,7 @@ def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, t
     extract(place)
     with pytest.raises(CacheError, match="weights_sha256 is"):
         extract(workspace.replace(place, backbone=str(other)))
+    assert workspace.read_record(place.out)["inputs"]["backbone"] == place.backbone  # the mistake is not remembered
     found = cache.open_cache(place.cache)
     cache.write_part(
         place.out / "features.parts",
@@ -161,7 +168,6 @@ def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, t
     place.cache.unlink()
     with pytest.raises(CacheError, match=r"part-000001\.h5 has another recipe: weights_sha256"):
         extract(workspace.replace(place, backbone=str(other)))
-    assert workspace.read_record(place.out)["features"]["status"] == "stopped"
 
 
 def test_drift_between_runs_is_refused(place, album, monkeypatch):
@@ -173,6 +179,7 @@ def test_drift_between_runs_is_refused(place, album, monkeypatch):
     monkeypatch.setattr(backbone.Backbone, "embed", lambda self, x: embed(self, x) + 0.01)
     with pytest.raises(CacheError, match=r"differ from those in .* by 1\.00e-02"):
         extract(place)
+    assert workspace.read_record(place.out)["features"]["status"] == "stopped"
 
 
 def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
