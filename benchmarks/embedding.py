@@ -21,8 +21,8 @@ from extract import backbone, engines, run
 from extract.progress import Progress
 
 
-def photos(folder: Path, n: int) -> dict[str, str]:
-    """Write n JPEG files of smooth fields with some noise; return digest -> path, as a plan has it."""
+def photos(folder: Path, n: int) -> dict[str, list[str]]:
+    """Write n JPEG files of smooth fields with some noise; return digest -> paths, as a plan has it."""
     rng, plan = np.random.default_rng(0), {}
     for i in range(n):
         small = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
@@ -31,18 +31,18 @@ def photos(folder: Path, n: int) -> dict[str, str]:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
         path = folder / f"{i:05d}.jpg"
         path.write_bytes(file.getvalue())
-        plan[backbone.file_digest(path)] = str(path)
+        plan[backbone.file_digest(path)] = [str(path)]
     return plan
 
 
-def ours(plan: dict[str, str], network: backbone.Backbone) -> np.ndarray:
+def ours(plan: dict[str, list[str]], network: backbone.Backbone) -> np.ndarray:
     """The loop of `make features`, without its parts and its seal."""
     with ThreadPoolExecutor() as pool:
         batches = run._batches(plan, network.input_size, 32, pool, {}, Progress(len(plan), "ours"))
         return np.concatenate([network.embed(pixels) for _, pixels in batches])
 
 
-def predict(plan: dict[str, str], network: backbone.Backbone) -> np.ndarray:
+def predict(plan: dict[str, list[str]], network: backbone.Backbone) -> np.ndarray:
     """Keras' predict over tf.data, as its guides show it."""
     tf, _ = engines.load()
     size = (network.input_size, network.input_size)
@@ -51,7 +51,9 @@ def predict(plan: dict[str, str], network: backbone.Backbone) -> np.ndarray:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")
         return tf.image.resize(image, size, antialias=True)
 
-    data = tf.data.Dataset.from_tensor_slices(list(plan.values())).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    data = tf.data.Dataset.from_tensor_slices([paths[0] for paths in plan.values()]).map(
+        decode, num_parallel_calls=tf.data.AUTOTUNE
+    )
     return network.model.predict(data.batch(32).prefetch(tf.data.AUTOTUNE), verbose=0)
 
 

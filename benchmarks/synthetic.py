@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, manifest
+from extract import artifacts, cache, manifest
 from extract.workspace import Workspace, write_record
 
 RECIPE = {"architecture": "synthetic", "weights_sha256": "0" * 64, "input_size": 32, "precision": "float32"}
@@ -40,9 +40,7 @@ def workspace(
     types = rng.choice(["train", "validation", "test"], n, p=[0.8, 0.1, 0.1])[group * group_size]
     blocks = ((np.array(digests[i : i + 4096], "S64"), X[i : i + 4096]) for i in range(0, n, 4096))
     probe = np.zeros((4, dim), np.float32)
-    cache.write(
-        out / "features.h5", RECIPE, backbone.fingerprint(RECIPE), cache.provenance(backbone="none"), probe, blocks, n
-    )
+    cache.write(out / "features.h5", RECIPE, cache.provenance(backbone="none"), probe, blocks, n)
     artifacts.write_csv(
         out / "manifest.csv",
         manifest.COLUMNS,

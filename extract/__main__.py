@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from extract import __version__, cache, run, workspace
@@ -27,13 +28,24 @@ def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
     return workspace.resolve(**{name: getattr(flags, name, None) or None for name in names})
 
 
+def number(least: int) -> Callable[[str], int]:
+    """Return an argparse type: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m extract", description="Stage 1: images to features.h5.")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     features = verbs.add_parser("features", help="embed every image that the cache does not hold yet")
     add_workspace_flags(features)
-    features.add_argument("--batch", type=int, help="images a step; default: 32 on a CPU, 256 on a GPU")
+    features.add_argument("--batch", type=number(1), help="images a step; default: 32 on a CPU, 256 on a GPU")
     features.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
     features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
     features.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
@@ -52,7 +64,7 @@ def _features(flags: argparse.Namespace) -> int:
 
 
 def _verify(flags: argparse.Namespace) -> int:
-    found = cache.verify(workspace_of(flags).cache)
+    found = cache.verify(workspace.cache_of(out=flags.out or None, cache=flags.cache or None))
     print(
         f"verify    {workspace.shown(found.path)}: {len(found):,} rows x {found.dim}, every byte as sealed, "
         f"fingerprint {found.fingerprint[:12]}"
@@ -61,8 +73,7 @@ def _verify(flags: argparse.Namespace) -> int:
 
 
 def _info(flags: argparse.Namespace) -> int:
-    place = workspace_of(flags)
-    found = cache.open_cache(place.cache)
+    found = cache.open_cache(workspace.cache_of(out=flags.out or None, cache=flags.cache or None))
     print(
         json.dumps(
             {
@@ -72,7 +83,7 @@ def _info(flags: argparse.Namespace) -> int:
                 "fingerprint": found.fingerprint,
                 "recipe": found.recipe,
                 "provenance": found.provenance,
-                "recorded": workspace.read_record(place.beside_cache).get("inputs", {}),
+                "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
             },
             indent=2,
         )

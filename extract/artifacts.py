@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from extract.errors import BusyError
+from extract.errors import BusyError, InputError
 
-PARTIAL = re.compile(r"\.(tmp|old)-(\d+)-(.+)")  # .tmp-<pid>-<name>: being written; .old-<pid>-<name>: being replaced
+# .onepass-tmp-<pid>-<name>: being written; .onepass-old-<pid>-<name>: being replaced
+PARTIAL = re.compile(r"\.onepass-(tmp|old)-(\d+)-(.+)")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path with the same suffix; on success sync it and rename it to `path`, else remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".onepass-tmp-{os.getpid()}-{path.name}")
     try:
         yield partial
         _sync(partial)
@@ -39,15 +40,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Like `replacing`, for a folder. Between its two renames a kill leaves `.old-*`, which `sweep` puts back."""
+    """Like `replacing`, for a folder. A kill between its two renames leaves what `sweep` puts back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    old = path.with_name(f".old-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".onepass-tmp-{os.getpid()}-{path.name}")
+    old = path.with_name(f".onepass-old-{os.getpid()}-{path.name}")
     try:
         partial.mkdir()
         yield partial
-        for file in partial.rglob("*"):
+        for file in (*partial.rglob("*"), partial):
             _sync(file)
         if path.exists():
             os.rename(path, old)
@@ -94,7 +95,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
                 rule="One run writes a cache at a time",
                 then="Wait for it to end, or use another OUT",
             ) from None
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+        if _same_file(handle, path):
             break
         os.close(handle)  # the last holder removed the file between our open and our lock
     try:
@@ -120,12 +121,29 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table that `write_csv` wrote; a file that is not there is an empty table."""
+def read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table that `write_csv` wrote; a file that is not there is an empty table.
+
+    Errors: InputError for a table that has other columns, or rows that broke off.
+    """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+        reader = csv.reader(file)
+        found, rows = next(reader, []), list(reader)
+    if found != list(header) or any(len(row) != len(found) for row in rows):
+        raise InputError(
+            f"{path} is not as it was written: its columns should be {','.join(header)}",
+            then="Delete it and run make features again",
+        )
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

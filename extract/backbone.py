@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from extract import engines, images
-from extract.errors import BackboneError, CacheError
+from extract.errors import BackboneError
 
 DEFAULT = "efficientnet-b0"
 B0_INPUT_SIZE = 224
@@ -34,6 +34,11 @@ class Source:
     path: Path
     digest: str
     input_size: int
+
+    @property
+    def name(self) -> str:
+        """What to call it in published files: no path of this machine."""
+        return self.spec if self.kind == "keras-applications" else self.path.name
 
 
 def resolve(spec: str) -> Source:
@@ -72,22 +77,6 @@ def recipe(source: Source) -> dict[str, Any]:
     }
 
 
-def fingerprint(of: dict[str, Any]) -> str:
-    """SHA-256 of a recipe's canonical JSON."""
-    return hashlib.sha256(json.dumps(of, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def refuse_other_recipe(found: dict[str, Any], wanted: dict[str, Any], *, where: str) -> None:
-    """Raise CacheError naming the first field in which two recipes differ, and both values."""
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise CacheError(
-                f"{where} has another recipe: {name} is {found.get(name)!r}, not {wanted.get(name)!r}",
-                rule="One cache holds one recipe",
-                then="Use the BACKBONE it was made with, or another OUT for this one",
-            )
-
-
 class Backbone:
     """A loaded, frozen feature extractor.
 
@@ -98,6 +87,7 @@ class Backbone:
     def __init__(self, model: Any, input_size: int) -> None:
         self.model, self.input_size, self.device = model, input_size, engines.device()
         self.dim = int(model.output_shape[-1])
+        self._most = sys.maxsize  # images that fit into the device's memory at once, as far as is known
 
     @cached_property
     def _frozen(self) -> Any:
@@ -109,14 +99,17 @@ class Backbone:
         When the device runs out of memory the batch is halved, and that is said.
         """
         tf, _ = engines.load()
+        if len(pixels) > self._most:
+            steps = range(0, len(pixels), self._most)
+            return np.concatenate([self.embed(pixels[at : at + self._most]) for at in steps])
         try:
             return self._frozen(tf.constant(pixels))[0].numpy()
         except tf.errors.ResourceExhaustedError as error:
-            half = len(pixels) // 2
-            if not half:
+            self._most = len(pixels) // 2
+            if not self._most:
                 raise BackboneError("Not even one image fits into the device's memory") from error
-            print(f"Out of memory at a batch of {len(pixels)}; going on with {half}.", file=sys.stderr)
-            return np.concatenate([self.embed(pixels[:half]), self.embed(pixels[half:])])
+            print(f"Out of memory at a batch of {len(pixels)}; going on with {self._most}.", file=sys.stderr)
+            return self.embed(pixels)
 
 
 def load(source: Source) -> Backbone:
@@ -276,17 +269,3 @@ def probe(backbone: Backbone) -> np.ndarray:
     """Embed the four encoded files in probe/, float32 (4, D): drift shows here that no version string shows."""
     files = sorted((Path(__file__).parent / "probe").iterdir())
     return backbone.embed(np.stack([images.load(path, backbone.input_size) for path in files]))
-
-
-def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
-    """Raise CacheError where two probes differ by more than 1e-4 x max(1, max|f|), saying by how much."""
-    if found.shape != expected.shape:
-        raise CacheError(f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}")
-    tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
-    difference = float(np.abs(found - expected).max())
-    if not difference <= tolerance:  # not: a NaN must be refused too
-        raise CacheError(
-            f"This machine's features differ from those in {where} by {difference:.2e}",
-            rule=f"At most {tolerance:.2e} may separate features of one cache",
-            then="Go back to the library versions that `python -m extract info` names, or use another OUT",
-        )

@@ -51,13 +51,15 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.sha256)
 
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the features of row numbers `rows` (m,), in that order, float32 (m, D).
 
         The file is read once in order, by slices: HDF5's own fancy indexing of 10,000 rows takes minutes. Memory: the
         result and one slice.
         """
-        out = np.empty((len(rows), self.dim), np.float32) if out is None else out
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)}")
+        out = np.empty((len(rows), self.dim), np.float32)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         with _reading(self.path) as file:
@@ -102,8 +104,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
 def write(
     path: Path,
     recipe: dict[str, Any],
-    fingerprint: str,
-    provenance: dict[str, Any],
+    made_by: dict[str, Any],
     probe: np.ndarray,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
     n: int,
@@ -114,14 +115,14 @@ def write(
     """
     dim = probe.shape[1]
     with artifacts.replacing(path) as partial:
-        with h5py.File(partial, "w", userblock_size=USER_BLOCK) as file:
+        with _writing(partial) as file:
             chunks = (min(CHUNK, n), dim)
             features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
             sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(SLICE, n),), fletcher32=True)
             file.create_dataset("probe", data=probe, dtype="f4", chunks=probe.shape, fletcher32=True)
             file.attrs["schema"] = SCHEMA
-            file.attrs["fingerprint"] = np.bytes_(fingerprint)
-            for name, value in (("recipe", recipe), ("provenance", provenance)):
+            file.attrs["fingerprint"] = np.bytes_(fingerprint(recipe))
+            for name, value in (("recipe", recipe), ("provenance", made_by)):
                 file.attrs[name] = np.bytes_(json.dumps(value, sort_keys=True))
             start = 0
             for keys, rows in blocks:
@@ -131,6 +132,16 @@ def write(
         if start != n:
             raise CacheError(f"{path}: {start} rows came where {n} were announced")
         _stamp(partial)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[h5py.File]:
+    """Open for writing; HDF5's RuntimeError of a full disk becomes the OSError that it is."""
+    try:
+        with h5py.File(path, "w", userblock_size=USER_BLOCK) as file:
+            yield file
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _stamp(path: Path) -> None:
@@ -162,11 +173,9 @@ def check_bytes(path: Path) -> None:
 
 def verify(path: Path) -> FeatureCache:
     """Check a cache from its bytes up to its meaning and return it; CacheError says the first thing that is wrong."""
-    from extract import backbone
-
     check_bytes(path)
     cache = open_cache(path)
-    if backbone.fingerprint(cache.recipe) != cache.fingerprint:
+    if fingerprint(cache.recipe) != cache.fingerprint:
         raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=REPAIR)
     if len(set(cache.sha256.tolist())) != len(cache):
         raise CacheError(f"{path}: a digest stands there twice", then=REPAIR)
@@ -185,6 +194,36 @@ def _slices(cache: FeatureCache) -> Iterator[tuple[int, np.ndarray, np.ndarray]]
             yield start, file["sha256"][start : start + SLICE], file["features"][start : start + SLICE]
 
 
+def fingerprint(of: dict[str, Any]) -> str:
+    """SHA-256 of a recipe's canonical JSON."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def refuse_other_recipe(found: dict[str, Any], wanted: dict[str, Any], *, where: str) -> None:
+    """Raise CacheError naming the first field in which two recipes differ, and both values."""
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise CacheError(
+                f"{where} has another recipe: {name} is {found.get(name)!r}, not {wanted.get(name)!r}",
+                rule="One cache holds one recipe",
+                then="Use the BACKBONE it was made with, or another OUT for this one",
+            )
+
+
+def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
+    """Raise CacheError where two probes differ by more than 1e-4 x max(1, max|f|), saying by how much."""
+    if found.shape != expected.shape:
+        raise CacheError(f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}")
+    tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
+    difference = float(np.abs(found - expected).max())
+    if not difference <= tolerance:  # not: a NaN must be refused too
+        raise CacheError(
+            f"This machine's features differ from those in {where} by {difference:.2e}",
+            rule=f"At most {tolerance:.2e} may separate features of one cache",
+            then="Go back to the library versions that `python -m extract info` names, or use another OUT",
+        )
+
+
 def open_parts(folder: Path) -> list[FeatureCache]:
     """Open the finished parts of an extraction, in the order in which they were written."""
     return [open_cache(path) for path in sorted(folder.glob("part-*.h5"))]
@@ -194,27 +233,28 @@ def write_part(
     folder: Path,
     number: int,
     recipe: dict[str, Any],
-    fingerprint: str,
+    backbone: str,
     probe: np.ndarray,
     keys: list[str],
     features: np.ndarray,
 ) -> Path:
-    """Publish one slice of a running extraction. keys: n hex digests; features: float32 (n, D)."""
+    """Publish one slice of a running extraction. backbone: its name; keys: n digests; features: float32 (n, D)."""
     path = folder / f"part-{number:06d}.h5"
     blocks = [(np.array(keys, dtype="S64"), features)]
-    write(path, recipe, fingerprint, provenance(), probe, blocks, len(keys))
+    write(path, recipe, provenance(backbone=backbone), probe, blocks, len(keys))
     return path
 
 
-def seal(path: Path, parts: list[FeatureCache], old: FeatureCache | None, made_by: dict[str, Any]) -> FeatureCache:
-    """Join the old cache and the parts, in that order, into `path`; a digest counts once. Memory: one slice.
+def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> FeatureCache:
+    """Join the old cache and the parts, in that order, into `path`; a digest counts once.
 
-    Errors: CacheError when the disk has no room for the new file beside the old one.
+    Memory: the digests and one slice of features. Errors: CacheError for a source that is damaged (a new seal must
+    not cover it up), or when the disk has no room for the new file beside the old one.
     """
-    sources = ([old] if old else []) + parts
     seen: set[str] = set()
     keep = []
     for source in sources:
+        check_bytes(source.path)
         fresh = np.array([key not in seen for key in source.sha256.tolist()], dtype=bool)
         seen.update(source.sha256.tolist())
         keep.append(fresh)
@@ -227,7 +267,7 @@ def seal(path: Path, parts: list[FeatureCache], old: FeatureCache | None, made_b
                 mine = fresh[start : start + SLICE]
                 yield keys[mine], rows[mine]
 
-    write(path, first.recipe, first.fingerprint, made_by, first.probe, blocks(), int(sum(map(np.sum, keep))))
+    write(path, first.recipe, made_by, first.probe, blocks(), int(sum(map(np.sum, keep))))
     return open_cache(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,7 +20,6 @@ class OnepassError(Exception):
     exit_code = FAILED
 
     def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
-        self.event, self.rule, self.then = event, rule, then
         sentences = (text.strip().rstrip(".") + "." for text in (event, rule, then) if text)
         super().__init__(" ".join(sentences))
 
@@ -62,8 +62,14 @@ def guard(command: Callable[[], int]) -> int:
         print(f"onepass: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("onepass: Interrupted. Nothing published was touched; run the same command again.", file=sys.stderr)
+        print("onepass: Interrupted. What was published before stands; run the same command again.", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output, `head` say, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # a full disk, a read-only folder: the system's own words name the path
-        print(f"onepass: The system refused: {error}. Nothing published was touched.", file=sys.stderr)
+        print(
+            f"onepass: The system refused: {error}. What was published before stands. Mend that and run again.",
+            file=sys.stderr,
+        )
         return FAILED

@@ -18,7 +18,7 @@ from PIL import Image
 
 from extract import engines
 
-REASONS = ("missing", "io-error", "changed", "undecodable")  # the closed list of quarantine.csv
+REASONS = ("missing", "io-error", "changed", "undecodable", "not-finite")  # the closed list of quarantine.csv
 FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further pictures behind it, as some cameras write
 MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
 Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here; the limit above holds instead of its warning
@@ -108,6 +108,17 @@ def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarra
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise BadImage("changed", "the file changed while it was being read; it is tried again on the next run")
     return from_bytes(data, size)
+
+
+def load_any(paths: list[str], size: int, *, sha256: str) -> np.ndarray:
+    """Read the first of several copies that can be read; see `load`. Errors: BadImage of the last one."""
+    for path in paths[:-1]:
+        try:
+            return load(path, size, sha256=sha256)
+        except BadImage as error:
+            if error.reason == "undecodable":  # so are its copies
+                raise
+    return load(paths[-1], size, sha256=sha256)
 
 
 def from_bytes(data: bytes, size: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ SPLITS = ("train", "validation", "test")
 SHARES = (0.8, 0.1, 0.1)
 FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
 UNLABELLED = -1
+RECORD = "splits.csv"
+RECORD_COLUMNS = ("objectId", "sha256", "value", "type", "made")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Labels:
     """One row an id, in the table's order; arrays of length n.
 
     y: int8, 1 = `classes[1]`, 0 = `classes[0]`, -1 unlabelled. split: str from SPLITS. component: int, rows that share
-    a group or their bytes. `made`: how many splits the table left to us; `notes`: what a person should be told.
-    `conflicts`: rows (problem, objectId, sha256, value, split, group) of conflicts.csv.
+    a group or their bytes. made: bool, the table left the split to us. notes: what a person should be told.
+    conflicts: rows (problem, objectId, sha256, value, split, group) of conflicts.csv.
     """
 
     ids: np.ndarray
@@ -36,31 +39,44 @@ class Labels:
     split: np.ndarray
     group: np.ndarray
     component: np.ndarray
+    made: np.ndarray
     classes: tuple[str, str] | None
-    made: int
     notes: list[str]
     conflicts: list[tuple[str, ...]]
 
     @property
     def digest(self) -> str:
         """SHA-256 of ids, values, splits and groups in the order of the ids: the same labels give the same digest."""
-        rows = sorted(zip(self.ids, self.y.tolist(), self.split, self.group, strict=True))
-        return hashlib.sha256(repr((self.classes, rows)).encode(errors="surrogateescape")).hexdigest()
+        rows = sorted(zip(self.ids.tolist(), self.y.tolist(), self.split.tolist(), self.group.tolist(), strict=True))
+        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What splits.csv holds of earlier runs, by objectId. splits, values: as last read; made: splits that we made.
+
+    `made` has the digests as keys too, so that a renamed image keeps its split.
+    """
+
+    splits: dict[str, str]
+    values: dict[str, str]
+    made: dict[str, str]
+
+
+def check(table: pd.DataFrame, source: Path, positive: str | None) -> None:
+    """Raise InputError, naming line and column, for a third class or an unknown split; reads no image."""
+    _classes(source, table["value"], positive)
+    _given_splits(source, table["type"])
 
 
 def read(
-    table: pd.DataFrame,
-    digests: dict[str, str],
-    *,
-    source: Path,
-    positive: str | None = None,
-    recorded: dict[str, str] | None = None,
+    table: pd.DataFrame, digests: dict[str, str], source: Path, positive: str | None, recorded: dict[str, str]
 ) -> Labels:
     """Turn a table (see `manifest.read_table`) into Labels.
 
-    digests: objectId -> sha256. positive: the class that counts as 1. recorded: objectId -> split of earlier runs,
-    which wins where the table names no split.
-    Errors: InputError naming line and column for a third class or an unknown split.
+    digests: objectId -> sha256. positive: the class that counts as 1. recorded: `Record.made`, which wins where the
+    table names no split.
+    Errors: InputError as `check`.
     """
     classes = _classes(source, table["value"], positive)
     codes = {"": UNLABELLED, **({name: index for index, name in enumerate(classes)} if classes else {})}
@@ -70,10 +86,10 @@ def read(
     group = table["group"].to_numpy(str)
     component = components(sha256, group)
     given = _given_splits(source, table["type"])
-    split, notes = _complete_splits(given, component, ids, sha256, group, y, recorded or {})
+    before = np.array([recorded.get(name) or recorded.get(sha, "") for name, sha in zip(ids, sha256, strict=True)], str)
+    split, notes = _complete_splits(given, before, component, _keys(component, ids, sha256, group), y)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
-    made = int((given == "").sum())
-    return Labels(ids, sha256, y, split, group, component, classes, made, notes + _count(conflicts), conflicts)
+    return Labels(ids, sha256, y, split, group, component, given == "", classes, notes + _count(conflicts), conflicts)
 
 
 def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
@@ -125,29 +141,39 @@ def components(sha256: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _complete_splits(
-    given: np.ndarray,
-    component: np.ndarray,
-    ids: np.ndarray,
-    sha256: np.ndarray,
-    group: np.ndarray,
-    y: np.ndarray,
-    recorded: dict[str, str],
+    given: np.ndarray, before: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Fill the splits that the table leaves empty: what the component already has, else the stable split."""
+    """Fill the splits that the table leaves empty, whole components at a time.
+
+    A component takes the split that most of its rows are given, else the one that most of them had before, else the
+    stable split. given, before: str (n,), "" where there is none.
+    """
     todo = given == ""
     if not todo.any():
         return given, []
-    split = np.where(todo, np.array([recorded.get(name, "") for name in ids], dtype=str), given).astype("U10")
-    settled = {c: s for c, s in zip(component.tolist(), split.tolist(), strict=True) if s}
-    split = np.array([s or settled.get(c, "") for s, c in zip(split.tolist(), component.tolist(), strict=True)], "U10")
+    settled = _most_common(component, before) | _most_common(component, given)
+    split = np.array([g or settled.get(c, "") for g, c in zip(given.tolist(), component.tolist(), strict=True)], "U10")
     fresh = np.flatnonzero(split == "")
-    keys = _keys(component, ids, sha256, group)
     classes = [set(component[y == value].tolist()) for value in (0, 1)]
     quota = 0 < min(map(len, classes)) < FEW
-    split[fresh] = (_by_quota if quota else _by_hash)(fresh, component, keys, y, split)
-    made = f"{int(todo.sum()):,} rows name no split: {len(fresh):,} split 80/10/10 by "
-    made += f"quota within each class (a class has under {FEW} independent images)" if quota else "a stable hash"
-    return split, [made + f", {int(todo.sum()) - len(fresh):,} as recorded or as their group"]
+    split[fresh] = _by_quota(fresh, component, keys, y, split) if quota else _by_hash(fresh, component, keys)
+    moved = int((todo & (before != "") & (before != split)).sum())
+    how = f"by quota within each class (one has under {FEW} independent images)" if quota else "by a stable hash"
+    said = [
+        f"{len(fresh):,} split 80/10/10 {how}" if len(fresh) else "",
+        f"{moved:,} moved to the split of their group" if moved else "",
+        f"{int(todo.sum()) - len(fresh) - moved:,} as recorded or as their group",
+    ]
+    return split, [f"{int(todo.sum()):,} rows name no split: " + ", ".join(filter(None, said))]
+
+
+def _most_common(component: np.ndarray, splits: np.ndarray) -> dict[int, str]:
+    """Map each component that has any to its most frequent split; of equally frequent ones the first in SPLITS."""
+    counts: dict[int, Counter[str]] = {}
+    for number, split in zip(component.tolist(), splits.tolist(), strict=True):
+        if split:
+            counts.setdefault(number, Counter())[split] += 1
+    return {number: max(SPLITS, key=lambda s: (found[s], -SPLITS.index(s))) for number, found in counts.items()}
 
 
 def _keys(component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.ndarray) -> dict[int, float]:
@@ -163,9 +189,7 @@ def _keys(component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.
     }
 
 
-def _by_hash(
-    fresh: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray, split: np.ndarray
-) -> np.ndarray:
+def _by_hash(fresh: np.ndarray, component: np.ndarray, keys: dict[int, float]) -> np.ndarray:
     key = np.array([keys[c] for c in component[fresh].tolist()])
     return np.array(SPLITS)[np.searchsorted(np.cumsum(SHARES)[:2], key, side="right")]
 
@@ -227,21 +251,33 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def read_record(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what splits.csv recorded: objectId -> split, and objectId -> value."""
-    rows = artifacts.read_csv(path)
-    return {r["objectId"]: r["type"] for r in rows}, {r["objectId"]: r["value"] for r in rows}
+def read_record(*folders: Path) -> Record:
+    """Read what splits.csv recorded in some folders; a later folder wins."""
+    found = Record({}, {}, {})
+    for folder in folders:
+        for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS):
+            name = row["objectId"]
+            found.splits[name], found.values[name] = row["type"], row["value"]
+            if row["made"]:
+                found.made.update({key: row["type"] for key in (name, row["sha256"]) if key})
+    return found
 
 
-def write_record(path: Path, labels: Labels) -> None:
+def write_record(folder: Path, labels: Labels) -> None:
     """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
 
     Rows of ids that this table does not name are kept: one cache serves several tables.
     """
     mine = set(labels.ids.tolist())
-    kept = [(r["objectId"], r["value"], r["type"]) for r in artifacts.read_csv(path) if r["objectId"] not in mine]
-    rows = zip(labels.ids.tolist(), values(labels), labels.split.tolist(), strict=True)
-    artifacts.write_csv(path, ("objectId", "value", "type"), kept + list(rows))
+    kept = [
+        tuple(row.values())
+        for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS)
+        if row["objectId"] not in mine
+    ]
+    made = np.where(labels.made, "made", "")
+    columns = (labels.ids, labels.sha256, np.array(values(labels)), labels.split, made)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    artifacts.write_csv(folder / RECORD, RECORD_COLUMNS, [*kept, *rows])
 
 
 def values(labels: Labels) -> list[str]:

@@ -18,6 +18,7 @@ from extract.errors import InputError
 
 TABLE_COLUMNS = ("objectId", "value", "type", "path", "group")
 REQUIRED = ("objectId", "value")
+QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 COLUMNS = ("objectId", "path", "sha256", "size", "mtime_ns", "inode", "width", "height", "format", "orientation")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic")
 
@@ -55,9 +56,12 @@ class Manifest:
     @staticmethod
     def read(path: Path) -> Manifest:
         """Read manifest.csv; a file that is not there is an empty manifest."""
-        rows = pd.DataFrame(artifacts.read_csv(path), columns=list(COLUMNS), dtype=str)
+        rows = pd.DataFrame(artifacts.read_csv(path, COLUMNS), columns=list(COLUMNS), dtype=str)
         numbers = dict.fromkeys(("size", "mtime_ns", "inode", "width", "height", "orientation"), "int64")
-        return Manifest(rows.astype(numbers))
+        try:
+            return Manifest(rows.astype(numbers))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}", then="Delete it and run make features again") from error
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
@@ -86,6 +90,7 @@ def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.Data
         raise InputError(f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv") from error
     table = pd.DataFrame(cells, columns=header, index=pd.Index(lines, name="line"), dtype=str)
     table = table.reindex(columns=list(TABLE_COLUMNS), fill_value="")
+    table.attrs["source"] = str(source)  # for messages
     for column in ("value", "type", "group"):
         table[column] = table[column].str.strip()
     if table.empty:
@@ -132,22 +137,26 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
     Errors: InputError where two files answer to one id, or where the table's text leads outside `media`.
     """
     listing = _Listing()
+
+    def where(line: int, path: str) -> str:
+        return f"{table.attrs.get('source', 'the table')}, line {line}, column {'path' if path else 'objectId'}"
+
     rows = zip(table.index, table["objectId"], table["path"], strict=True)
     return [
-        _locate_row(listing, media, line, path or name, exact=bool(path), allow_outside=allow_outside)
+        _locate_row(listing, media, where(line, path), path or name, exact=bool(path), allow_outside=allow_outside)
         for line, name, path in rows
     ]
 
 
 def _locate_row(
-    listing: _Listing, media: Path, line: int, text: str, *, exact: bool, allow_outside: bool
+    listing: _Listing, media: Path, where: str, text: str, *, exact: bool, allow_outside: bool
 ) -> Path | None:
     relative = os.path.normpath(text)
     if "\0" in text or (not allow_outside and (os.path.isabs(text) or relative.split(os.sep)[0] == os.pardir)):
         raise InputError(
-            f"Line {line}: {text!r} leads outside {media}",
+            f"{where}: {text!r} leads outside {media}",
             rule="A table names files inside MEDIA",
-            then="Pass --allow-outside if that is meant",
+            then="Pass --allow-outside (make: ARGS=--allow-outside) if that is meant",
         )
     if exact:
         path = media / relative
@@ -158,7 +167,7 @@ def _locate_row(
         found += [path.parent / name for name in listing.matching(path.parent, path.name)]
     if len(found) > 1:
         raise InputError(
-            f"Line {line}: two files answer to objectId {text!r}: {found[0]} and {found[1]}",
+            f"{where}: two files answer to {text!r}: {found[0]} and {found[1]}",
             then="Remove one, or say which in a `path` column",
         )
     return found[0] if found else None
@@ -258,7 +267,20 @@ def _blank(name: str, path: str) -> tuple:
 
 
 def merge(known: Manifest, fresh: Manifest) -> Manifest:
-    """Rows of earlier tables stay, so that a cache serves several tables; an id in both is what `fresh` says."""
+    """Rows of earlier tables stay, so that a cache serves several tables; an id in both is what `fresh` says.
+
+    Errors: InputError where an id names another image than before and both files are there: two tables whose ids
+    mean different things must not share a manifest.
+    """
+    before = {row[0]: row for row in known.rows[["objectId", "path", "sha256"]].itertuples(index=False, name=None)}
+    for name, path, digest in fresh.rows[["objectId", "path", "sha256"]].itertuples(index=False, name=None):
+        _, old_path, old_digest = before.get(name, (name, path, digest))
+        if digest and old_digest and digest != old_digest and path != old_path and os.path.exists(old_path):
+            raise InputError(
+                f"objectId {name!r} is {old_path} in the manifest and {path} in this table",
+                rule="Beside one cache, an id names one image",
+                then="Use another OUT for this table",
+            )
     kept = known.rows[~known.rows["objectId"].isin(fresh.rows["objectId"])]
     rows = pd.concat([kept, fresh.rows], ignore_index=True) if len(kept) else fresh.rows
     return Manifest(rows, fresh.failures, fresh.hashed)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
@@ -19,13 +19,12 @@ import numpy as np
 from extract import artifacts, backbone, cache, images, labels, manifest, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
-from extract.manifest import Failure, Manifest
+from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest
 from extract.progress import Progress
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
 BATCH = {"cpu": 32, "gpu": 256}
-QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ class Config:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be embedded: digest -> path, in the manifest's order; and what is known already."""
+    """What is to be embedded: digest -> its copies, in the manifest's order; and what is known already.
 
-    todo: dict[str, str]
-    old: FeatureCache | None
-    parts: list[FeatureCache]
-    bad: dict[str, tuple[str, str]]  # digest -> (reason, detail) of images that earlier runs could not decode
+    sources: the old cache, where there is one, and the parts of a stopped run. bad: digest -> (reason, detail) of
+    images that earlier runs could not decode.
+    """
+
+    todo: dict[str, list[str]]
+    sources: list[FeatureCache]
+    bad: dict[str, tuple[str, str]]
 
 
 def extract(config: Config) -> int:
@@ -60,16 +62,16 @@ def extract(config: Config) -> int:
         for folder in (place.out, place.beside_cache, _parts_folder(place)):
             artifacts.sweep(folder)
         table = manifest.read_table(place.data)
-        scan = _scan(config, table)
-        said = _read_labels(place, table, scan)
+        labels.check(table, place.data, place.positive)  # before minutes of hashing
         source = backbone.resolve(place.backbone)
         recipe = backbone.recipe(source)
-        decoder = f"{images.decoder_version()} recipe {backbone.fingerprint(recipe)[:12]}"
+        decoder = f"{images.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
+        scan = _scan(config, table)
         plan = _plan(config, scan, recipe, decoder)
-        workspace.write_record(place, features={"status": "running"})  # only now the inputs are known to be sound
+        said = _record(place, table, scan)
         try:
             fresh, embedded, rate = _embed(config, plan, source, recipe) if plan.todo else ({}, 0, 0.0)
-            failures = scan.failures + _undecodable(scan, {**plan.bad, **fresh})
+            failures = scan.failures + _failures(scan, {**plan.bad, **fresh})
             _write_quarantine(place, scan, failures, decoder)
             _refuse_all_bad(place, scan, failures)
             sealed = _seal(place, source)
@@ -103,12 +105,14 @@ def _refuse_all_bad(place: Workspace, scan: Manifest, failures: list[Failure]) -
         )
 
 
-def _read_labels(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
-    """Check what the table says, complete its splits, record them, and tell what a person should know."""
-    recorded, _ = labels.read_record(place.out / "splits.csv")
-    said = labels.read(table, scan.digests(), source=place.data, positive=place.positive, recorded=recorded)
-    labels.write_record(place.out / "splits.csv", said)
+def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
+    """Record inputs and splits, now that both are known to be sound, and tell what a person should know."""
+    recorded = labels.read_record(place.beside_cache, place.out)
+    said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    labels.write_record(place.out, said)
     artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
+    for folder in {place.out, place.beside_cache}:  # a second OUT on this cache finds MEDIA and BACKBONE there
+        workspace.write_record(workspace.replace(place, out=folder), features={"status": "running"})
     if said.classes:
         print(
             f"labels    positive is {said.classes[1]!r}, negative is {said.classes[0]!r}; "
@@ -122,20 +126,28 @@ def _read_labels(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
 def _plan(config: Config, scan: Manifest, recipe: dict[str, Any], decoder: str) -> Plan:
     """Digests minus cached minus undecodable. Errors: CacheError when cache or parts hold another recipe."""
     place = config.workspace
-    old = cache.open_cache(place.cache) if place.cache.exists() else None
-    parts = cache.open_parts(_parts_folder(place))
-    for found in ([old] if old else []) + parts:
-        backbone.refuse_other_recipe(found.recipe, recipe, where=str(found.path))
-    rows = [] if config.retry else artifacts.read_csv(place.beside_cache / "quarantine.csv")
+    sources = _sources(place)
+    for found in sources:
+        where = f"{found.path}, made with {found.provenance.get('backbone')},"
+        cache.refuse_other_recipe(found.recipe, recipe, where=where)
+    rows = [] if config.retry else artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
     bad = {
         row["sha256"]: (row["reason"], row["detail"])
         for row in rows
         if row["reason"] == "undecodable" and row["decoder"] == decoder
     }
-    known = set(bad).union(*(found.sha256.tolist() for found in ([old] if old else []) + parts))
-    pairs = zip(scan.rows["sha256"], scan.rows["path"], strict=True)
-    todo = {digest: path for digest, path in pairs if digest and digest not in known}
-    return Plan(todo, old, parts, bad)
+    known = set(bad).union(*(found.sha256.tolist() for found in sources))
+    todo: dict[str, list[str]] = {}
+    for digest, path in zip(scan.rows["sha256"], scan.rows["path"], strict=True):
+        if digest and digest not in known:
+            todo.setdefault(digest, []).append(path)
+    return Plan(todo, sources, bad)
+
+
+def _sources(place: Workspace) -> list[FeatureCache]:
+    """Open the cache, where there is one, and the parts, in the order in which they are sealed."""
+    old = [cache.open_cache(place.cache)] if place.cache.exists() else []
+    return old + cache.open_parts(_parts_folder(place))
 
 
 def _embed(
@@ -145,17 +157,21 @@ def _embed(
     print(f"backbone  loading {workspace.shown(source.spec)}", flush=True)
     network = backbone.load(source)
     probe = backbone.probe(network)
-    for found in plan.parts or ([plan.old] if plan.old else []):
-        backbone.refuse_drift(probe, found.probe, where=str(found.path))
-    writer = _PartWriter(config.workspace, recipe, probe, plan.parts)
+    for found in plan.sources:
+        cache.refuse_drift(probe, found.probe, where=str(found.path))
+    writer = _PartWriter(config.workspace, source, recipe, probe)
     bad: dict[str, tuple[str, str]] = {}
     progress, started = Progress(len(plan.todo), "embedding"), time.monotonic()
     with _stop_signal() as stop, ThreadPoolExecutor(cpu_count() or 1) as pool:
         batches = _batches(plan.todo, network.input_size, config.batch or BATCH[network.device], pool, bad, progress)
         try:
             for keys, pixels in batches:
-                writer.add(keys, network.embed(pixels))
-                progress.add(len(keys))
+                features = network.embed(pixels)
+                finite = np.isfinite(features).all(axis=1)
+                writer.add([key for key, ok in zip(keys, finite, strict=True) if ok], features[finite])
+                for key in np.array(keys)[~finite].tolist():
+                    bad[key] = ("not-finite", "the backbone's features of this image are not all finite numbers")
+                progress.add(len(keys), bad=int((~finite).sum()))
                 if stop.is_set():
                     break
         finally:  # whatever ended the loop, what was embedded is kept
@@ -172,7 +188,7 @@ def _embed(
 
 
 def _batches(
-    todo: dict[str, str],
+    todo: dict[str, list[str]],
     size: int,
     batch: int,
     pool: ThreadPoolExecutor,
@@ -196,11 +212,11 @@ def _batches(
         yield keys, np.stack(pixels)
 
 
-def _ahead(todo: dict[str, str], size: int, depth: int, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future]]:
+def _ahead(todo: dict[str, list[str]], size: int, depth: int, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future]]:
     """Yield (digest, future pixels) in the plan's order, with at most `depth` images in memory ahead of the reader."""
     queue: deque[tuple[str, Future]] = deque()
-    for digest, path in todo.items():
-        queue.append((digest, pool.submit(images.load, path, size, sha256=digest)))
+    for digest, paths in todo.items():
+        queue.append((digest, pool.submit(images.load_any, paths, size, sha256=digest)))
         if len(queue) == depth:
             yield queue.popleft()
     yield from queue
@@ -209,9 +225,10 @@ def _ahead(todo: dict[str, str], size: int, depth: int, pool: ThreadPoolExecutor
 class _PartWriter:
     """Collects rows and publishes a part every PART_ROWS rows or PART_SECONDS seconds."""
 
-    def __init__(self, place: Workspace, recipe: dict[str, Any], probe: np.ndarray, before: list[FeatureCache]) -> None:
-        self._folder, self._recipe, self._probe = _parts_folder(place), recipe, probe
-        self._number = 1 + max((int(part.path.stem.split("-")[1]) for part in before), default=0)
+    def __init__(self, place: Workspace, source: backbone.Source, recipe: dict[str, Any], probe: np.ndarray) -> None:
+        self._folder, self._name, self._recipe, self._probe = _parts_folder(place), source.name, recipe, probe
+        before = sorted(self._folder.glob("part-*.h5"))
+        self._number = int(before[-1].stem.split("-")[1]) + 1 if before else 1
         self._keys: list[str] = []
         self._features: list[np.ndarray] = []
         self._since, self.rows = time.monotonic(), 0
@@ -224,15 +241,8 @@ class _PartWriter:
 
     def flush(self) -> None:
         if self._keys:
-            cache.write_part(
-                self._folder,
-                self._number,
-                self._recipe,
-                backbone.fingerprint(self._recipe),
-                self._probe,
-                self._keys,
-                np.concatenate(self._features),
-            )
+            features = np.concatenate(self._features)
+            cache.write_part(self._folder, self._number, self._recipe, self._name, self._probe, self._keys, features)
             self._number, self.rows = self._number + 1, self.rows + len(self._keys)
             self._keys, self._features = [], []
         self._since = time.monotonic()
@@ -265,19 +275,20 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
     """Join parts into the cache, if there are any, and clear them away."""
-    folder = _parts_folder(place)
-    parts = cache.open_parts(folder)
-    if not parts:
-        return cache.open_cache(place.cache)
-    old = cache.open_cache(place.cache) if place.cache.exists() else None
-    sealed = cache.seal(place.cache, parts, old, cache.provenance(backbone=source.spec))
-    for part in parts:
-        part.path.unlink()
-    folder.rmdir()
+    sources = _sources(place)
+    if sources[-1].path == place.cache:
+        return sources[-1]
+    sealed = cache.seal(place.cache, sources, cache.provenance(backbone=source.name))
+    for part in sources:
+        if part.path != place.cache:
+            part.path.unlink()
+    with suppress(OSError):  # somebody's own file in there stays there
+        _parts_folder(place).rmdir()
     return sealed
 
 
-def _undecodable(scan: Manifest, bad: dict[str, tuple[str, str]]) -> list[Failure]:
+def _failures(scan: Manifest, bad: dict[str, tuple[str, str]]) -> list[Failure]:
+    """Return a row for each object whose digest is bad."""
     rows = zip(scan.rows["objectId"], scan.rows["path"], scan.rows["sha256"], strict=True)
     return [Failure(name, path, *bad[digest], digest) for name, path, digest in rows if digest in bad]
 
@@ -286,7 +297,7 @@ def _write_quarantine(place: Workspace, scan: Manifest, failures: list[Failure],
     """Write this table's failures; rows of objects that only other tables name are kept."""
     path = place.beside_cache / "quarantine.csv"
     mine = set(scan.rows["objectId"])
-    rows = [tuple(row.values()) for row in artifacts.read_csv(path) if row["objectId"] not in mine]
+    rows = [tuple(row.values()) for row in artifacts.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
     rows += [(f.object_id, f.path, f.sha256, f.reason, f.detail, decoder) for f in failures]
     artifacts.write_csv(path, QUARANTINE_COLUMNS, rows)
 

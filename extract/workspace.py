@@ -56,6 +56,8 @@ def resolve(
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
         return _demo(backbone)
     folder = _absolute(out or ARTIFACTS)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
     mine = read_record(folder).get("inputs", {})
     cache_path = _absolute(cache or mine.get("cache") or folder / "features.h5")
     known = {**read_record(cache_path.parent).get("inputs", {}), **mine}
@@ -65,13 +67,27 @@ def resolve(
             then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
         )
     table = _absolute(data or known["data"])
-    where = media or known.get("media") or os.environ.get("MEDIA_DIR") or table.parent
+    where = media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
     spec = backbone or known.get("backbone") or BACKBONE
-    if spec != BACKBONE:
+    if spec.endswith((".keras", ".h5")):
         spec = str(_absolute(spec))
     if positive is None and str(table) == known.get("data"):
         positive = known.get("positive")
     return Workspace(folder, cache_path, table, _absolute(where), spec, positive)
+
+
+def cache_of(*, out: str | None, cache: str | None) -> Path:
+    """Return the cache that OUT and CACHE mean, for verbs that look at nothing else; with neither, the last one."""
+    if cache is None and out is None and not (ARTIFACTS / RECORD).exists():
+        out = str(DEMO)
+    folder = _absolute(out or ARTIFACTS)
+    return _absolute(cache or read_record(folder).get("inputs", {}).get("cache") or folder / "features.h5")
+
+
+def _media_given(known: dict[str, str]) -> str | None:
+    """Return a recorded MEDIA, unless it was only the folder of the table that was recorded with it."""
+    media = known.get("media")
+    return media if media and media != os.path.dirname(known["data"]) else None
 
 
 def shown(path: str | Path) -> str:
@@ -94,15 +110,22 @@ def _demo(spec: str | None) -> Workspace:
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what the verbs recorded in `folder`; {} where none did."""
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("inputs"), dict):
+            raise ValueError("it has no inputs")
+        return record
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise InputError(f"{folder / RECORD} is not JSON: {error}", then="Delete it and give DATA and MEDIA") from error
+        raise InputError(
+            f"{folder / RECORD} is not as it was written: {error}", then="Delete it and give DATA and MEDIA"
+        ) from error
 
 
 def write_record(workspace: Workspace, **entries: Any) -> None:
     """Record the inputs in OUT, with further entries (a verb's own facts) beside them."""
     inputs = {name: str(value) for name, value in asdict(workspace).items() if value is not None and name != "out"}
+    if workspace.cache == workspace.out / "features.h5":
+        del inputs["cache"]  # so that a folder which is moved or copied goes on with its own
     record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}
     artifacts.write_json(workspace.out / RECORD, record)

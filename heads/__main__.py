@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from extract import backbone, cache, workspace
 from extract import run as extraction
-from extract import workspace
-from extract.__main__ import add_workspace_flags, workspace_of
+from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.errors import DONE, UsageError, guard
 from extract.workspace import Workspace, shown
 
@@ -32,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("train", "export", "predict"):
             verb.add_argument("--head", help="a head's name; several with commas for train")
         if name in ("train", "compare", "export"):
-            verb.add_argument("--seed", type=int, default=0, help="seed of training, resampling and sampling")
-    parsers["export"].add_argument("--parity-images", type=int, default=256, help="images parity looks at; 0 for all")
+            verb.add_argument("--seed", type=number(0), default=0, help="seed of training, resampling and sampling")
+    parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
     parsers["predict"].add_argument("--output", help="where the CSV goes; default: OUT/predictions.csv")
@@ -50,50 +50,61 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     if demo and not place.cache.exists():
         extraction.extract(extraction.Config(place))
     if demo and heads and not (place.out / "heads").exists():
-        _train(argparse.Namespace(**{**vars(flags), "head": None, "seed": 0}))
+        _train_heads("head", place, None, 0)
+    if flags.backbone:  # a given backbone must be the cache's; not given, the cache's own is meant
+        found = cache.open_cache(place.cache)
+        cache.refuse_other_recipe(
+            found.recipe, backbone.recipe(backbone.resolve(place.backbone)), where=str(place.cache)
+        )
     return place
 
 
-def _train(flags: argparse.Namespace) -> int:
+def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int) -> None:
+    """Train heads (None: the default ones; every one for compare), print the table, and for compare write it."""
     from heads import dataset, registry, report, train
 
-    place = _place(flags)
-    names = flags.head.split(",") if flags.head else list(registry.DEFAULT)
+    names = list(dict.fromkeys(names or [])) or list(registry.HEADS if verb == "compare" else registry.DEFAULT)
     for name in names:
-        registry.create(name, flags.seed)  # an unknown name is refused before anything is read
+        registry.create(name, seed)  # an unknown name is refused before anything is read
+    print(f"{verb:<9} {place.describe()}", flush=True)
     data = dataset.join(place)
-    _print_notes("head", place, data.notes)
-    heads, chosen = train.run(place, data, names, flags.seed, test="all")
+    for note in data.notes:
+        print(f"labels    {note}")
+    heads, chosen = train.run(place, data, names, seed)
+    if verb == "compare":
+        report.write(place, data, heads, chosen)
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]))
+
+
+def _train(flags: argparse.Namespace) -> int:
+    _train_heads("head", _place(flags), flags.head.split(",") if flags.head else None, flags.seed)
     return DONE
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from heads import dataset, registry, report, train
-
     place = _place(flags)
-    data = dataset.join(place)
-    _print_notes("compare", place, data.notes)
-    heads, chosen = train.run(place, data, list(registry.HEADS), flags.seed, test="chosen")
-    report.write(place, data, heads, chosen)
-    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]))
+    _train_heads("compare", place, None, flags.seed)
     print(
         f"compare   {shown(place.out / 'comparison.csv')} and comparison.json; bundles in {shown(place.out / 'heads')}"
     )
     return DONE
 
 
-def _print_notes(verb: str, place: Workspace, notes: list[str]) -> None:
-    print(f"{verb:<9} {place.describe()}")
-    for note in notes:
-        print(f"labels    {note}")
+def _choose(place: Workspace, name: str | None) -> tuple[str, str]:
+    from heads import bundle
+
+    if name and name not in bundle.trained(place.out / "heads"):
+        from heads import registry
+
+        registry.create(name, 0)  # no such head: the error lists those there are
+    return bundle.choose(place.out / "heads", name)
 
 
 def _export(flags: argparse.Namespace) -> int:
-    from heads import bundle, export
+    from heads import export
 
     place = _place(flags, heads=True)
-    name, why = bundle.choose(place.out / "heads", flags.head or None)
+    name, why = _choose(place, flags.head or None)
     print(f"export    head {name} ({why})", flush=True)
     for result in export.export(place, name, n_images=flags.parity_images, seed=flags.seed):
         print(
@@ -105,12 +116,12 @@ def _export(flags: argparse.Namespace) -> int:
 
 
 def _predict(flags: argparse.Namespace) -> int:
-    from heads import bundle, predict
+    from heads import predict
 
     if flags.model:
         return _predict_alone(flags)
     place = _place(flags, heads=True)
-    name, why = bundle.choose(place.out / "heads", flags.head or None)
+    name, why = _choose(place, flags.head or None)
     print(f"predict   head {name} ({why})", flush=True)
     source = Path(flags.input) if flags.input else place.data
     files = predict.list_files(source, place.media, allow_outside=flags.allow_outside)
@@ -137,7 +148,8 @@ def _predict_alone(flags: argparse.Namespace) -> int:
 def _list(flags: argparse.Namespace) -> int:
     from heads import bundle, registry
 
-    trained = bundle.trained(workspace_of(flags).out / "heads")
+    beside = workspace.cache_of(out=flags.out or None, cache=None).parent
+    trained = bundle.trained((Path(flags.out) if flags.out else beside) / "heads")
     for name in registry.HEADS:
         print(f"{name:<18}{'trained' if name in trained else ''}".rstrip())
     return DONE

@@ -10,7 +10,7 @@ from joblib import parallel_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from threadpoolctl import threadpool_limits
 
 from heads.layers import Dense, fold, forward, standardisation, standardise
@@ -28,6 +28,13 @@ class Head(ClassifierMixin, BaseEstimator):
     layers_: list[Dense]
     training_: dict[str, Any]
     classes_ = np.array([0, 1])
+
+    def prepare(self) -> None:
+        """Load what fit needs, so that the seconds of a fit are its own."""
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the figures should know about the fit."""
+        return []
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, 2) of the classes 0 and 1 for features X (n, D)."""
@@ -84,11 +91,19 @@ class LogisticHead(Head):
         }
         return self
 
+    def notes(self) -> list[str]:
+        said = [] if self.training_["converged"] else [f"not converged after {self.training_['iterations']} iterations"]
+        if self.training_["C"] in (CS[0], CS[-1]):
+            said.append(f"C = {self.training_['C']:g} lies at the edge of what was searched")
+        return said
+
     def _choose_c(
         self, Z: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None, groups: np.ndarray
     ) -> tuple[float, str]:
         """Return C and how it was found; where a class has too few groups for two folds, the middle of the grid."""
-        rows = _whole_groups(groups, self.cv_rows, self.seed)
+        rows = np.arange(len(y))
+        if len(y) > self.cv_rows:
+            rows, _ = train_test_split(rows, train_size=self.cv_rows, stratify=y, random_state=self.seed)
         folds = min(FOLDS, *(len(np.unique(groups[rows][y[rows] == value])) for value in (0, 1)))
         if folds < 2:
             return float(CS[len(CS) // 2]), "none: a class has fewer than two groups"
@@ -106,17 +121,6 @@ class LogisticHead(Head):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the final fit reports its own
             search.fit(Z[rows], y[rows], None if sample_weight is None else sample_weight[rows])
         return float(search.C_), f"{folds} folds by group, {len(rows):,} rows, C of {CS[0]:g} to {CS[-1]:g} by log loss"
-
-
-def _whole_groups(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return the row numbers of randomly chosen whole groups, `most` rows or a little less."""
-    if len(groups) <= most:
-        return np.arange(len(groups))
-    number = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(number)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    chosen = order[: max(2, np.searchsorted(np.cumsum(sizes[order]), most))]
-    return np.flatnonzero(np.isin(number, chosen))
 
 
 class MajorityHead(Head):

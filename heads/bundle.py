@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone
-from extract.cache import FeatureCache
+from extract import artifacts
+from extract.cache import FeatureCache, refuse_other_recipe
 from extract.errors import HeadError
 from heads.layers import ACTIVATIONS, Dense, forward
 
@@ -32,10 +32,6 @@ class Bundle:
         """Return the probability of the positive class for features X (n, D): float64 (n,)."""
         return forward(self.layers, X)
 
-    def decide(self, p: np.ndarray) -> np.ndarray:
-        """Return the class name of each probability (n,)."""
-        return np.array(self.facts["classes"])[(p >= self.facts["threshold"]).astype(int)]
-
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
         arrays = {
@@ -47,8 +43,19 @@ class Bundle:
         (folder / "head.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def decide(facts: dict[str, Any], p: np.ndarray) -> np.ndarray:
+    """Return the class name of each probability (n,), by the classes and the threshold of a head.json."""
+    return np.array(facts["classes"])[(p >= facts["threshold"]).astype(int)]
+
+
 def load(folder: Path) -> Bundle:
     """Read a bundle. Errors: HeadError naming what is missing or does not fit."""
+    facts = read_facts(folder)
+    return Bundle(_read_layers(folder, facts), facts)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read head.json from a bundle or an export. Errors: HeadError."""
     try:
         facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -60,7 +67,7 @@ def load(folder: Path) -> Bundle:
         raise HeadError(
             f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
         )
-    return Bundle(_read_layers(folder, facts), facts)
+    return facts
 
 
 def _read_layers(folder: Path, facts: dict[str, Any]) -> list[Dense]:
@@ -87,13 +94,14 @@ def _read_layers(folder: Path, facts: dict[str, Any]) -> list[Dense]:
 
 def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
     """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
-    backbone.refuse_other_recipe(found.recipe, bundle.facts["recipe"], where=f"{found.path}, against the trained head,")
+    refuse_other_recipe(found.recipe, bundle.facts["recipe"], where=f"{found.path}, against the trained head,")
     if bundle.facts["dim"] != found.dim:
         raise HeadError(f"The head takes {bundle.facts['dim']} features, {found.path} has {found.dim}")
 
 
 def trained(heads: Path) -> list[str]:
-    """Return the names of the heads that are trained in a folder."""
+    """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
+    artifacts.sweep(heads)
     return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
 
 
@@ -105,16 +113,21 @@ def choose(heads: Path, name: str | None) -> tuple[str, str]:
             f"No trained head {name or ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
-    if name:
-        return name, "as asked"
     newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
-    labels = load(heads / newest).facts["table_digest"]
-    losses = {
-        each: validation_log_loss(heads / each) for each in names if load(heads / each).facts["table_digest"] == labels
-    }  # losses on other labels do not compare
+    current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
+    if name:
+        return name, "as asked" + ("" if name in current else f"; trained on other labels or features than {newest}")
+    losses = {each: validation_log_loss(heads / each) for each in current}
     best = min(losses, key=losses.__getitem__)
-    others = f"; {len(names) - len(losses)} trained on other labels left out" if len(losses) < len(names) else ""
-    return best, f"lowest validation log loss of {len(losses)} trained heads, {losses[best]:.4f}{others}"
+    others = len(names) - len(current)
+    left_out = f"; {others} trained on other labels or features left out" if others else ""
+    return best, f"lowest validation log loss of {len(losses)} trained heads, {losses[best]:.4f}{left_out}"
+
+
+def _made_of(folder: Path) -> tuple[str, str]:
+    """Return labels and recipe of a trained head: losses on others do not compare."""
+    facts = read_facts(folder)
+    return facts["table_digest"], facts["fingerprint"]
 
 
 def validation_log_loss(folder: Path) -> float:

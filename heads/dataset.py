@@ -11,8 +11,8 @@ import numpy as np
 from extract import artifacts, cache, labels, manifest, workspace
 from extract.cache import FeatureCache
 from extract.errors import CacheError, InputError
-from extract.labels import SPLITS, Labels
-from extract.manifest import Manifest
+from extract.labels import SPLITS, Labels, Record
+from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
 
 
@@ -48,7 +48,7 @@ class Dataset:
 
 
 def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
-    """Read the table afresh, complete its splits as recorded, record them, and say what changed since.
+    """Read the table afresh, complete its splits as recorded, and say what changed since.
 
     Errors: InputError for a table that names objects the manifest lacks.
     """
@@ -63,20 +63,16 @@ def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
             rule="Heads are trained on images that were embedded",
             then="Run make features with this table",
         )
-    here, there = (labels.read_record(folder / "splits.csv") for folder in (place.out, place.beside_cache))
-    splits, values = {**there[0], **here[0]}, {**there[1], **here[1]}
-    said = labels.read(table, known, source=place.data, positive=place.positive, recorded=splits)
-    changed = _changes(said, splits, values)
-    labels.write_record(place.out / "splits.csv", said)
-    if place.out != place.beside_cache:  # make features recorded nothing in this OUT
-        workspace.write_record(place)
-    return said, [*changed, *said.notes]
+    recorded = labels.read_record(place.beside_cache, place.out)
+    said = labels.read(table, known, place.data, place.positive, recorded.made)
+    return said, [*_changes(said, labels.read_record(place.out)), *said.notes]
 
 
-def _changes(said: Labels, splits: dict[str, str], values: dict[str, str]) -> list[str]:
-    ids, now = said.ids.tolist(), labels.values(said)
-    relabelled = sum(name in values and values[name] != value for name, value in zip(ids, now, strict=True))
-    moved = sum(name in splits and splits[name] != split for name, split in zip(ids, said.split.tolist(), strict=True))
+def _changes(said: Labels, before: Record) -> list[str]:
+    """Say how many labels and splits are not as this OUT's last run recorded them."""
+    rows = list(zip(said.ids.tolist(), labels.values(said), said.split.tolist(), strict=True))
+    relabelled = sum(before.values.get(name, value) != value for name, value, _ in rows)
+    moved = sum(before.splits.get(name, split) != split for name, _, split in rows)
     return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
 
 
@@ -96,6 +92,8 @@ def join(place: Workspace) -> Dataset:
     notes += _left_out(said, at)
     parts = _split(found, said, at, usable)
     _refuse_absent_class(place, parts, said.classes)
+    labels.write_record(place.out, said)
+    workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
     return Dataset(parts, said.classes, said.digest, found, notes)
 
 
@@ -106,7 +104,9 @@ def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
 
 
 def _refuse_incomplete(place: Workspace, said: Labels, at: np.ndarray) -> None:
-    quarantined = {row["objectId"] for row in artifacts.read_csv(place.beside_cache / "quarantine.csv")}
+    quarantined = {
+        row["objectId"] for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+    }
     lacking = [name for name in said.ids[at < 0].tolist() if name not in quarantined]
     if lacking:
         raise CacheError(
@@ -133,15 +133,19 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
 
 
 def _refuse_absent_class(place: Workspace, parts: dict[str, Part], classes: tuple[str, str]) -> None:
+    have = {name: Counter(part.y.tolist()) for name, part in parts.items()}
+    for value in (0, 1):
+        if not any(counts[value] for counts in have.values()):
+            raise InputError(f"{place.data} has no usable row of class {classes[value]!r}", then="Label some")
     for name, part in parts.items():
-        have = Counter(part.y.tolist())
-        absent = [classes[value] for value in (0, 1) if not have[value]]
+        absent = [classes[value] for value in (0, 1) if not have[name][value]]
         if absent and (name != "test" or len(part)):  # a table without any test rows can still train a head
             raise InputError(
                 f"Split {name} of {place.data} has {len(part):,} usable rows and none of class "
                 f"{' nor '.join(map(repr, absent))}",
                 rule="Train and validation need both classes, and so does test where there is one",
-                then="Correct column type, or leave it empty and the split is made for you",
+                then="Correct column type, or leave it empty and the split is made for you "
+                f"(anew, once {place.out / labels.RECORD} is deleted)",
             )
 
 

@@ -61,28 +61,33 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone)
-    backbone.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
+    cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
         write_formats(join(network.model, bundle.layers), folder, network.input_size)
         results = [check(folder, each, sample, bundle.facts["threshold"], network.input_size) for each in FORMATS]
-        for result in results:
-            if not result.ok:
-                _remove(folder / result.format)
+        failed = [result for result in results if not result.ok]
+        for result in failed:
+            _remove(folder / result.format)
+        if len(failed) == len(results):
+            raise _parity_error(failed)  # before the folder replaces an export that was good
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
         (folder / "MODEL_CARD.md").write_text(card.render(bundle.facts, figures, [asdict(r) for r in results]))
-    failed = [result for result in results if not result.ok]
     if failed:
-        listed = ", ".join(f"{r.format} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips)" for r in failed)
-        raise HeadError(
-            f"Parity failed and these formats were not published: {listed}",
-            rule=f"An export agrees with the cached features to {TOLERANCE:g}",
-            then="Check library versions with `python -m extract info`, then run make features in a new OUT",
-        )
+        raise _parity_error(failed)
     return results
+
+
+def _parity_error(failed: list[Parity]) -> HeadError:
+    listed = ", ".join(f"{r.format} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips)" for r in failed)
+    return HeadError(
+        f"Parity failed and these formats were not published: {listed}",
+        rule=f"An export agrees with the cached features to {TOLERANCE:g}",
+        then="Check library versions with `python -m extract info`, then run make features in a new OUT",
+    )
 
 
 def join(model: Any, layers: list[Dense]) -> Any:
@@ -169,7 +174,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
 def check(folder: Path, name: str, sample: Sample, threshold: float, size: int) -> Parity:
     """Load one format from its file and compare it on the sample's raw files. Errors: HeadError when none is there."""
     run, _ = open_export(folder / name)
-    got = np.full(len(sample.p), np.nan)
+    got, seen = np.zeros(len(sample.p)), np.zeros(len(sample.p), bool)
     for start in range(0, len(sample.p), BATCH):
         batch = {}
         for i in range(start, min(start + BATCH, len(sample.p))):
@@ -178,24 +183,23 @@ def check(folder: Path, name: str, sample: Sample, threshold: float, size: int) 
             except images.BadImage:  # moved or changed since make features: nothing to compare with
                 continue
         if batch:
-            got[list(batch)] = run(np.stack(list(batch.values())))
-    return compare(name, got, sample.p, threshold)
-
-
-def compare(name: str, got: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
-    """Compare probabilities (n,), NaN where an image was gone. A flip counts only where |p - threshold| > tolerance."""
-    seen = ~np.isnan(got)
-    if not seen.any():
+            got[list(batch)], seen[list(batch)] = run(np.stack(list(batch.values()))), True
+    if 2 * seen.sum() < len(seen):
         raise HeadError(
-            f"None of the {len(got):,} images for the parity check could be read where the manifest says",
+            f"Only {seen.sum()} of the {len(seen):,} images for the parity check are where and what the manifest says",
             rule="An export is published only after parity on real images",
             then="Run make features again",
         )
-    difference = np.abs(got - expected)[seen]
-    clear = np.abs(expected - threshold)[seen] > TOLERANCE
-    flips = int((((got >= threshold) != (expected >= threshold))[seen] & clear).sum())
-    largest = float(difference.max())
-    return Parity(name, "pixels", int(seen.sum()), largest, TOLERANCE, flips, largest <= TOLERANCE and not flips)
+    return compare(name, got[seen], sample.p[seen], threshold)
+
+
+def compare(name: str, got: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+    """Compare an export's probabilities (n,) with the expected ones; one that is not finite fails."""
+    difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
+    clear = np.abs(expected - threshold) > TOLERANCE
+    flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
+    largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
+    return Parity(name, "pixels", len(got), largest, TOLERANCE, flips, largest <= TOLERANCE and not flips)
 
 
 def _remove(path: Path) -> None:

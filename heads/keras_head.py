@@ -66,6 +66,15 @@ class SigmoidHead(Head):
         }
         return self
 
+    def prepare(self) -> None:
+        engines.load()
+
+    def notes(self) -> list[str]:
+        steps = self.training_["optimiser_steps"]
+        if self.patience is not None or steps >= ORIGINAL_STEPS // 2:
+            return []
+        return [f"{steps} optimiser steps; the original took {ORIGINAL_STEPS}, so it is undertrained here"]
+
     def _weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight != "balanced":
             return sample_weight

@@ -28,9 +28,9 @@ def forward(layers: list[Dense], X: np.ndarray) -> np.ndarray:
 
 
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and scale of each column of X (n, D), float64 (D,); a constant column's scale is 1.
+    """Return mean and scale of each column of X (n, D), float64 (D,).
 
-    Memory: one block of rows.
+    The scale of a column that is constant to float32 is 1. Memory: one block of rows.
     """
     total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     for start in range(0, len(X), ROWS):
@@ -39,7 +39,7 @@ def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         squares += (block**2).sum(axis=0)
     mean = total / len(X)
     variance = np.maximum(squares / len(X) - mean**2, 0)
-    return mean, np.where(variance > 1e-12, np.sqrt(variance), 1.0)
+    return mean, np.where(variance > 1e-10 * np.maximum(1, mean**2), np.sqrt(variance), 1.0)
 
 
 def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

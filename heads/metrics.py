@@ -1,9 +1,9 @@
 """Figures with their intervals: pure functions of labels, probabilities and groups.
 
 Proportions (accuracy, precision, recall) carry a Wilson interval on the effective n: the design effect of the groups
-divides n, and Student's t with G - 1 degrees of freedom replaces the normal quantile (Korn & Graubard 1998). Balanced
-accuracy, the mean of two recalls, combines their intervals (MOVER, Zou & Donner 2008); F1 is 2J / (1 + J) of the
-proportion J = TP / (TP + FP + FN), and so is its interval. AUC, average precision, log loss and Brier score carry a t
+divides n, and Student's t with G - 1 degrees of freedom replaces the normal quantile (Korn & Graubard 1998). So does
+balanced accuracy, whose variance is linearised over the groups; F1 is 2J / (1 + J) of the proportion
+J = TP / (TP + FP + FN), and so is its interval. AUC, average precision, log loss and Brier score carry a t
 interval with the standard error of a group bootstrap, by the delta method on the logit scale (log loss: the log), so
 that it stays inside its range. No interval has zero width. Below 40 groups all of this is approximate, and is marked.
 `benchmarks/intervals.py` shows how often these intervals cover the truth.
@@ -20,7 +20,7 @@ from scipy.special import expit, logit
 from scipy.stats import t as student
 
 RESAMPLES = 500  # the standard error of a standard error is then 3 %
-BLOCK_CELLS = 4_000_000  # resample weights held at a time: 32 MB
+BLOCK_CELLS = 2_000_000  # resample weights held at a time; with what is computed from them about 150 MB
 FEW_GROUPS = 40
 LEVEL = 0.95
 NAMES = (
@@ -80,15 +80,17 @@ def evaluate(
         "accuracy": (called == y, everything),
         "precision": (y, called),
         "recall": (called, y),
-        "specificity": (~called, ~y),
         "jaccard": (y & called, y | called),
     }
     found = {name: _proportion(hits[rows], groups[rows]) for name, (hits, rows) in subsets.items()}
-    found["balanced_accuracy"] = _mean(found["recall"], found["specificity"], len(y), int(groups.max()) + 1)
+    # what rests on both classes has no more independent groups than the rarer class
+    of_class = min(len(np.unique(groups[y])), len(np.unique(groups[~y])))
+    found["balanced_accuracy"] = _balanced_accuracy(y, called, groups, of_class)
     found["f1"] = _f1(found["jaccard"], len(y))
     values, spread = _bootstrapped(y, p, groups, seed, resamples)
     for name, value in values.items():
-        found[name] = _interval(value, spread[name], len(y), int(groups.max()) + 1, log_scale=name == "log_loss")
+        g = int(groups.max()) + 1 if name in ("log_loss", "brier") else of_class
+        found[name] = _interval(value, spread[name], len(y), g, log_scale=name == "log_loss")
     return {name: found[name] for name in NAMES}
 
 
@@ -127,13 +129,19 @@ def _quantile(groups: int) -> float:
     return float(student.ppf(0.5 + LEVEL / 2, max(groups - 1, 1)))
 
 
-def _mean(a: Metric, b: Metric, n: int, groups: int) -> Metric:
-    """The mean of two proportions of different rows, with the interval that recovers their variances."""
-    assert a.value is not None and b.value is not None  # both classes are present
-    low = np.hypot(a.value - a.low, b.value - b.low) / 2
-    high = np.hypot(a.high - a.value, b.high - b.value) / 2
-    value = (a.value + b.value) / 2
-    return Metric(value, max(0.0, float(value - low)), min(1.0, float(value + high)), n, groups)
+def _balanced_accuracy(y: np.ndarray, called: np.ndarray, groups: np.ndarray, g: int) -> Metric:
+    """Wilson with the n at which a proportion would have the variance of the mean of both recalls.
+
+    A group's share in that variance is the sum of its rows' residuals, each weighted by 1 / (2 x its class's count).
+    """
+    hits = called == y
+    recalls = np.where(y, hits[y].mean(), hits[~y].mean())
+    residuals = np.bincount(groups, weights=(hits - recalls) / (2 * np.where(y, y.sum(), (~y).sum())))
+    value = float((hits[y].mean() + hits[~y].mean()) / 2)
+    variance = len(residuals) / max(len(residuals) - 1, 1) * float((residuals**2).sum())
+    n = value * (1 - value) / variance if variance > 0 else float(g)
+    low, high = wilson(value, n, _quantile(g))
+    return Metric(value, low, high, len(y), g)
 
 
 def _f1(jaccard: Metric, n: int) -> Metric:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from extract.errors import HeadError, InputError
 from extract.progress import Progress
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles
-from heads.bundle import Bundle
 from heads.dataset import rows_of
 from heads.export import open_export
 
@@ -66,47 +65,46 @@ def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
-    digests = [_digest(path) for _, path in files]
-    at = rows_of(found, np.array([digest or "" for digest in digests]))
+    digests, bad = _digests(files)
+    at = rows_of(found, digests)
     p = np.full(len(files), np.nan)
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
-    rest = np.flatnonzero(at < 0).tolist()
-    bad: dict[int, images.BadImage] = {}
-    if any(digests[i] for i in rest):
-        _embed(place, bundle, found, files, rest, p, bad)
-    else:
-        bad = {i: _missing(files[i]) for i in rest}
-    return _predictions(files, p, bad, bundle.decide)
+    rest = [i for i in np.flatnonzero(at < 0).tolist() if i not in bad]
+    if rest:
+        network = _open_backbone(place, found)
+        run_model(files, rest, network.input_size, lambda x: bundle.probability(network.embed(x)), p, bad)
+    return _predictions(files, p, bad, bundle.facts)
 
 
-def _embed(
-    place: Workspace,
-    bundle: Bundle,
-    found: FeatureCache,
-    files: list[tuple[str, Path | None]],
-    rest: list[int],
-    p: np.ndarray,
-    bad: dict[int, images.BadImage],
-) -> None:
+def _open_backbone(place: Workspace, found: FeatureCache) -> backbone.Backbone:
+    """Load the backbone that the cache was made with. Errors: CacheError when it is another, or has drifted."""
     source = backbone.resolve(place.backbone)
-    backbone.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
+    cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     network = backbone.load(source)
-    backbone.refuse_drift(backbone.probe(network), found.probe, where=str(place.cache))
-    run(files, rest, network.input_size, lambda x: bundle.probability(network.embed(x)), p, bad)
+    cache.refuse_drift(backbone.probe(network), found.probe, where=str(place.cache))
+    return network
 
 
 def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Prediction]:
-    """Predict with an exported model alone; names and threshold from the head.json beside it, else 0, 1 and 0.5."""
-    beside = path.parent / "head.json"
-    facts = json.loads(beside.read_text()) if beside.exists() else {"classes": ["0", "1"], "threshold": 0.5}
+    """Predict with an exported model alone; class names and threshold from the head.json beside it.
+
+    Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
+    """
+    facts: dict[str, Any] = {"classes": ["0", "1"], "threshold": 0.5, "recipe": images.RECIPE}
+    if (path.parent / "head.json").exists():
+        facts = bundles.read_facts(path.parent)
+    else:
+        print(f"predict   no head.json beside {path}: classes 0 and 1, threshold 0.5", flush=True)
+    pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
+    cache.refuse_other_recipe(pixels, images.RECIPE, where=str(path))
     model, size = open_export(path)
     p = np.full(len(files), np.nan)
     bad: dict[int, images.BadImage] = {}
-    run(files, list(range(len(files))), size, model, p, bad)
-    return _predictions(files, p, bad, Bundle([], facts).decide)
+    run_model(files, list(range(len(files))), size, model, p, bad)
+    return _predictions(files, p, bad, facts)
 
 
-def run(
+def run_model(
     files: list[tuple[str, Path | None]],
     rows: list[int],
     size: int,
@@ -117,40 +115,43 @@ def run(
     """Fill `p` (n,) for the files at `rows`; a file that cannot be read goes to `bad` and costs its batch nothing."""
     progress = Progress(len(rows), "predicting")
     for start in range(0, len(rows), BATCH):
-        pixels = {}
-        for i in rows[start : start + BATCH]:
-            path = files[i][1]
+        batch, pixels = rows[start : start + BATCH], {}
+        for i in batch:
             try:
-                if path is None:
-                    raise _missing(files[i])
-                pixels[i] = images.load(path, size)
+                pixels[i] = images.load(_existing(files[i]), size)
             except images.BadImage as error:
                 bad[i] = error
         if pixels:
             p[list(pixels)] = model(np.stack(list(pixels.values())))
-        progress.add(len(rows[start : start + BATCH]), bad=len(rows[start : start + BATCH]) - len(pixels))
+        progress.add(len(batch), bad=len(batch) - len(pixels))
     progress.close()
 
 
-def _missing(file: tuple[str, Path | None]) -> images.BadImage:
-    return images.BadImage("missing", f"no file for {file[0]}")
+def _existing(file: tuple[str, Path | None]) -> Path:
+    if file[1] is None:
+        raise images.BadImage("missing", f"no file for {file[0]} under MEDIA")
+    return file[1]
 
 
-def _digest(path: Path | None) -> str | None:
-    """SHA-256 of a file, or None where it cannot be read; `run` says why."""
-    try:
-        return backbone.file_digest(path) if path else None
-    except OSError:
-        return None
+def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, images.BadImage]]:
+    """Return SHA-256 of each file, str (n,), and why for those that cannot be read."""
+    digests, bad = [""] * len(files), {}
+    for i, file in enumerate(files):
+        try:
+            digests[i] = backbone.file_digest(_existing(file))
+        except images.BadImage as error:
+            bad[i] = error
+        except OSError as error:
+            bad[i] = images.BadImage("io-error", str(error))
+    return np.array(digests), bad
 
 
 def _predictions(
-    files: list[tuple[str, Path | None]],
-    p: np.ndarray,
-    bad: dict[int, images.BadImage],
-    decide: Callable[[np.ndarray], np.ndarray],
+    files: list[tuple[str, Path | None]], p: np.ndarray, bad: dict[int, images.BadImage], facts: dict[str, Any]
 ) -> list[Prediction]:
-    decisions = decide(np.nan_to_num(p)).tolist()
+    for i in np.flatnonzero(~np.isfinite(p)).tolist():
+        bad.setdefault(i, images.BadImage("not-finite", "the model gives no finite number for this image"))
+    decisions = bundles.decide(facts, np.nan_to_num(p)).tolist()
     return [
         Prediction(name, None, "", "failed", str(bad[i]))
         if i in bad
@@ -160,21 +161,22 @@ def _predictions(
 
 
 def write(path: Path, predictions: list[Prediction]) -> str:
-    """Write predictions as CSV and return a sentence that counts them. Errors: HeadError when none succeeded."""
-    artifacts.write_csv(
-        path,
-        COLUMNS,
-        [
-            (each.path, "" if each.p is None else f"{each.p:.6f}", each.decision, each.status, each.reason)
-            for each in predictions
-        ],
-    )
-    decisions = Counter(each.decision for each in predictions if each.status == "ok")
+    """Write predictions as CSV and return a sentence that counts them.
+
+    Errors: HeadError when none succeeded; what `path` held before then stays.
+    """
     failed = sum(each.status == "failed" for each in predictions)
     if failed == len(predictions):
+        first = predictions[0]
         raise HeadError(
-            f"None of the {failed:,} files could be read; the first: {predictions[0].path}, {predictions[0].reason}",
-            then=f"See {path}",
+            f"None of the {failed:,} files could be read; the first: {first.path}, {first.reason}",
+            then="Give INPUT=a file, a folder or a table, and MEDIA= where a table's images lie elsewhere",
         )
-    listed = ", ".join(f"{name} {n:,}" for name, n in decisions.most_common())
+    rows = [
+        (each.path, "" if each.p is None else f"{each.p:.6f}", each.decision, each.status, each.reason)
+        for each in predictions
+    ]
+    artifacts.write_csv(path, COLUMNS, rows)
+    decisions = Counter(each.decision for each in predictions if each.status == "ok")
+    listed = ", ".join(f"{n:,} {name!r}" for name, n in decisions.most_common())
     return f"{len(predictions):,} files: {listed}; {failed:,} failed; {shown(path)}"

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, engines
+from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
 from heads import metrics, registry
 from heads.bundle import Bundle
 from heads.dataset import Dataset
-from heads.keras_head import ORIGINAL_STEPS, SigmoidHead
 from heads.metrics import Metric
 
 THRESHOLD = 0.5
@@ -26,13 +25,17 @@ THRESHOLD = 0.5
 
 @dataclass
 class Trained:
-    """One trained head. p: probabilities by split, where looked at; figures: metrics by split; seconds: of the fit."""
+    """One trained head. p: probabilities by split, where looked at; figures: metrics by split; seconds: of the fit.
+
+    notes: what a reader of the figures should know.
+    """
 
     name: str
     bundle: Bundle
     p: dict[str, np.ndarray]
     figures: dict[str, dict[str, Metric]]
     seconds: float
+    notes: list[str]
 
     @property
     def log_loss(self) -> float:
@@ -41,26 +44,12 @@ class Trained:
         assert value is not None  # undefined only on an empty split, which `join` refuses
         return value
 
-    def notes(self) -> list[str]:
-        """Say what a reader of the figures should know about the fit."""
-        training = self.bundle.facts["training"]
-        said = []
-        if self.name == "sigmoid" and training["optimiser_steps"] < ORIGINAL_STEPS // 2:
-            said.append(
-                f"sigmoid: {training['optimiser_steps']} optimiser steps; the original took {ORIGINAL_STEPS}, "
-                "so it is undertrained here"
-            )
-        if training.get("converged") is False:
-            said.append(f"{self.name}: not converged after {training['iterations']} iterations")
-        return said
-
 
 def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
     """Train one head on train and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
     head = registry.create(name, seed)
-    if isinstance(head, SigmoidHead):
-        engines.load()  # an import of 5 s is no part of a fit
+    head.prepare()
     started = time.monotonic()
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
     seconds = time.monotonic() - started
@@ -78,7 +67,7 @@ def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),
     }
-    trained = Trained(name, Bundle(head.to_layers(), facts), {}, {}, seconds)
+    trained = Trained(name, Bundle(head.to_layers(), facts), {}, {}, seconds, head.notes())
     measure(trained, data, "validation", seed)
     return trained
 
@@ -120,16 +109,16 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(place: Workspace, data: Dataset, names: list[str], seed: int, *, test: str) -> tuple[list[Trained], str]:
+def run(place: Workspace, data: Dataset, names: list[str], seed: int) -> tuple[list[Trained], str]:
     """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
 
-    test: "all" measures each head on test, "chosen" the chosen one and the baselines only.
+    Test is read for the chosen head and the baselines only: looking at every head's would be choosing on it.
     """
     with tempfile.TemporaryDirectory() as logs:
         heads = [fit(name, data, seed, Path(logs) / name) for name in names]
         chosen = min(heads, key=lambda head: head.log_loss).name
         for head in heads:
-            if test == "all" or head.name in (chosen, *registry.DEFAULT):
+            if head.name in (chosen, *registry.DEFAULT):
                 measure(head, data, "test", seed)
             with artifacts.replacing_folder(place.out / "heads" / head.name) as folder:
                 publish(head, data, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 from pathlib import Path
@@ -32,6 +33,12 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read any CSV table, by the standard library alone."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Album:

@@ -35,9 +35,9 @@ def test_a_folder_caught_between_two_renames_is_put_back(tmp_path):
     """A kill in the middle of a replacement loses nothing: the next run finds the old folder in its place."""
     dead = subprocess.Popen(["true"])
     dead.wait()
-    (tmp_path / f".old-{dead.pid}-head").mkdir()
-    (tmp_path / f".old-{dead.pid}-head" / "head.json").write_text("{}")
-    (tmp_path / f".tmp-{dead.pid}-head").mkdir()
+    (tmp_path / f".onepass-old-{dead.pid}-head").mkdir()
+    (tmp_path / f".onepass-old-{dead.pid}-head" / "head.json").write_text("{}")
+    (tmp_path / f".onepass-tmp-{dead.pid}-head").mkdir()
     (tmp_path / "notes.txt").write_text("the user's own")
     artifacts.sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["head", "notes.txt"]
@@ -71,4 +71,4 @@ def test_names_that_are_not_utf8_survive_a_table(tmp_path):
     """A file name is bytes; a table must not lose them."""
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     artifacts.write_csv(tmp_path / "t.csv", ("path",), [(name,)])
-    assert artifacts.read_csv(tmp_path / "t.csv") == [{"path": name}]
+    assert artifacts.read_csv(tmp_path / "t.csv", ("path",)) == [{"path": name}]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import backbone, engines
+from extract import backbone, cache, engines
 from extract.errors import BackboneError, CacheError
 from tests.conftest import ROOT, picture
 
@@ -119,8 +119,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
         return whole(batch)
 
     network._frozen = small_device
+    network.embed(x)
     np.testing.assert_allclose(network.embed(x), expected, atol=1e-6)
-    assert "Out of memory at a batch of 10; going on with 5." in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"Out of memory at a batch of {n}; going on with {n // 2}." for n in (10, 5)]  # once, not a batch
     network._frozen = lambda batch: small_device(np.zeros(5))
     with pytest.raises(BackboneError, match="Not even one image"):
         network.embed(x)
@@ -187,17 +189,17 @@ def test_code_inside_a_keras_file_is_not_executed(tmp_path):
 def test_two_recipes_are_told_apart_by_field_and_value():
     """The message names what differs."""
     with pytest.raises(CacheError, match="input_size is 224, not 240"):
-        backbone.refuse_other_recipe({"input_size": 224}, {"input_size": 240}, where="features.h5")
-    backbone.refuse_other_recipe({"input_size": 224}, {"input_size": 224}, where="features.h5")
+        cache.refuse_other_recipe({"input_size": 224}, {"input_size": 240}, where="features.h5")
+    cache.refuse_other_recipe({"input_size": 224}, {"input_size": 224}, where="features.h5")
 
 
 @pytest.mark.parametrize("found", [np.full((4, 3), 2.001), np.full((4, 3), np.nan)])
 def test_drift_is_refused_and_measured(found):
     """Tolerance: 1e-4 x max(1, max|f|); a NaN is drift too."""
     expected = np.full((4, 3), 2.0)
-    backbone.refuse_drift(expected + 1.9e-4, expected, where="features.h5")
+    cache.refuse_drift(expected + 1.9e-4, expected, where="features.h5")
     with pytest.raises(CacheError, match=r"differ from those in features\.h5 by"):
-        backbone.refuse_drift(found, expected, where="features.h5")
+        cache.refuse_drift(found, expected, where="features.h5")
 
 
 @tensorflow

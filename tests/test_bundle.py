@@ -14,7 +14,7 @@ from heads import bundle, dataset, train
 @pytest.fixture
 def trained(cached):
     """A workspace with a trained logistic head, and the folder of its bundle."""
-    train.run(cached, dataset.join(cached), ["logistic"], 0, test="all")
+    train.run(cached, dataset.join(cached), ["logistic"], 0)
     return cached, cached.out / "heads" / "logistic"
 
 
@@ -31,7 +31,7 @@ def test_a_bundle_gives_the_probabilities_that_training_measured(trained):
     published = {name: float(p) for name, split, _, p in rows if split == "validation"}
     found = dict(zip(validation.ids.tolist(), loaded.probability(validation.X).tolist(), strict=True))
     assert published == pytest.approx(found, abs=1e-6)
-    assert loaded.decide(np.array([0.4999, 0.5])).tolist() == ["0", "1"]
+    assert bundle.decide(loaded.facts, np.array([0.4999, 0.5])).tolist() == ["0", "1"]
 
 
 def test_a_bundle_holds_no_pickle(trained):
@@ -80,7 +80,7 @@ def test_a_head_of_another_cache_is_refused_naming_the_field(trained):
 def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained):
     """And the reason is said."""
     place, _ = trained
-    train.run(place, dataset.join(place), ["majority"], 0, test="all")
+    train.run(place, dataset.join(place), ["majority"], 0)
     heads = place.out / "heads"
     name, why = bundle.choose(heads, None)
     assert name == "logistic"
@@ -90,6 +90,7 @@ def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained)
     os.utime(trained[1] / "head.json", ns=(0, 0))
     name, why = bundle.choose(heads, None)
     assert name == "majority"
-    assert why.endswith("; 1 trained on other labels left out")
+    assert bundle.choose(heads, "logistic")[1] == "as asked; trained on other labels or features than majority"
+    assert why.endswith("; 1 trained on other labels or features left out")
     with pytest.raises(HeadError, match=r"No trained head sigmoid in .*; there is logistic, majority\. Run make"):
         bundle.choose(heads, "sigmoid")

@@ -9,11 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import backbone, cache
+from extract import cache
 from extract.errors import CacheError
 
 RECIPE = {"architecture": "test", "input_size": 32}
-FINGERPRINT = backbone.fingerprint(RECIPE)
 PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)
 
 
@@ -30,13 +29,13 @@ def parts(tmp_path):
     """Three parts of 300, 700 and 1 rows; the second begins with a row of the first."""
     folder = tmp_path / "features.parts"
     for number, (start, n) in enumerate([(0, 300), (299, 700), (999, 1)], 1):
-        cache.write_part(folder, number, RECIPE, FINGERPRINT, PROBE, keys(n, start), rows(n, number))
+        cache.write_part(folder, number, RECIPE, "test", PROBE, keys(n, start), rows(n, number))
     return cache.open_parts(folder)
 
 
 @pytest.fixture
 def sealed(tmp_path, parts):
-    return cache.seal(tmp_path / "features.h5", parts, None, cache.provenance(backbone="test"))
+    return cache.seal(tmp_path / "features.h5", parts, cache.provenance(backbone="test"))
 
 
 def test_sealing_joins_parts_in_order_and_a_digest_counts_once(sealed):
@@ -54,6 +53,8 @@ def test_rows_are_read_in_the_order_asked_for(sealed, monkeypatch):
         monkeypatch.setattr(cache, "SLICE", size)
         np.testing.assert_array_equal(sealed.read(at), whole[at])
     assert sealed.read(np.array([], dtype=int)).shape == (0, 5)
+    with pytest.raises(IndexError, match="rows -1 to 3 of a cache of 1000"):
+        sealed.read(np.array([3, -1]))
 
 
 def test_anyone_can_read_a_cache_with_h5py_alone(sealed, clean_environment):
@@ -79,8 +80,8 @@ def test_the_layout_is_the_one_that_the_design_fixes(sealed):
 
 def test_growing_a_cache_keeps_its_rows_first(tmp_path, sealed):
     """Row numbers of old images do not move."""
-    cache.write_part(tmp_path / "more", 1, RECIPE, FINGERPRINT, PROBE, keys(10, 995), rows(10, 9))
-    grown = cache.seal(sealed.path, cache.open_parts(tmp_path / "more"), sealed, cache.provenance())
+    cache.write_part(tmp_path / "more", 1, RECIPE, "test", PROBE, keys(10, 995), rows(10, 9))
+    grown = cache.seal(sealed.path, [sealed, *cache.open_parts(tmp_path / "more")], cache.provenance())
     assert grown.sha256.tolist() == keys(1005)
     np.testing.assert_array_equal(grown.read(np.arange(1000, 1005)), rows(10, 9)[5:])
 
@@ -130,7 +131,7 @@ def test_a_row_that_is_not_finite_is_refused(tmp_path):
     """A NaN in the features would poison every head."""
     bad = rows(300)
     bad[270, 2] = np.nan
-    path = cache.write_part(tmp_path, 1, RECIPE, FINGERPRINT, PROBE, keys(300), bad)
+    path = cache.write_part(tmp_path, 1, RECIPE, "test", PROBE, keys(300), bad)
     with pytest.raises(CacheError, match="row 270 is not finite"):
         cache.verify(path)
 
@@ -140,17 +141,26 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, parts, monkeyp
     full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: full)
     with pytest.raises(CacheError, match="The parts are kept"):
-        cache.seal(tmp_path / "features.h5", parts, None, {})
+        cache.seal(tmp_path / "features.h5", parts, {})
     assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
     assert len(cache.open_parts(tmp_path / "features.parts")) == 3
 
 
+def test_a_damaged_source_is_not_sealed_over(tmp_path, parts, sealed):
+    """A new SHA-256 over a flipped byte would make damage look sound."""
+    data = bytearray(sealed.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    sealed.path.write_bytes(data)
+    with pytest.raises(CacheError, match="is damaged"):
+        cache.seal(sealed.path, [sealed, *parts], {})
+
+
 def test_sealing_is_whole_or_nothing(tmp_path, parts, monkeypatch):
     """An error in the middle of the copy leaves the old cache in place."""
-    old = cache.seal(tmp_path / "features.h5", parts[:1], None, {})
+    old = cache.seal(tmp_path / "features.h5", parts[:1], {})
     before = old.path.read_bytes()
     (parts[1].path).write_bytes(parts[1].path.read_bytes()[:9000])
     with pytest.raises(CacheError):
-        cache.seal(old.path, parts, old, {})
+        cache.seal(old.path, [old, *parts], {})
     assert old.path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "features.parts"]

@@ -73,6 +73,44 @@ def test_a_killed_run_resumes_to_the_same_rows_and_features(place, tmp_path):
     assert left == ["conflicts.csv", "features.h5", "last_run.json", "manifest.csv", "quarantine.csv", "splits.csv"]
 
 
+# the same stage, which kills itself at a chosen moment of the seal
+KILLED_AT = {
+    "while features.h5 is being written": "cache._stamp = lambda path: stamp(path) if 'part' in path.name else die()",
+    "between the new features.h5 and the end": "cache.seal = lambda *a: (seal(*a), die())",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_a_kill_during_the_seal_loses_and_doubles_nothing(place, tmp_path, moment):
+    """Before the rename the parts count, after it the cache does; the next run ends with each row once."""
+    out = tmp_path / "killed"
+    prelude = f"""
+import os, signal
+from extract import cache
+stamp, seal = cache._stamp, cache.seal
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+{KILLED_AT[moment]}
+"""
+    command = [
+        sys.executable,
+        "-c",
+        prelude + SLOW.replace("time.sleep(0.15)", "pass"),
+        str(place.data),
+        str(place.media),
+        place.backbone,
+        str(out),
+    ]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert len(list((out / "features.parts").glob("part-*"))) == 5
+    last = workspace.replace(place, out=out, cache=out / "features.h5")
+    assert run.extract(run.Config(last)) == 0
+    assert workspace.read_record(out)["features"]["embedded"] == 0
+    assert len(cache.verify(last.cache)) == 40
+    assert not (out / "features.parts").exists()
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path, number):
     """Exit code 1, one paragraph, no traceback."""

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from extract import artifacts, cache, workspace
+from extract import artifacts, cache, manifest, workspace
 from extract.errors import CacheError, InputError
+from extract.labels import SPLITS
 from heads import dataset
+from tests.conftest import read_rows
 
 
 def rows_of(place):
-    return [tuple(row.values()) for row in artifacts.read_csv(place.data)]
+    return [tuple(row.values()) for row in read_rows(place.data)]
 
 
 def write(place, rows, header=("objectId", "value", "type", "group")):
@@ -20,7 +22,7 @@ def test_rows_labels_and_features_belong_together(cached):
     """The oracle: each row looked up by hand."""
     data = dataset.join(cached)
     found = cache.open_cache(cached.cache)
-    digest_of = {r["objectId"]: r["sha256"] for r in artifacts.read_csv(cached.out / "manifest.csv")}
+    digest_of = {r["objectId"]: r["sha256"] for r in read_rows(cached.out / "manifest.csv")}
     whole = dict(zip(found.sha256.tolist(), found.read(np.arange(400)), strict=True))
     said = {name: (value, split) for name, value, split, _ in rows_of(cached)}
     assert sum(len(part) for part in data.parts.values()) == 400
@@ -52,11 +54,12 @@ def test_objects_that_the_cache_lacks_are_counted_and_named(cached):
 
 def test_quarantined_and_unlabelled_rows_are_left_out_and_counted(cached):
     """They are known and explained; training goes on without them."""
-    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    rows = read_rows(cached.out / "manifest.csv")
     for row in rows[:2]:
         row["sha256"] = ""
     artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
-    artifacts.write_csv(cached.out / "quarantine.csv", ("objectId",), [(r["objectId"],) for r in rows[:2]])
+    failed = [(r["objectId"], "", "", "missing", "", "") for r in rows[:2]]
+    artifacts.write_csv(cached.out / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
     table = rows_of(cached)
     write(cached, [(n, "" if i == 5 else v, s, g) for i, (n, v, s, g) in enumerate(table)])
     data = dataset.join(cached)
@@ -66,19 +69,22 @@ def test_quarantined_and_unlabelled_rows_are_left_out_and_counted(cached):
 
 def test_an_unfinished_extraction_is_refused(cached):
     """Rows without features and without a reason mean that make features was stopped."""
-    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    rows = read_rows(cached.out / "manifest.csv")
     rows[3]["sha256"] = "f" * 64
     artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
     with pytest.raises(CacheError, match="lacks the features of 1 objects"):
         dataset.join(cached)
 
 
-@pytest.mark.parametrize(("split", "refused"), [("train", True), ("validation", True), ("test", True)])
-def test_a_class_absent_from_a_split_is_refused(cached, split, refused):
-    """A figure of one class alone says nothing."""
-    write(cached, [(n, "0" if s == split else v, s, g) for n, v, s, g in rows_of(cached)])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_class_absent_from_a_split_is_refused(cached, split):
+    """A figure of one class alone says nothing; and emptying `type`, as the message advises, helps."""
+    everything = rows_of(cached)
+    write(cached, [(n, "0" if s == split else v, s, g) for n, v, s, g in everything])
     with pytest.raises(InputError, match=f"Split {split} of .* has .* usable rows and none of class '1'"):
         dataset.join(cached)
+    write(cached, [(n, "0" if s == split else v, "", g) for n, v, s, g in everything])
+    assert {name: len(part) > 0 for name, part in dataset.join(cached).parts.items()} == dict.fromkeys(SPLITS, True)
 
 
 def test_a_table_without_test_rows_still_trains(cached):
@@ -96,13 +102,35 @@ def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_pat
     assert data.classes == ("no", "yes")
     assert (tmp_path / "b" / "splits.csv").exists()
     assert workspace.resolve(out=str(tmp_path / "b")) == place
-    # a split that features recorded for these ids is kept: test stays test
-    recorded = {n: s for n, _, s, _ in rows_of(cached)}
-    assert not (cached.out / "splits.csv").exists()
+
+
+def test_a_table_of_one_class_says_so(cached):
+    """No column type can mend that."""
+    write(cached, [(n, "1", s, g) for n, _, s, g in rows_of(cached)])
+    with pytest.raises(InputError, match="no usable row of class '0'"):
+        dataset.join(cached)
+
+
+def test_what_was_given_is_remembered_once_it_could_be_used(cached, tmp_path):
+    """DATA and POSITIVE of a head are the next verb's, a table that was refused is not."""
+    names = [(n, ("no", "yes")[int(v)], s, g) for n, v, s, g in rows_of(cached)]
+    artifacts.write_csv(tmp_path / "names.csv", ("objectId", "value", "type", "group"), names)
+    out = str(cached.out)
+    dataset.join(workspace.resolve(out=out, data=str(tmp_path / "names.csv"), positive="no"))
+    assert workspace.resolve(out=out).positive == "no"
+    artifacts.write_csv(tmp_path / "bad.csv", ("objectId", "value"), [(names[0][0], "1")])
+    with pytest.raises(InputError):
+        dataset.join(workspace.resolve(out=out, data=str(tmp_path / "bad.csv")))
+    assert workspace.resolve(out=out).data == tmp_path / "names.csv"
+
+
+def test_a_moved_out_goes_on_with_its_own_cache(cached, tmp_path):
+    """The usual place of the cache is not recorded as a path."""
     dataset.join(cached)
-    (tmp_path / "b" / "splits.csv").unlink()
-    for split, part in dataset.join(place).parts.items():
-        assert {recorded[name] for name in part.ids.tolist()} == {split}
+    cached.out.rename(tmp_path / "moved")
+    place = workspace.resolve(out=str(tmp_path / "moved"), data=str(tmp_path / "moved" / "split_label.csv"))
+    assert place.cache == tmp_path / "moved" / "features.h5"
+    assert len(dataset.join(place).parts["train"]) > 0
 
 
 def test_rows_that_share_a_group_share_a_number(tmp_path):

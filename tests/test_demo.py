@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from extract import artifacts, demo
+from extract import demo
 from extract.__main__ import main as extract_main
 from heads.__main__ import main as heads_main
+from tests.conftest import read_rows
 
 
 def test_the_demos_data_are_what_it_says(tmp_path):
     """Odd and even 2:1, 2 % of the labels flipped and recorded, two corrupt files, one missing; seeded."""
     for name in ("one", "two"):
         demo._write_data(tmp_path / name)
-    rows = artifacts.read_csv(tmp_path / "one" / "split_label.csv")
-    assert rows == artifacts.read_csv(tmp_path / "two" / "split_label.csv")
-    flips = {r["objectId"]: r for r in artifacts.read_csv(tmp_path / "one" / "flips.csv")}
+    rows = read_rows(tmp_path / "one" / "split_label.csv")
+    assert rows == read_rows(tmp_path / "two" / "split_label.csv")
+    flips = {r["objectId"]: r for r in read_rows(tmp_path / "one" / "flips.csv")}
     assert len(flips) == round(0.02 * len(rows))
     for row in rows:
         digit = int(row["objectId"].split("digit")[1][0])
@@ -48,5 +49,5 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     assert extract_main(["features"]) == 0
     assert " 0 embedded now" in capsys.readouterr().out
     assert extract_main(["verify"]) == extract_main(["info"]) == heads_main(["list"]) == 0
-    predictions = artifacts.read_csv(tmp_path / "artifacts" / "demo" / "predictions.csv")
+    predictions = read_rows(tmp_path / "artifacts" / "demo" / "predictions.csv")
     assert np.mean([row["status"] == "ok" for row in predictions]) > 0.99

@@ -1,6 +1,7 @@
 """An export is backbone and head in one graph, published only when it agrees with the cached features."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from extract import cache, images, run, workspace
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, export, train
+from tests.conftest import read_rows
 
 pytestmark = pytest.mark.tensorflow
 
@@ -32,7 +34,7 @@ np.save(sys.argv[3], p)
 def ready(place):
     """A workspace with features and a trained logistic head."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    train.run(place, dataset.join(place), ["logistic"], 0)
     return place
 
 
@@ -75,9 +77,7 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path, clean_env
 
 
 def manifest_rows(place):
-    from extract import artifacts
-
-    return artifacts.read_csv(place.out / "manifest.csv")
+    return read_rows(place.out / "manifest.csv")
 
 
 def test_the_exported_graph_is_flat(ready):
@@ -109,15 +109,31 @@ def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready
     assert [row["ok"] for row in json.loads((folder / "parity.json").read_text())] == [True, False, True]
 
 
+def test_a_good_export_outlives_one_that_fails(ready, monkeypatch):
+    """Where no format passes, nothing is replaced; where most images are gone, nothing is compared."""
+    export.export(ready, "logistic", n_images=8, seed=0)
+    folder = ready.out / "exports" / "logistic"
+    before = (folder / "parity.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "TOLERANCE", 0.0)
+        with pytest.raises(HeadError, match=r"model\.keras .* model\.h5 .* saved_model"):
+            export.export(ready, "logistic", n_images=8, seed=0)
+    for row in manifest_rows(ready)[:35]:
+        os.remove(row["path"])
+    with pytest.raises(HeadError, match="Only 5 of the 40 images for the parity check"):
+        export.export(ready, "logistic", n_images=0, seed=0)
+    assert (folder / "parity.json").read_bytes() == before
+
+
 def test_a_flip_counts_only_outside_the_tolerance():
     """A probability that sits on the threshold may fall to either side by rounding."""
     expected = np.array([0.50005, 0.4, 0.6, 0.9])
-    near = export.compare("x", np.array([0.49998, 0.4, 0.6, np.nan]), expected, 0.5)
-    assert (near.flips, near.ok, near.n_images) == (0, True, 3)
+    near = export.compare("x", np.array([0.49998, 0.4, 0.6, 0.9]), expected, 0.5)
+    assert (near.flips, near.ok, near.n_images) == (0, True, 4)
     far = export.compare("x", np.array([0.50005, 0.51, 0.6, 0.9]), expected, 0.5)
     assert (far.flips, far.ok) == (1, False)
-    with pytest.raises(HeadError, match="None of the 4 images"):
-        export.compare("x", np.full(4, np.nan), expected, 0.5)
+    broken = export.compare("x", np.array([0.50005, 0.4, np.nan, 0.9]), expected, 0.5)
+    assert (broken.max_abs_diff, broken.ok) == (1.0, False)
 
 
 def test_parity_looks_hardest_where_a_flip_would_be(ready):

@@ -12,7 +12,7 @@ from benchmarks import synthetic
 from extract import engines
 from extract.errors import UsageError
 from heads import layers, registry
-from heads.baselines import CS, LogisticHead, MajorityHead, _whole_groups
+from heads.baselines import CS, LogisticHead, MajorityHead
 from heads.keras_head import SigmoidHead
 
 EVERY = [pytest.param(name, marks=pytest.mark.tensorflow if "sigmoid" in name else ()) for name in registry.HEADS]
@@ -72,12 +72,20 @@ def test_c_needs_two_groups_a_class_and_says_so(data):
     assert "fewer than two groups" in head.training_["cross_validation"]
 
 
-def test_a_subsample_is_of_whole_groups():
-    """Half a group in the search and half outside would tell nothing of new groups."""
-    groups = np.random.default_rng(0).integers(0, 300, 5000)
-    rows = _whole_groups(groups, 2000, 0)
-    assert 1900 <= len(rows) <= 2000
-    assert all(np.isin(np.flatnonzero(groups == g), rows).all() for g in np.unique(groups[rows]))
+def test_a_search_on_a_sample_keeps_groups_on_one_side(data):
+    """Rows are drawn, both classes in proportion; folds are still made by group."""
+    X, y = data
+    head = LogisticHead(cv_rows=100).fit(X, y, groups=np.arange(600) // 50)
+    assert head.training_["cross_validation"].startswith("5 folds by group, 100 rows")
+    assert head.training_["C"] in CS
+
+
+def test_an_edge_of_the_search_is_said():
+    """A C that nothing limits may not be the best."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 300).astype(np.int8)
+    X = (y[:, None] + 0.01 * rng.normal(size=(300, 3))).astype(np.float32)
+    assert LogisticHead().fit(X, y).notes() == ["C = 0.1 lies at the edge of what was searched"]
 
 
 def test_sample_weights_count_as_repetitions(data):

@@ -11,7 +11,7 @@ from extract import labels
 from extract.errors import InputError
 
 
-def read(values, *, types=None, groups=None, digests=None, ids=None, **more):
+def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None):
     n = len(values)
     ids = ids or [f"id{i}" for i in range(n)]
     frame = pd.DataFrame(
@@ -19,7 +19,7 @@ def read(values, *, types=None, groups=None, digests=None, ids=None, **more):
         index=pd.Index(range(2, n + 2), name="line"),
     )
     digests = digests or [f"digest of {name}" for name in ids]
-    return labels.read(frame, dict(zip(ids, digests, strict=True)), source=Path("t.csv"), **more)
+    return labels.read(frame, dict(zip(ids, digests, strict=True)), Path("t.csv"), positive, recorded or {})
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,23 @@ def test_a_recorded_split_wins_over_a_made_one():
     assert "40 as recorded" in grown.notes[0]
 
 
+def test_a_group_named_later_is_not_torn_apart_by_the_record():
+    """Most of a group decides; how many moved is said."""
+    alone = read([str(i % 2) for i in range(400)])
+    record = dict(zip(alone.ids.tolist(), alone.split.tolist(), strict=True))
+    grouped = read([str(i % 2) for i in range(400)], groups=[f"g{i // 10}" for i in range(400)], recorded=record)
+    assert not grouped.conflicts
+    moved = int((grouped.split != alone.split).sum())
+    assert 0 < moved < 200
+    assert f"{moved} moved to the split of their group" in grouped.notes[0]
+
+
+def test_a_given_split_of_a_group_wins_over_its_record():
+    """What the table says of one member holds for those of which it says nothing."""
+    said = read(["0", "1"], types=["test", ""], groups=["g", "g"], recorded={"id0": "train", "id1": "train"})
+    assert said.split.tolist() == ["test", "test"]
+
+
 def test_no_group_and_no_copy_straddles_a_made_split():
     """The figures on test would flatter otherwise."""
     rng = np.random.default_rng(1)
@@ -143,10 +160,23 @@ def test_the_digest_knows_labels_and_not_the_order_of_rows():
 
 
 def test_the_record_of_another_table_is_kept(tmp_path):
-    """Two tables share one cache and one record."""
-    path = tmp_path / "splits.csv"
-    labels.write_record(path, read(["0", "1"], ids=["a", "b"], types=["train", "test"]))
-    labels.write_record(path, read(["1", "1"], ids=["b", "c"], types=["train", "test"]))
-    splits, values = labels.read_record(path)
-    assert splits == {"a": "train", "b": "train", "c": "test"}
-    assert values == {"a": "0", "b": "1", "c": "1"}
+    """Two tables share one cache and one record; splits that the table gave are not made ones."""
+    labels.write_record(tmp_path, read(["0", "1"], ids=["a", "b"], types=["train", "test"]))
+    labels.write_record(tmp_path, read(["1", "1"], ids=["b", "c"], types=["train", ""]))
+    record = labels.read_record(tmp_path)
+    assert {name: record.splits[name] for name in "ab"} == {"a": "train", "b": "train"}
+    assert record.values == {"a": "0", "b": "1", "c": "1"}
+    assert record.made == {"c": record.splits["c"], "digest of c": record.splits["c"]}
+
+
+def test_a_renamed_image_keeps_its_made_split(tmp_path):
+    """The record knows it by its bytes."""
+    first = read(["0", "1"] * 20, digests=[f"d{i}" for i in range(40)])
+    labels.write_record(tmp_path, first)
+    again = read(
+        ["0", "1"] * 20,
+        ids=[f"new{i}" for i in range(40)],
+        digests=[f"d{i}" for i in range(40)],
+        recorded=labels.read_record(tmp_path).made,
+    )
+    assert again.split.tolist() == first.split.tolist()

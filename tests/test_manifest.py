@@ -87,7 +87,7 @@ def test_two_files_for_one_id_are_an_error_that_names_both(tmp_path):
     """Guessing would embed the wrong picture in silence."""
     for name in ("abcdef.jpg", "abcdef.png"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(InputError, match=r"Line 2: two files .*abcdef\.jpg and .*abcdef\.png"):
+    with pytest.raises(InputError, match=r"line 2, column objectId: two files .*abcdef\.jpg and .*abcdef\.png"):
         manifest.locate(ids("abcdef"), tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from extract import artifacts, cache, images, run
 from extract.errors import HeadError, InputError
 from heads import bundle, dataset, export, predict, train
-from tests.conftest import ROOT, encoded, picture
+from tests.conftest import ROOT, encoded, picture, read_rows
 
 
 def test_a_folders_image_files_are_found_in_order(tmp_path):
@@ -31,15 +31,15 @@ def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
 
 def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
     """make predict on known images takes a second."""
-    train.run(cached, dataset.join(cached), ["logistic"], 0, test="all")
-    rows = artifacts.read_csv(cached.out / "manifest.csv")
+    train.run(cached, dataset.join(cached), ["logistic"], 0)
+    rows = read_rows(cached.out / "manifest.csv")
     code = f"""
 import sys
 import numpy as np
 from heads import predict
 from extract import workspace
 digests = iter({[row["sha256"] for row in rows]!r})
-predict._digest = lambda path: next(digests)
+predict.backbone.file_digest = lambda path: next(digests)
 files = [(name, name) for name in {[row["objectId"] for row in rows]!r}]
 found = predict.from_bundle(workspace.resolve(out={str(cached.out)!r}), "logistic", files)
 assert "tensorflow" not in sys.modules and "keras" not in sys.modules
@@ -55,7 +55,7 @@ np.save({str(tmp_path / "p.npy")!r}, [each.p for each in found])
 def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     """Bundle and export alone say the same; the bad ones have a status and a reason."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    train.run(place, dataset.join(place), ["logistic"], 0)
     export.export(place, "logistic", n_images=8, seed=0)
     new = album.media / "new"
     new.mkdir()
@@ -78,7 +78,7 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     said = predict.write(place.out / "predictions.csv", found)
     assert "5 files" in said
     assert "3 failed" in said
-    rows = artifacts.read_csv(place.out / "predictions.csv")
+    rows = read_rows(place.out / "predictions.csv")
     assert list(rows[0]) == list(predict.COLUMNS)
     assert [row["probability"] == "" for row in rows] == [True, False, False, True, True]
 
@@ -87,16 +87,17 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
 def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
     """objectId is enough to predict."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0, test="all")
+    train.run(place, dataset.join(place), ["logistic"], 0)
     table = tmp_path / "ids.csv"
     artifacts.write_csv(table, ("objectId",), [("0001img",), ("nothere",)])
     found = predict.from_bundle(place, "logistic", predict.list_files(table, album.media))
     assert [each.status for each in found] == ["ok", "failed"]
 
 
-def test_all_failed_is_an_error(tmp_path):
-    """The CSV is written all the same, and named."""
+def test_all_failed_is_an_error_and_replaces_nothing(tmp_path):
+    """A typing error in INPUT must not cost the predictions of before."""
+    (tmp_path / "predictions.csv").write_text("good\n")
     failed = [predict.Prediction("a.jpg", None, "", "failed", "missing: gone")]
-    with pytest.raises(HeadError, match=r"None of the 1 files could be read.*predictions\.csv"):
+    with pytest.raises(HeadError, match=r"None of the 1 files could be read; the first: a\.jpg, missing: gone"):
         predict.write(tmp_path / "predictions.csv", failed)
-    assert (tmp_path / "predictions.csv").exists()
+    assert (tmp_path / "predictions.csv").read_text() == "good\n"

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from extract import artifacts, backbone, cache, images, run, workspace
+from extract import artifacts, backbone, cache, images, manifest, run, workspace
 from extract.errors import CacheError, InputError
-from tests.conftest import encoded, picture
+from tests.conftest import Album, encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 
@@ -83,7 +83,7 @@ def test_bad_images_are_rows_and_their_neighbours_keep_their_features(place, alb
     code, facts = extract(place, max_bad=0.06)
     assert (code, facts["embedded"], facts["quarantined"]) == (run.TOO_MANY_BAD, 40, 3)
     assert extract(place, max_bad=0.08)[0] == 0
-    rows = artifacts.read_csv(place.out / "quarantine.csv")
+    rows = read_rows(place.out / "quarantine.csv")
     assert [(r["objectId"], r["reason"], bool(r["sha256"])) for r in rows] == [
         ("aaa-missing", "missing", False),
         ("aaa-truncated", "undecodable", True),
@@ -156,17 +156,10 @@ def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, t
         extract(workspace.replace(place, backbone=str(other)))
     assert workspace.read_record(place.out)["inputs"]["backbone"] == place.backbone  # the mistake is not remembered
     found = cache.open_cache(place.cache)
-    cache.write_part(
-        place.out / "features.parts",
-        1,
-        found.recipe,
-        found.fingerprint,
-        found.probe,
-        found.sha256[:1].tolist(),
-        found.read(np.array([0])),
-    )
+    one = found.read(np.array([0]))
+    cache.write_part(place.out / "features.parts", 1, found.recipe, "b", found.probe, found.sha256[:1].tolist(), one)
     place.cache.unlink()
-    with pytest.raises(CacheError, match=r"part-000001\.h5 has another recipe: weights_sha256"):
+    with pytest.raises(CacheError, match=r"part-000001\.h5, made with b, has another recipe: weights_sha256"):
         extract(workspace.replace(place, backbone=str(other)))
 
 
@@ -182,6 +175,59 @@ def test_drift_between_runs_is_refused(place, album, monkeypatch):
     assert workspace.read_record(place.out)["features"]["status"] == "stopped"
 
 
+def test_an_id_that_means_another_image_is_refused(place, album, tmp_path):
+    """Two tables whose ids collide must not share a manifest: labels would land on the wrong pictures."""
+    extract(place)
+    other = Album(tmp_path / "other").fill(3, seed=1000)
+    mixed = workspace.replace(place, data=other.table, media=other.media)
+    with pytest.raises(InputError, match=r"objectId '0000img' is .*album.* in the manifest and .*other"):
+        extract(mixed)
+    assert len(read_rows(place.out / "manifest.csv")) == 40
+
+
+def test_an_image_whose_features_are_not_finite_is_quarantined(place, monkeypatch):
+    """A NaN in the cache would poison every head."""
+    embed = backbone.Backbone.embed
+
+    def broken(self, pixels):
+        features = embed(self, pixels)
+        if len(features) == 40:
+            features[7, 3] = np.nan
+        return features
+
+    monkeypatch.setattr(backbone.Backbone, "embed", broken)
+    facts = extract(place, batch=40)[1]
+    assert (facts["embedded"], facts["quarantined_by_reason"]["not-finite"]) == (39, 1)
+    assert len(cache.verify(place.cache)) == 39
+    monkeypatch.undo()
+    assert extract(place)[1]["rows_in_cache"] == 40  # it does not stick: another backbone build may do better
+
+
+def test_a_copy_stands_in_for_one_that_vanished(place, album, monkeypatch):
+    """Three copies of which one goes away between hashing and decoding: the image is embedded all the same."""
+    data = encoded(picture(80))
+    gone = album.add("copy-one", data, "0", "train")
+    album.add("copy-two", data, "0", "train")
+    album.write()
+    resolve = manifest.merge
+
+    def after_hashing(*args):
+        gone.unlink(missing_ok=True)
+        return resolve(*args)
+
+    monkeypatch.setattr(manifest, "merge", after_hashing)
+    facts = extract(place)[1]
+    assert (facts["rows_in_cache"], facts["quarantined"]) == (41, 0)
+
+
+def test_a_cache_elsewhere_remembers_media_and_backbone(place, tmp_path):
+    """CACHE may be shared: a second OUT on it needs only its own table."""
+    shared = tmp_path / "shared" / "features.h5"
+    extract(workspace.replace(place, cache=shared))
+    second = workspace.resolve(cache=str(shared), data=str(place.data), out=str(tmp_path / "second"))
+    assert (second.media, second.backbone) == (place.media, place.backbone)
+
+
 def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
     """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
     extract(place)
@@ -189,4 +235,4 @@ def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
     second = tmp_path / "second.csv"
     artifacts.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
     assert extract(workspace.replace(place, data=second))[1]["embedded"] == 0
-    assert len(artifacts.read_csv(place.out / "manifest.csv")) == 40
+    assert len(read_rows(place.out / "manifest.csv")) == 40

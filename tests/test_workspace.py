@@ -39,6 +39,33 @@ def test_the_positive_class_is_remembered_for_its_own_table_only(tmp_path):
     assert workspace.resolve(out=f"{tmp_path}/a", data=f"{tmp_path}/b.csv").positive is None
 
 
+def test_the_last_tables_folder_is_no_memory_of_media(tmp_path, monkeypatch):
+    """A new table in another folder is looked up beside itself, unless MEDIA was given."""
+    monkeypatch.delenv("MEDIA_DIR", raising=False)
+    workspace.write_record(workspace.resolve(data=f"{tmp_path}/one/a.csv", out=f"{tmp_path}/o"))
+    assert workspace.resolve(data=f"{tmp_path}/two/b.csv", out=f"{tmp_path}/o").media == tmp_path / "two"
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path):
+    """With a sentence of its own."""
+    (tmp_path / "o").touch()
+    with pytest.raises(InputError, match="is a file"):
+        workspace.resolve(data="a.csv", out=f"{tmp_path}/o")
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    """JSON of another shape is no reason for a traceback."""
+    (tmp_path / "last_run.json").write_text("[]")
+    with pytest.raises(InputError, match="is not as it was written"):
+        workspace.resolve(out=str(tmp_path))
+
+
+def test_a_cache_is_found_without_a_table(tmp_path):
+    """verify and info work on a copied file."""
+    assert workspace.cache_of(out=None, cache=f"{tmp_path}/x.h5") == tmp_path / "x.h5"
+    assert workspace.cache_of(out=str(tmp_path), cache=None) == tmp_path / "features.h5"
+
+
 def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
     """A typing error in OUT must not start something else."""
     with pytest.raises(InputError, match="No table was given and none is recorded in"):

@@ -1,0 +1,45 @@
+"""The model card holds the figures that were measured, and says what was not."""
+
+from heads import card
+
+HEAD = {
+    "head": "logistic",
+    "classes": ["cat", "dog"],
+    "seed": 0,
+    "backbone": "b0.keras",
+    "table_digest": "abc",
+    "fingerprint": "f00",
+    "recipe": {"input_size": 224, "pixel_range": "0-255"},
+    "rows": {"train": {"n": 9, "groups": 8, "positive": 4}},
+    "provenance": {"versions": {"keras": "3.15"}},
+}
+METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "groups": 20, "approximate": True}
+PARITY = {
+    "format": "model.keras",
+    "input": "pixels",
+    "n_images": 8,
+    "max_abs_diff": 1e-6,
+    "tolerance": 1e-4,
+    "flips": 0,
+    "ok": True,
+}
+
+
+def test_the_card_says_what_was_measured_on_what():
+    """Figures with interval and n, data, recipe, parity."""
+    text = card.render(HEAD, {"threshold": 0.5, "validation": {"accuracy": METRIC}}, [PARITY])
+    for said in (
+        "**dog** rather than **cat**",
+        "| validation | accuracy | 0.9000 | 0.8000 to 0.9500 (approximate) | 50 |",
+        "| train | 9 | 8 | 4 |",
+        "- input_size: 224",
+        "| model.keras | pixels | 8 | 1e-06 |",
+        "keras 3.15",
+    ):
+        assert said in text
+
+
+def test_an_undefined_figure_is_called_undefined():
+    """Precision where nothing was called positive."""
+    undefined = {**METRIC, "value": None, "n": 0}
+    assert "| undefined |" in card.render(HEAD, {"threshold": 0.5, "test": {"precision": undefined}}, [])
