@@ -60,7 +60,7 @@ def test_c_is_chosen_by_groups_inside_train():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 40)).astype(np.float32), rng.integers(0, 2, 60).astype(np.int8)
     X, y, groups = np.repeat(X, 8, axis=0), np.repeat(y, 8), np.repeat(np.arange(60), 8)
-    assert LogisticHead().fit(X, y, groups=groups).training_["C"] < 0.01  # labels are random: the stronger the better
+    assert LogisticHead().fit(X, y, groups=groups).training_["C"] < 0.05  # labels are random: the stronger the better
     assert LogisticHead().fit(X, y).training_["C"] == CS[-1]
 
 
@@ -85,7 +85,7 @@ def test_an_edge_of_the_search_is_said():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 300).astype(np.int8)
     X = (y[:, None] + 0.01 * rng.normal(size=(300, 3))).astype(np.float32)
-    assert LogisticHead().fit(X, y).notes() == ["C = 0.1 lies at the edge of what was searched"]
+    assert LogisticHead().fit(X, y).notes() == ["C = 1 lies at the edge of what was searched"]
 
 
 def test_sample_weights_count_as_repetitions(data):
