@@ -11,7 +11,7 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
-RUNTIME := $(VENV)/.$(if $(GPU),gpu,cpu)-installed
+RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)
@@ -66,6 +66,7 @@ lint: $(DEV)
 	$(VENV)/bin/mypy
 
 $(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: PYTHON=path/to/it")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.cpu-installed: requirements.txt | $(PY)

@@ -92,7 +92,7 @@ class SigmoidHead(Head):
     ) -> tuple[Dense, dict[str, list[float]]]:
         """Return the trained layer and the loss of each epoch.
 
-        Keras' own fit sets up an input pipeline each epoch, 80 ms of it for two steps; batches by hand take 6 ms.
+        Keras' own fit sets up an input pipeline each epoch; batches by hand spare that (benchmarks/heads.py).
         """
         tf, keras = engines.load()
         keras.utils.set_random_seed(self.seed)

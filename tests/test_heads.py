@@ -68,7 +68,7 @@ def test_c_needs_two_groups_a_class_and_says_so(data):
     """With less there is nothing to cross-validate."""
     X, y = data
     head = LogisticHead().fit(X, y, groups=np.zeros(len(y), int))
-    assert head.training_["C"] == CS[2]
+    assert head.training_["C"] == CS[3]
     assert "fewer than two groups" in head.training_["cross_validation"]
 
 

@@ -1,5 +1,7 @@
 """How far a pass has come: plain lines where there is no terminal."""
 
+from types import SimpleNamespace
+
 from extract import progress
 from extract.progress import Progress
 
@@ -7,7 +9,7 @@ from extract.progress import Progress
 def test_plain_lines_tell_count_rate_time_left_and_quarantined(monkeypatch, capsys):
     """A line now and then, not one a batch."""
     clock = iter([0.0, 1.0, 2.0, 10.0, 10.0, 10.0, 11.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     bar = Progress(1000, "embedding")
     bar.add(32)
     bar.add(32, bad=2)
