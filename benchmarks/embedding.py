@@ -61,8 +61,8 @@ def main() -> None:
     """Print images/s of both and the ratio of each pair."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", help="default: an untrained EfficientNet-B0, whose speed is the same")
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=6)
     flags = parser.parse_args()
     _, keras = engines.load()
     with tempfile.TemporaryDirectory() as folder:
