@@ -15,7 +15,7 @@ RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo features head compare export predict bench test lint
+.PHONY: help demo features head compare export predict pretrain bench test lint
 
 help:
 	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
@@ -24,6 +24,7 @@ help:
 	@echo "make compare   every head side by side on the same rows"
 	@echo "make export    backbone and head as one saved model, after parity (HEAD=name)"
 	@echo "make predict   probabilities for INPUT=file, folder or table (HEAD=name, or MODEL=an export alone)"
+	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
@@ -50,12 +51,17 @@ demo: $(RUNTIME)
 	$(PY) -m heads compare --out $(DEMO)
 	$(PY) -m heads export --out $(DEMO)
 	$(PY) -m heads predict --out $(DEMO)
+	$(PY) -m heads show --out $(DEMO)
 	@echo "demo      all of it lies in $(DEMO); README.md says what each file is"
+
+pretrain: $(DEV)
+	$(PY) -m extract.embedded.pretrain $(ARGS)
 
 bench: $(DEV)
 	$(PY) -m benchmarks.heads
 	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.intervals
+	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

@@ -16,7 +16,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every verb shares; each is remembered once given."""
     parser.add_argument("--data", help="label table (CSV): objectId,value and optionally type,path,group")
     parser.add_argument("--media", help="folder of the images; default: $MEDIA_DIR, else the table's folder")
-    parser.add_argument("--backbone", help="efficientnet-b0, a .keras file, or an .h5 file of B0 weights")
+    parser.add_argument("--backbone", help="efficientnet-b0, embedded, a .keras file, or an .h5 file of B0 weights")
     parser.add_argument("--out", help="folder of the outputs; default: artifacts")
     parser.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
     parser.add_argument("--positive", help="the class name that counts as 1; default: the second by name")
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=what)
         verb.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
         verb.add_argument("--out", help="folder of the outputs; default: artifacts")
-    demo = verbs.add_parser("demo", help="write the demo's images, labels and backbone")
+    demo = verbs.add_parser("demo", help="write the demo's images and labels")
     demo.add_argument("--out", help="folder of the demo; default: artifacts/demo")
     return parser
 

@@ -21,13 +21,19 @@ from extract import engines, images
 from extract.errors import BackboneError
 
 DEFAULT = "efficientnet-b0"
+EMBEDDED = "embedded"
+EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights.npz"
+EMBEDDED_NOTE = "trained on generated images; for demo and tests, not for your photos"
 B0_INPUT_SIZE = 224
 B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A backbone before it is loaded. kind: "keras-applications", "weights-file" or "keras-file"; digest: SHA-256."""
+    """A backbone before it is loaded. digest: SHA-256.
+
+    kind: "keras-applications", "embedded", "weights-file" or "keras-file".
+    """
 
     spec: str
     kind: str
@@ -38,11 +44,13 @@ class Source:
     @property
     def name(self) -> str:
         """What to call it in published files: no path of this machine."""
+        if self.kind == "embedded":
+            return f"{self.spec} ({EMBEDDED_NOTE})"
         return self.spec if self.kind == "keras-applications" else self.path.name
 
 
 def resolve(spec: str) -> Source:
-    """Find the weights that `spec` names: `efficientnet-b0`, a `.keras` file, or an `.h5` weights file for B0.
+    """Find the weights that `spec` names: `efficientnet-b0`, `embedded`, a `.keras` file, or an `.h5` file for B0.
 
     Errors: BackboneError for a name or file that is not there, and for weights that cannot be downloaded.
     """
@@ -51,11 +59,13 @@ def resolve(spec: str) -> Source:
         if not path.exists():
             _download()
         return Source(spec, "keras-applications", path, file_digest(path), B0_INPUT_SIZE)
+    if spec == EMBEDDED:
+        return Source(spec, "embedded", EMBEDDED_WEIGHTS, file_digest(EMBEDDED_WEIGHTS), _embedded_input_size())
     path = Path(spec).expanduser().absolute()
     if path.suffix not in (".keras", ".h5"):
         raise BackboneError(
             f"BACKBONE={spec} is no backbone that this version knows",
-            rule=f"Known are {DEFAULT}, a .keras file, and an .h5 file of weights for EfficientNet-B0",
+            rule=f"Known are {DEFAULT}, {EMBEDDED}, a .keras file, and an .h5 file of weights for EfficientNet-B0",
         )
     if not path.is_file():
         raise BackboneError(f"BACKBONE={spec}: there is no such file", then=f"Give its path, or use BACKBONE={DEFAULT}")
@@ -119,6 +129,8 @@ def load(source: Source) -> Backbone:
     """
     if source.kind == "keras-applications":
         model = _keras_b0()
+    elif source.kind == "embedded":
+        model = _embedded(source)
     else:
         model = (_from_weights if source.kind == "weights-file" else _from_keras_file)(source.path)
     if file_digest(source.path) != source.digest:
@@ -163,6 +175,35 @@ def _download() -> None:
             f"Keras loaded {DEFAULT}, but left no file at {_keras_weights()}",
             then="Set KERAS_HOME to a folder that can be written, and run again",
         )
+
+
+def _embedded_input_size() -> int:
+    try:
+        with np.load(EMBEDDED_WEIGHTS) as arrays:
+            return int(arrays["input_size"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BackboneError(
+            f"{EMBEDDED_WEIGHTS} cannot be read: {error}", then="Restore it with git checkout"
+        ) from error
+
+
+def _embedded(source: Source) -> Any:
+    """Build B0 around the weights that ship, float16 by the variables' names; see embedded/README.md."""
+    _, keras = engines.load()
+    size = source.input_size
+    model = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
+    )
+    try:
+        with np.load(source.path) as arrays:
+            for variable in model.weights:
+                if not variable.path.startswith("normalization"):  # as built, that layer changes no pixel
+                    variable.assign(arrays[variable.path].astype(np.float32))
+    except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
+        raise BackboneError(
+            f"{source.path} does not hold EfficientNet-B0's weights: {error}", then="Restore it with git checkout"
+        ) from error
+    return model
 
 
 def _from_weights(path: Path) -> Any:

@@ -1,7 +1,6 @@
-"""The demo's images and labels: scikit-learn's handwritten digits as image files, odd against even. No network.
+"""The demo: scikit-learn's handwritten digits as image files, odd against even. No network.
 
-The backbone is, for now, an untrained EfficientNet-B0: seeded weights, its batch normalisation calibrated on the demo's
-images. It shows that the machinery runs, and says so; it does not show what a trained backbone can do.
+Some labels are flipped on purpose, so that one can see whether the audit finds them.
 """
 
 from __future__ import annotations
@@ -10,37 +9,51 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from extract import artifacts, engines, images
-from extract.workspace import Workspace, write_record
+from extract import artifacts, backbone, cache
+from extract.backbone import EMBEDDED
+from extract.errors import CacheError
+from extract.workspace import Workspace, shown, write_record
 
 SEED = 7
 SIDE = 64  # pixels; the digits are 8 x 8 and are enlarged
-INPUT_SIZE = 64
 FLIPPED = 0.02
-UNTRAINED = (
-    "demo      The demo's backbone is UNTRAINED (seeded weights): its figures show that the line works, "
-    "not what it can do on your photos."
-)
+FLIP_COLUMNS = ("objectId", "true", "written")
 
 
-def make(out: Path) -> Workspace:
-    """Write the demo's data and backbone under `out`, unless they are there, and return its workspace."""
-    data, network = out / "data", out / "backbone.keras"
+def make(out: Path, spec: str = EMBEDDED) -> Workspace:
+    """Write the demo's data under `out`, unless they are there, and return its workspace. spec: the backbone.
+
+    Errors: CacheError where another backbone's features are there already.
+    """
+    data = out / "data"
+    place = Workspace(out, out / "features.h5", data / "split_label.csv", data, spec)
+    if place.cache.exists() and cache.open_cache(place.cache).recipe != backbone.recipe(backbone.resolve(spec)):
+        raise CacheError(
+            f"The demo in {shown(out)} was made with another backbone or version",
+            then="Delete that folder and try again",
+        )
     if not data.exists():
         with artifacts.replacing_folder(data) as partial:
             _write_data(partial)
-    if not network.exists():
-        _write_backbone(data, network)
-    print(UNTRAINED, flush=True)
-    place = Workspace(out, out / "features.h5", data / "split_label.csv", data, str(network))
     write_record(place)
     return place
 
 
+def planted(out: Path) -> set[str]:
+    """Return the objectIds whose labels the demo under `out` flipped; of a folder that is no demo, none."""
+    return {row["objectId"] for row in artifacts.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
+
+
+def enlarged(digit: np.ndarray) -> Image.Image:
+    """Return one digit, (8, 8) of 0 to 16, as a grey picture of SIDE x SIDE pixels."""
+    grey = Image.fromarray((digit * 255 / 16).astype(np.uint8))
+    return grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
 def _write_data(folder: Path) -> None:
     """Write split_label.csv, flips.csv and object/ab/cd/<id>.png: 2:1 odd to even, two bad files, one missing."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     rng = np.random.default_rng(SEED)
@@ -53,8 +66,7 @@ def _write_data(folder: Path) -> None:
         name = f"{hashlib.sha256(str(index).encode()).hexdigest()[:4]}-digit{digit}-{index:04d}"
         path = folder / "object" / name[:2] / name[2:4] / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        grey = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
-        grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
+        enlarged(digits.images[index]).save(path)
         rows.append((name, ("even", "odd")[digit % 2], rng.choice(["train", "validation", "test"], p=[0.8, 0.1, 0.1])))
     flipped = set(rng.choice(len(rows), round(FLIPPED * len(rows)), replace=False).tolist())
     for at in sorted(flipped):
@@ -62,7 +74,7 @@ def _write_data(folder: Path) -> None:
         rows[at] = (name, "even" if value == "odd" else "odd", split)
         flips.append((name, value, rows[at][1]))
     artifacts.write_csv(folder / "split_label.csv", ("objectId", "value", "type"), rows)
-    artifacts.write_csv(folder / "flips.csv", ("objectId", "true", "written"), flips)
+    artifacts.write_csv(folder / "flips.csv", FLIP_COLUMNS, flips)
     truncated, html, missing = (
         folder / "object" / name[:2] / name[2:4] / f"{name}.png" for name in (rows[at][0] for at in (100, 200, 300))
     )
@@ -73,31 +85,3 @@ def _write_data(folder: Path) -> None:
         f"demo      {len(rows):,} handwritten digits, odd against even; planted: {len(flips)} flipped labels "
         "(data/flips.csv), 2 corrupt files, 1 missing file"
     )
-
-
-def _write_backbone(data: Path, path: Path) -> None:
-    """Save a seeded B0, (INPUT_SIZE, INPUT_SIZE, 3) -> (1280,), with batch statistics taken from 256 of the images."""
-    _, keras = engines.load()
-    keras.utils.set_random_seed(SEED)
-    model = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(INPUT_SIZE, INPUT_SIZE, 3)
-    )
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in layers:
-        layer.momentum = 0.0  # one pass in training mode leaves exactly this batch's statistics behind
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-    pixels = []
-    for file in sorted((data / "object").rglob("*.png")):
-        try:
-            pixels.append(images.load(file, INPUT_SIZE))
-        except images.BadImage:  # the demo's own corrupt files
-            continue
-        if len(pixels) == 256:
-            break
-    model(np.stack(pixels).astype(np.float32), training=True)
-    for layer in layers:
-        layer.momentum = 0.99
-    with artifacts.replacing(path) as partial:
-        model.save(partial)

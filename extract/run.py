@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
     labels.write_record(place.out, said)
     artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
     for folder in {place.out, place.beside_cache}:  # a second OUT on this cache finds MEDIA and BACKBONE there
-        workspace.write_record(workspace.replace(place, out=folder), features={"status": "running"})
+        workspace.write_record(replace(place, out=folder), features={"status": "running"})
     if said.classes:
         print(
             f"labels    positive is {said.classes[1]!r}, negative is {said.classes[0]!r}; "
@@ -154,7 +154,7 @@ def _embed(
     config: Config, plan: Plan, source: backbone.Source, recipe: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, str]], int, float]:
     """Run the backbone over the plan and write parts; return what was bad, how many were embedded, and images/s."""
-    print(f"backbone  loading {workspace.shown(source.spec)}", flush=True)
+    print(f"backbone  loading {source.name}", flush=True)
     network = backbone.load(source)
     probe = backbone.probe(network)
     for found in plan.sources:

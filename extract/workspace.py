@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
+from extract.backbone import EMBEDDED
 from extract.errors import InputError
 
 ARTIFACTS = Path("artifacts")
@@ -103,8 +104,7 @@ def _absolute(path: str | Path) -> Path:
 def _demo(spec: str | None) -> Workspace:
     from extract import demo
 
-    workspace = demo.make(_absolute(DEMO))
-    return replace(workspace, backbone=spec) if spec else workspace
+    return demo.make(_absolute(DEMO), spec or EMBEDDED)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

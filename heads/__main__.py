@@ -6,12 +6,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from extract import backbone, cache, workspace
+from extract import backbone, cache, demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.errors import DONE, UsageError, guard
 from extract.workspace import Workspace, shown
+
+if TYPE_CHECKING:
+    from heads.dataset import Dataset
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,14 +28,15 @@ def _parser() -> argparse.ArgumentParser:
         "compare": "set every head side by side on the same rows",
         "export": "join backbone and head into one saved model, after parity",
         "predict": "write probabilities for a file, a folder or a table",
+        "show": "draw the most suspect labels and some predictions as pictures",
         "list": "say which heads there are",
     }
     parsers = {name: verbs.add_parser(name, help=what) for name, what in about.items()}
     for name, verb in parsers.items():
         add_workspace_flags(verb)
-        if name in ("train", "export", "predict"):
+        if name in ("train", "export", "predict", "show"):
             verb.add_argument("--head", help="a head's name; several with commas for train")
-        if name in ("train", "compare", "export"):
+        if name in ("train", "compare", "export", "show"):
             verb.add_argument("--seed", type=number(0), default=0, help="seed of training, resampling and sampling")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
@@ -74,6 +79,27 @@ def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int
     if verb == "compare":
         report.write(place, data, heads, chosen)
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]))
+    if verb == "compare":
+        _audit(place, data, seed)
+
+
+def _audit(place: Workspace, data: Dataset, seed: int) -> None:
+    """Write suspects.csv and say how many labels it holds, and in the demo how many of the planted ones."""
+    from heads import audit
+
+    found = audit.suspects(data, seed)
+    audit.write(place, found)
+    if found.why_not:
+        print(f"audit     no label could be checked: {found.why_not}")
+        return
+    where = shown(place.out / "suspects.csv")
+    print(f"audit     {len(found.rows):,} of {found.n:,} labels contradict their image out of fold; see {where}")
+    planted = demo.planted(place.out)
+    if planted:
+        first = sum(row[0] in planted for row in found.rows[: len(planted)])
+        print(
+            f"audit     of the {len(planted)} labels that the demo flipped, {first} are among the {len(planted)} first"
+        )
 
 
 def _train(flags: argparse.Namespace) -> int:
@@ -145,6 +171,16 @@ def _predict_alone(flags: argparse.Namespace) -> int:
     return DONE
 
 
+def _show(flags: argparse.Namespace) -> int:
+    from heads import show
+
+    place = _place(flags)
+    name, why = _choose(place, flags.head or None)
+    print(f"show      head {name} ({why})", flush=True)
+    print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")
+    return DONE
+
+
 def _list(flags: argparse.Namespace) -> int:
     from heads import bundle, registry
 
@@ -158,7 +194,7 @@ def _list(flags: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see extract/errors.py)."""
     flags = _parser().parse_args(argv)
-    verbs = {"train": _train, "compare": _compare, "export": _export, "predict": _predict, "list": _list}
+    verbs = {"train": _train, "compare": _compare, "export": _export, "predict": _predict, "show": _show, "list": _list}
     return guard(lambda: verbs[flags.verb](flags))
 
 

@@ -50,14 +50,15 @@ def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
     """Return the sentences under the table: what was selected on what, on how many rows, and what to beware of."""
     counts = data.counts()
     said = [
-        f"* {chosen} has the lowest validation log loss. Validation figures are selected on; test is read for the "
-        "chosen head and the baselines sigmoid and logistic only."
+        f"* {chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
+        "computed for the chosen head and the baselines sigmoid and logistic only."
     ]
     said += [
         f"{split}: n = {c['n']:,}, {c['positive']:,} {data.classes[1]!r}, {c['groups']:,} independent groups"
         + ("; intervals are approximate (under 40 groups)" if 0 < c["groups"] < metrics.FEW_GROUPS else "")
         for split, c in counts.items()
     ]
+    said.append(f"features: {data.cache.provenance.get('backbone')}, {len(data.cache):,} images x {data.cache.dim}")
     return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
 
 

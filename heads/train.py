@@ -21,6 +21,7 @@ from heads.dataset import Dataset
 from heads.metrics import Metric
 
 THRESHOLD = 0.5
+PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 
 
 @dataclass
@@ -95,7 +96,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     artifacts.write_csv(
         folder / "predictions.csv",
-        ("objectId", "type", "value", "probability"),
+        PREDICTION_COLUMNS,
         [row for split, p in trained.p.items() for row in _predictions(data, split, p)],
     )
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_a_killed_run_resumes_to_the_same_rows_and_features(place, tmp_path):
         assert survived >= embedded_before
         embedded_before = survived
     assert 24 <= embedded_before < 40
-    last = workspace.replace(place, out=out, cache=out / "features.h5")
+    last = replace(place, out=out, cache=out / "features.h5")
     assert run.extract(run.Config(last)) == 0
     assert workspace.read_record(out)["features"]["embedded"] == 40 - embedded_before
     sha256, features = rows_of(last.cache)
@@ -103,7 +104,7 @@ def die():
     ]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert len(list((out / "features.parts").glob("part-*"))) == 5
-    last = workspace.replace(place, out=out, cache=out / "features.h5")
+    last = replace(place, out=out, cache=out / "features.h5")
     assert run.extract(run.Config(last)) == 0
     assert workspace.read_record(out)["features"]["embedded"] == 0
     assert len(cache.verify(last.cache)) == 40

@@ -1,12 +1,13 @@
 """The embedded demo: its data are what it says, and every verb works on it with nothing given."""
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from extract import demo
+from extract import backbone, demo
 from extract.__main__ import main as extract_main
 from heads.__main__ import main as heads_main
 from tests.conftest import read_rows
@@ -34,20 +35,51 @@ def test_the_demos_data_are_what_it_says(tmp_path):
     assert len(list((tmp_path / "one" / "object").rglob("*.png"))) == len(rows) - 1
 
 
+def refuse(*args):
+    """No network."""
+    raise AssertionError(f"connecting to {args[1]}")
+
+
 @pytest.mark.tensorflow
 def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     """A fresh clone: `make export` alone makes the demo, its features and its heads first; nothing is downloaded."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "INPUT_SIZE", 32)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("sklearn.datasets.load_digits", partial(load_digits, n_class=4))  # a third of them: time
     assert heads_main(["export", "--parity-images", "16"]) == 0
-    said = capsys.readouterr().out
-    assert "UNTRAINED" in said
-    assert said.count(": ok") == 3
+    assert capsys.readouterr().out.count(": ok") == 3
     assert heads_main(["predict"]) == 0
     assert "3 failed" in capsys.readouterr().out
     assert extract_main(["features"]) == 0
     assert " 0 embedded now" in capsys.readouterr().out
     assert extract_main(["verify"]) == extract_main(["info"]) == heads_main(["list"]) == 0
-    predictions = read_rows(tmp_path / "artifacts" / "demo" / "predictions.csv")
+    assert backbone.EMBEDDED_NOTE in capsys.readouterr().out
+    assert heads_main(["compare"]) == 0
+    said = capsys.readouterr().out
+    assert f"features: embedded ({backbone.EMBEDDED_NOTE})" in said
+    assert heads_main(["show"]) == 0
+    out = tmp_path / "artifacts" / "demo"
+    predictions = read_rows(out / "predictions.csv")
     assert np.mean([row["status"] == "ok" for row in predictions]) > 0.99
+    flips = {row["objectId"] for row in read_rows(out / "data" / "flips.csv")}
+    first = [row["objectId"] in flips for row in read_rows(out / "suspects.csv")[: len(flips)]]
+    assert f"of the {len(flips)} labels that the demo flipped, {sum(first)} are among the {len(flips)} first" in said
+    assert np.mean(first) > 0.5  # of labels drawn at random 2 % would be
+    heads = {head["head"]: head["metrics"]["validation"]["accuracy"]["value"] for head in comparison(out)["heads"]}
+    assert heads["logistic"] > heads["majority"] + 0.15
+    assert backbone.EMBEDDED_NOTE in (out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
+    assert (out / "show.png").stat().st_size > 10_000
+
+
+def test_a_demo_of_another_backbone_is_not_mixed_with_this_one(cached, capsys):
+    """What an earlier version left behind is refused, with what to do; nothing is deleted unasked."""
+    assert extract_main(["demo", "--out", str(cached.out)]) == 1
+    assert "Delete that folder and try again" in capsys.readouterr().err
+    assert cached.cache.exists()
+    assert not (cached.out / "data").exists()
+
+
+def comparison(out):
+    """What compare wrote."""
+    return json.loads((out / "comparison.json").read_text())

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from extract import cache, images, run, workspace
+from extract import cache, images, run
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, export, train
 from tests.conftest import read_rows
@@ -152,7 +153,7 @@ def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_p
     other = tmp_path / "other.keras"
     other.write_bytes(tiny_backbone.read_bytes() + b"\0")
     with pytest.raises(CacheError, match="weights_sha256 is"):
-        export.export(workspace.replace(ready, backbone=str(other)), "logistic", n_images=8, seed=0)
+        export.export(replace(ready, backbone=str(other)), "logistic", n_images=8, seed=0)
     assert not (ready.out / "exports").exists()
 
 

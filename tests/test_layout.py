@@ -18,6 +18,7 @@ FORBIDDEN = {
         f"extract.{name}" for name in ("run", "manifest", "labels", "images", "workspace", "backbone")
     },
     "extract/images.py": {"extract.backbone", "extract.cache", "extract.run"},
+    "extract/embedded": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace")},
     "extract/labels.py": {"extract.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},
     "heads/layers.py": {"extract", "heads"},
@@ -49,6 +50,13 @@ def test_imports_flow_one_way(path):
             assert not bad, f"{name} imports {bad}"
     if name not in TENSORFLOW_ROOMS:
         assert not {f for f in found if f.split(".")[0] in ("tensorflow", "keras")}, f"{name} imports TensorFlow"
+
+
+def test_the_product_does_not_need_what_trained_its_weights():
+    """Generator and trainer may go, and matplotlib with them; the weights stay."""
+    for path in FILES:
+        if path.parent.name != "embedded":
+            assert not {f for f in imports_of(path) if f.startswith(("extract.embedded", "matplotlib"))}, path
 
 
 @pytest.mark.parametrize("package", ["extract", "heads"])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_unlabelled_images_are_embedded(place, album):
 def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path):
     """A wrong MEDIA is the commonest mistake."""
     (tmp_path / "empty").mkdir()
-    wrong = workspace.replace(place, media=tmp_path / "empty")
+    wrong = replace(place, media=tmp_path / "empty")
     with pytest.raises(InputError, match=r"None of the 40 images could be used.*'0000img', missing.*empty"):
         extract(wrong)
     assert not place.cache.exists()
@@ -141,7 +142,7 @@ def test_a_bad_table_records_nothing(place, album, tmp_path):
     extract(place)
     (tmp_path / "bad.csv").write_text("objectId,value\n0000img,0\n0001img,1\n0002img,2\n")
     with pytest.raises(InputError, match="third class"):
-        extract(workspace.replace(place, data=tmp_path / "bad.csv"))
+        extract(replace(place, data=tmp_path / "bad.csv"))
     assert workspace.read_record(place.out)["inputs"]["data"] == str(album.table)
     assert workspace.read_record(place.out)["features"]["status"] == "done"
 
@@ -153,14 +154,14 @@ def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, t
         partial.write_bytes(tiny_backbone.read_bytes() + b"\0")  # a ZIP may have bytes behind it; its digest differs
     extract(place)
     with pytest.raises(CacheError, match="weights_sha256 is"):
-        extract(workspace.replace(place, backbone=str(other)))
+        extract(replace(place, backbone=str(other)))
     assert workspace.read_record(place.out)["inputs"]["backbone"] == place.backbone  # the mistake is not remembered
     found = cache.open_cache(place.cache)
     one = found.read(np.array([0]))
     cache.write_part(place.out / "features.parts", 1, found.recipe, "b", found.probe, found.sha256[:1].tolist(), one)
     place.cache.unlink()
     with pytest.raises(CacheError, match=r"part-000001\.h5, made with b, has another recipe: weights_sha256"):
-        extract(workspace.replace(place, backbone=str(other)))
+        extract(replace(place, backbone=str(other)))
 
 
 def test_drift_between_runs_is_refused(place, album, monkeypatch):
@@ -179,7 +180,7 @@ def test_an_id_that_means_another_image_is_refused(place, album, tmp_path):
     """Two tables whose ids collide must not share a manifest: labels would land on the wrong pictures."""
     extract(place)
     other = Album(tmp_path / "other").fill(3, seed=1000)
-    mixed = workspace.replace(place, data=other.table, media=other.media)
+    mixed = replace(place, data=other.table, media=other.media)
     with pytest.raises(InputError, match=r"objectId '0000img' is .*album.* in the manifest and .*other"):
         extract(mixed)
     assert len(read_rows(place.out / "manifest.csv")) == 40
@@ -223,7 +224,7 @@ def test_a_copy_stands_in_for_one_that_vanished(place, album, monkeypatch):
 def test_a_cache_elsewhere_remembers_media_and_backbone(place, tmp_path):
     """CACHE may be shared: a second OUT on it needs only its own table."""
     shared = tmp_path / "shared" / "features.h5"
-    extract(workspace.replace(place, cache=shared))
+    extract(replace(place, cache=shared))
     second = workspace.resolve(cache=str(shared), data=str(place.data), out=str(tmp_path / "second"))
     assert (second.media, second.backbone) == (place.media, place.backbone)
 
@@ -234,5 +235,5 @@ def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "load", None)
     second = tmp_path / "second.csv"
     artifacts.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
-    assert extract(workspace.replace(place, data=second))[1]["embedded"] == 0
+    assert extract(replace(place, data=second))[1]["embedded"] == 0
     assert len(read_rows(place.out / "manifest.csv")) == 40

@@ -77,7 +77,7 @@ def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, mon
     from extract import demo
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "make", lambda out: Workspace(out, out / "features.h5", out / "t.csv", out, "b"))
+    monkeypatch.setattr(demo, "make", lambda out, spec: Workspace(out, out / "features.h5", out / "t.csv", out, spec))
     assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
     workspace.write_record(workspace.resolve(data="t.csv"))
     assert workspace.resolve().out == tmp_path / "artifacts"

@@ -1,0 +1,77 @@
+"""A sheet for the eye: the labels that are most suspect, then what a head says of images that it was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from extract import artifacts
+from extract.errors import HeadError
+from extract.manifest import Manifest
+from extract.workspace import Workspace
+from heads import audit, bundle, train
+
+COLUMNS, ROWS = 10, 2  # of predictions; above them stands one row of suspects
+SIDE, MARGIN, LINE = 72, 14, 14  # pixels
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image and the words under it; red marks what looks wrong."""
+
+    object_id: str
+    words: str
+    red: bool
+
+
+def draw(place: Workspace, name: str, seed: int) -> Path:
+    """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError before `make compare`."""
+    if not (place.out / "suspects.csv").exists():
+        raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
+    suspects = artifacts.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
+    rows = artifacts.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)
+    split = "test" if any(row["type"] == "test" for row in rows) else "validation"
+    rows = [row for row in rows if row["type"] == split]
+    drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
+    negative, positive = bundle.read_facts(place.out / "heads" / name)["classes"]
+    predicted = [_prediction(rows[at], (negative, positive)) for at in drawn.tolist()]
+    marked = [Tile(row["objectId"], f"{row['value']}?  {float(row['self_confidence']):.2f}", False) for row in suspects]
+    parts = {
+        "most suspect labels: the label as given, and the probability that an out-of-fold head gives it": marked,
+        f"{split} images: what {name} says, and how surely; red where the label differs": predicted,
+    }
+    path = place.out / "show.png"
+    with artifacts.replacing(path) as partial:
+        _sheet(parts, Manifest.read(place.beside_cache / "manifest.csv")).save(partial, "PNG")
+    return path
+
+
+def _prediction(row: dict[str, str], classes: tuple[str, str]) -> Tile:
+    p = float(row["probability"])
+    says = classes[p >= train.THRESHOLD]
+    return Tile(row["objectId"], f"{says}  {max(p, 1 - p):.2f}", says != row["value"])
+
+
+def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
+    """Return the tiles in rows of COLUMNS, each part under its heading; a file that is gone leaves its place empty."""
+    paths = dict(zip(known.rows["objectId"], known.rows["path"], strict=True))
+    wide, high = SIDE + MARGIN, SIDE + MARGIN + LINE
+    rows = sum(-(-len(tiles) // COLUMNS) for tiles in parts.values())
+    sheet = Image.new("RGB", (COLUMNS * wide + MARGIN, rows * high + len(parts) * 2 * LINE), "white")
+    pen, y = ImageDraw.Draw(sheet), 0
+    for heading, tiles in parts.items():
+        pen.text((MARGIN, y + LINE // 2), heading, fill="black")
+        y += 2 * LINE
+        for at, tile in enumerate(tiles):
+            left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
+            try:
+                with Image.open(paths[tile.object_id]) as image:
+                    sheet.paste(ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (SIDE, SIDE)), (left, top))
+            except OSError:
+                pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
+            pen.text((left, top + SIDE), tile.words, fill="#c00000" if tile.red else "black")
+        y += -(-len(tiles) // COLUMNS) * high
+    return sheet

@@ -1,0 +1,95 @@
+"""Suspect labels: planted flips come first, and no row is judged by a head that saw it or its group."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import synthetic
+from extract import run
+from heads import audit, dataset
+from heads.__main__ import main
+from tests.conftest import read_rows
+
+
+def test_planted_flips_are_the_most_suspect(cached):
+    """Where features tell the classes apart, the labels that were turned round come first, whatever their split."""
+    rng, planted, parts = np.random.default_rng(4), set(), {}
+    for name, part in dataset.join(cached).parts.items():
+        X = part.X + 9 * (2.0 * part.y[:, None] - 1) * (np.arange(16) < 2)
+        flips = rng.random(len(part)) < 0.06
+        planted |= set(part.ids[flips].tolist())
+        parts[name] = replace(part, X=X.astype(np.float32), y=np.where(flips, 1 - part.y, part.y))
+    assert len(planted) > 10
+    found = audit.suspects(replace(dataset.join(cached), parts=parts), 0)
+    assert found.n == 400
+    assert {row[0] for row in found.rows[: len(planted)]} == planted
+    assert {row[1] for row in found.rows} == {"train", "validation", "test"}
+
+
+@pytest.mark.tensorflow
+def test_compare_writes_the_suspects_most_suspect_first(cached, capsys):
+    """suspects.csv holds the labels whose out-of-fold probability is under one half, as the table has them."""
+    assert main(["compare", "--out", str(cached.out)]) == 0
+    rows = read_rows(cached.out / "suspects.csv")
+    assert f"audit     {len(rows)} of 400 labels" in capsys.readouterr().out
+    confidences = [float(row["self_confidence"]) for row in rows]
+    assert confidences == sorted(confidences)
+    assert 0 < confidences[-1] < 0.5
+    labels = {row["objectId"]: row for row in read_rows(cached.data)}
+    for row in rows:
+        assert (row["value"], row["type"]) == (labels[row["objectId"]]["value"], labels[row["objectId"]]["type"])
+        p = float(row["probability"])
+        assert float(row["self_confidence"]) == pytest.approx(p if row["value"] == "1" else 1 - p)
+
+
+def test_no_row_is_judged_by_a_head_that_saw_its_group(tmp_path, monkeypatch):
+    """Copies in train and test would vouch for each other's wrong label."""
+    data = dataset.join(synthetic.workspace(tmp_path / "grouped", 1200, 16, group_size=8))
+    seen = []
+    fit, predict = audit.LogisticHead.fit, audit.LogisticHead.predict_proba
+    group_of = {
+        row.tobytes(): group for part in data.parts.values() for row, group in zip(part.X, part.groups, strict=True)
+    }
+
+    def spy_fit(self, X, y, **rest):
+        seen.append({group_of[row.tobytes()] for row in X})
+        return fit(self, X, y, **rest)
+
+    def spy_predict(self, X):
+        assert seen[-1].isdisjoint(group_of[row.tobytes()] for row in X)
+        return predict(self, X)
+
+    monkeypatch.setattr(audit.LogisticHead, "fit", spy_fit)
+    monkeypatch.setattr(audit.LogisticHead, "predict_proba", spy_predict)
+    audit.suspects(data, 0)
+    assert len(seen) == 5
+
+
+def test_too_few_groups_are_said_not_guessed(cached):
+    """One group of each class cannot be judged by others."""
+    data = dataset.join(cached)
+    parts = {name: replace(part, groups=part.y.astype(int)) for name, part in data.parts.items()}
+    found = audit.suspects(replace(data, parts=parts), 0)
+    assert found.rows == []
+    assert found.why_not == "a class has fewer than two independent groups"
+
+
+@pytest.mark.tensorflow
+def test_show_draws_suspects_and_predictions(place, capsys):
+    """One picture of both; a photo that is gone leaves its place empty."""
+    assert run.extract(run.Config(place)) == 0
+    out = str(place.out)
+    assert main(["train", "--head", "logistic", "--out", out]) == 0
+    assert main(["show", "--out", out]) == 1
+    assert "Run make compare" in capsys.readouterr().err
+    assert main(["compare", "--out", out]) == 0
+    assert main(["show", "--head", "logistic", "--out", out]) == 0
+    rows = [row for row in read_rows(place.out / "heads" / "logistic" / "predictions.csv") if row["type"] == "test"]
+    with Image.open(place.out / "show.png") as sheet:
+        whole = np.asarray(sheet.convert("RGB")).astype(int)
+    next((place.media / "object").rglob(f"{rows[0]['objectId']}*")).unlink()
+    assert main(["show", "--head", "logistic", "--out", out]) == 0
+    with Image.open(place.out / "show.png") as sheet:
+        assert (np.asarray(sheet.convert("RGB")) == 255).all(axis=-1).sum() > (whole == 255).all(axis=-1).sum() + 2000
