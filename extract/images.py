@@ -1,34 +1,50 @@
 """Encoded bytes to uint8 (S, S, 3): the one place pixels are made, for extraction and for exported graphs.
 
-`decode` is TensorFlow graph code, so that an exported model can hold the very same operations. TensorFlow is imported
-when the first pixel is needed.
+`decode` is TensorFlow graph code, so that an exported model can hold the very same operations. It reads what TensorFlow
+gets right; other files become raw RGB through Pillow and then go through the same resize. TensorFlow is imported when
+the first pixel is needed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from extract import engines
+from extract import engines, exif
+
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 REASONS = ("missing", "io-error", "changed", "undecodable", "not-finite")  # the closed list of quarantine.csv
-FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further pictures behind it, as some cameras write
+# what Pillow may open; MPO: a JPEG with further pictures behind it, as some cameras write
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "HEIF", "PPM")
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
-Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only here; the limit above holds instead of its warning
-ORIENTATION = 0x0112  # EXIF tag
+Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
+REFUSAL = (
+    "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; give pixels of other images to the signature `pixels`"
+)
 
-# What decides a pixel, in the words of the recipe. A change to `decode` changes a line here.
+# What decides a pixel, in the words of the recipe. A change to `decode` or `_with_pillow` changes a line here.
 RECIPE = {
-    "decode": "jpeg: INTEGER_ACCURATE, DCT-scaled by 1/2, 1/4 or 1/8 to the smallest scale >= input_size; png: 8 bits",
-    "orientation": "ignored",
-    "alpha": "dropped",
+    "decode": "jpeg: INTEGER_ACCURATE, DCT-scaled by 1/2, 1/4 or 1/8 to the smallest scale >= input_size; png, still "
+    "webp, 24-bit bmp: TensorFlow; others: Pillow, first frame; 8 bits, of 16 the upper",
+    "orientation": "exif",
+    "alpha": "over white",
     "resize": "bilinear, antialias, aspect not kept, rounded to uint8",
 }
 
@@ -55,36 +71,105 @@ def sniff(file: BinaryIO) -> Header:
     """Read a file's header with Pillow; takes no memory for pixels and never raises on odd bytes."""
     try:
         with Image.open(file) as image:
-            exif = Image.Exif()
-            exif.load(image.info.get("exif", b""))  # image.getexif() would decode a whole PNG to look behind its pixels
-            orientation = exif.get(ORIENTATION, 1)
-            return Header(
-                image.format or "", image.width, image.height, orientation if isinstance(orientation, int) else 1
-            )
+            tags = Image.Exif()
+            with suppress(Exception):  # damaged tags are no tags
+                tags.load(image.info.get("exif", b""))  # getexif() would decode a whole PNG to look behind its pixels
+            return Header(image.format or "", image.width, image.height, _orientation(tags))
     except Exception:  # besides UnidentifiedImageError, bytes made to confuse raise struct.error, KeyError and others
         return Header()
 
 
-def decode(encoded: Any, size: int) -> Any:
-    """Turn one encoded JPEG or PNG into pixels, inside a TensorFlow graph.
+def _orientation(tags: Image.Exif) -> int:
+    found = tags.get(exif.ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
 
-    encoded: scalar tf.string. Returns tf.uint8 (size, size, 3), RGB.
+
+def decode(encoded: Any, size: int) -> Any:
+    """Turn one encoded JPEG, PNG, still WebP or 24-bit BMP into pixels, inside a TensorFlow graph.
+
+    encoded: scalar tf.string. Returns tf.uint8 (size, size, 3), RGB, upright. Bytes of another kind fail, loudly, with
+    InvalidArgumentError.
     """
     tf, _ = engines.load()
+    data = exif.Bytes(encoded)
 
-    def jpeg_at(scale: int) -> Any:
+    def refused() -> Any:
+        with tf.control_dependencies([tf.debugging.Assert(False, [REFUSAL])]):
+            return tf.zeros((1, 1, 3), tf.uint8), tf.constant(1, tf.int64)
+
+    riff, webp = data.number(0, 4) == int.from_bytes(b"RIFF"), data.number(8, 4) == int.from_bytes(b"WEBP")
+    extended = data.number(12, 4) == int.from_bytes(b"VP8X")
+    animated = extended & (data.number(20, 1) // 2 % 2 == 1)
+    bmp = data.number(0, 2) == int.from_bytes(b"BM")
+    plain = (data.number(28, 2, little=True) == 24) & (data.number(30, 4) == 0)  # bits a pixel, no compression
+    plain &= data.number(14, 4, little=True) >= 40  # the size of the header that has these fields
+    pixels, orientation = tf.case(
+        [
+            (data.number(0, 3) == 0xFFD8FF, lambda: (_jpeg(encoded, size), exif.jpeg_orientation(data))),
+            (
+                data.number(0, 4) == int.from_bytes(b"\x89PNG"),
+                lambda: (_png(encoded, data), exif.png_orientation(data)),
+            ),
+            (riff & webp & ~animated, lambda: (_webp(encoded), exif.webp_orientation(data))),
+            (bmp & plain, lambda: (tf.io.decode_bmp(encoded, channels=3), tf.constant(1, tf.int64))),
+        ],
+        default=refused,
+    )
+    return _finish(tf.ensure_shape(pixels, (None, None, 3)), orientation, size)
+
+
+def _jpeg(encoded: Any, size: int) -> Any:
+    tf, _ = engines.load()
+
+    def at(scale: int) -> Any:
         return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=scale, dct_method="INTEGER_ACCURATE")
 
-    def jpeg() -> Any:
-        shorter = tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2])
-        scales = (1, 2, 4, 8)  # libjpeg rounds a scaled side up
-        fits = [tf.cast((shorter + scale - 1) // scale >= size, tf.int32) for scale in scales[1:]]
-        return tf.switch_case(tf.add_n(fits), [jpeg_at(scale) for scale in scales])
+    shorter = tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2])
+    scales = (1, 2, 4, 8)  # libjpeg rounds a scaled side up
+    fits = [tf.cast((shorter + scale - 1) // scale >= size, tf.int32) for scale in scales[1:]]
+    return tf.switch_case(tf.add_n(fits), [at(scale) for scale in scales])
 
-    pixels = tf.cond(tf.io.is_jpeg(encoded), jpeg, lambda: tf.io.decode_png(encoded, channels=3))
-    pixels = tf.ensure_shape(pixels, (None, None, 3))
+
+def _png(encoded: Any, data: exif.Bytes) -> Any:
+    """Decode a PNG. Alpha is asked for only where the file has it: TensorFlow makes up a wrong one under 8 bits."""
+    tf, _ = engines.load()
+    has_alpha = data.number(25, 1) // 4 % 2 == 1  # the colour type's bit for an alpha channel
+    has_alpha |= exif.find_in_png(data, b"tRNS") >= 0
+    return tf.cond(
+        has_alpha,
+        lambda: _over_white(tf.io.decode_png(encoded, channels=4)),
+        lambda: tf.io.decode_png(encoded, channels=3),
+    )
+
+
+def _webp(encoded: Any) -> Any:
+    tf, _ = engines.load()
+    pixels = tf.io.decode_webp(encoded)[0]
+    return tf.cond(tf.shape(pixels)[-1] == 4, lambda: _over_white(pixels), lambda: pixels)
+
+
+def _over_white(pixels: Any) -> Any:
+    """Lay RGBA (h, w, 4) uint8 over white, as a person sees it: RGB (h, w, 3) uint8."""
+    tf, _ = engines.load()
+    pixels = tf.cast(pixels, tf.float32)
+    return tf.cast(tf.round(255 + (pixels[..., :3] - 255) * (pixels[..., 3:] / 255)), tf.uint8)
+
+
+def _finish(pixels: Any, orientation: Any, size: int) -> Any:
+    """Resize RGB (h, w, 3) uint8 to (size, size, 3) and turn it upright; the square is turned, not the large image."""
+    tf, _ = engines.load()
     pixels = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+    pixels = tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+    def among(*numbers: int) -> Any:
+        return tf.reduce_any(orientation == tf.constant(numbers, tf.int64))
+
+    def turned() -> Any:  # EXIF 2.3, table of Orientation: a transposition, then mirrors
+        upright = tf.where(among(5, 6, 7, 8), tf.transpose(pixels, (1, 0, 2)), pixels)
+        upright = tf.where(among(2, 3, 6, 7), upright[:, ::-1], upright)
+        return tf.where(among(3, 4, 7, 8), upright[::-1], upright)
+
+    return tf.cond(orientation == 1, lambda: pixels, turned)
 
 
 @cache
@@ -93,12 +178,24 @@ def _decoder(size: int) -> Any:
     return tf.function(lambda encoded: decode(encoded, size), input_signature=[tf.TensorSpec((), tf.string)])
 
 
+@cache
+def _finisher(size: int) -> Any:
+    tf, _ = engines.load()
+    signature = [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.int64)]
+    return tf.function(lambda pixels, orientation: _finish(pixels, orientation, size), input_signature=signature)
+
+
 def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarray:
     """Read one file and return its pixels, uint8 (size, size, 3).
 
     sha256: the digest the bytes must have; the bytes that are decoded are the bytes that were hashed.
     Errors: BadImage.
     """
+    return from_bytes(read(path, sha256=sha256), size)
+
+
+def read(path: Path | str, *, sha256: str | None = None) -> bytes:
+    """Return a file's bytes, which have the digest `sha256` where one is given. Errors: BadImage."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
@@ -107,7 +204,7 @@ def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarra
         raise BadImage("io-error", str(error)) from error
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise BadImage("changed", "the file changed while it was being read; it is tried again on the next run")
-    return from_bytes(data, size)
+    return data
 
 
 def load_any(paths: list[str], size: int, *, sha256: str) -> np.ndarray:
@@ -124,27 +221,84 @@ def load_any(paths: list[str], size: int, *, sha256: str) -> np.ndarray:
 def from_bytes(data: bytes, size: int) -> np.ndarray:
     """Return the pixels of one encoded image, uint8 (size, size, 3). Errors: BadImage("undecodable")."""
     tf, _ = engines.load()
-    _refuse(data)
+    header = _refuse(data)
     try:
         return _decoder(size)(tf.constant(data)).numpy()
     except tf.errors.OpError as error:
-        first_line = (error.message or type(error).__name__).strip().splitlines()[0]
+        if REFUSAL in error.message or header.format in ("JPEG", "MPO"):  # lossless JPEG, say, is Pillow's
+            return _with_pillow(data, size)
+        first_line = re.sub(r"\{\{.*?\}\} *", "", error.message or type(error).__name__).strip().splitlines()[0]
         raise BadImage("undecodable", first_line[:200]) from error
 
 
-def _refuse(data: bytes) -> None:
+def in_graph(data: bytes, size: int) -> bool:
+    """Say whether `decode` reads these bytes, so that an export's signature `bytes` does."""
+    tf, _ = engines.load()
+    try:
+        _refuse(data)
+        _decoder(size)(tf.constant(data))
+    except (tf.errors.OpError, BadImage):
+        return False
+    return True
+
+
+def _with_pillow(data: bytes, size: int) -> np.ndarray:
+    """Decode the first frame of what TensorFlow does not read. Errors: BadImage."""
+    tf, _ = engines.load()
+    Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            image.load()
+            orientation = _orientation(image.getexif())  # Pillow takes the tag away where it has turned the image
+            pixels = _rgb(image)
+    except BadImage:
+        raise
+    except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
+        raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
+    return _finisher(size)(tf.constant(pixels), tf.constant(orientation, tf.int64)).numpy()
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return an opened image's pixels as RGB over white, uint8 (h, w, 3); of 16 bits the upper 8. Errors: BadImage."""
+    if image.mode in ("I", "F"):
+        raise BadImage("undecodable", f"{image.format} with 32 bits a channel, whose range is not told")
+    if image.mode.startswith("I;16"):
+        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(upper[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        return _over_white(np.asarray(image.convert("RGBA"))).numpy()
+    return np.asarray(image.convert("RGB"))
+
+
+def _refuse(data: bytes) -> Header:
+    """Return the header, or raise BadImage for what no decoder should be given: a foreign format, or a bomb."""
     header = sniff(io.BytesIO(data))
     if not data:
         raise BadImage("undecodable", "the file is empty")
+    if not header.format and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        raise BadImage("undecodable", "HEIC; needs pillow-heif: .venv/bin/python -m pip install pillow-heif")
     if header.format not in FORMATS:
         what = header.format or "no image format that Pillow knows"
-        raise BadImage("undecodable", f"{what}; JPEG and PNG are read")
+        raise BadImage("undecodable", f"{what}; {', '.join(FORMATS)} are read")
     if header.width * header.height > MAX_PIXELS:
         raise BadImage("undecodable", f"declares {header.width} x {header.height} pixels; the limit is {MAX_PIXELS:,}")
+    return header
 
 
+def complaints(path: Path | str, size: int) -> str:
+    """Read a bad file again, alone, and return what libjpeg, libtiff and others print about it, as one line."""
+    with engines.held_stderr() as held:
+        with suppress(BadImage):
+            load(path, size)
+        held.seek(0)
+        return " ".join(held.read(1000).decode(errors="replace").split())[:200]
+
+
+@cache
 def decoder_version() -> str:
     """Name what decodes, for quarantine rows: another version may read what this one could not. Needs no TensorFlow."""
-    from importlib.metadata import version
-
-    return f"tensorflow {version('tensorflow')}"
+    found = []
+    for package in ("tensorflow", "pillow", "pillow-heif"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return " ".join(found)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, images, labels, manifest, workspace
+from extract import artifacts, backbone, cache, engines, images, labels, manifest, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest
@@ -65,9 +65,9 @@ def extract(config: Config) -> int:
         labels.check(table, place.data, place.positive)  # before minutes of hashing
         source = backbone.resolve(place.backbone)
         recipe = backbone.recipe(source)
-        decoder = f"{images.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
+        decoder = _decoder(recipe)
         scan = _scan(config, table)
-        plan = _plan(config, scan, recipe, decoder)
+        plan = _plan(config, scan, recipe)
         said = _record(place, table, scan)
         try:
             fresh, embedded, rate = _embed(config, plan, source, recipe) if plan.todo else ({}, 0, 0.0)
@@ -123,25 +123,33 @@ def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
     return said
 
 
-def _plan(config: Config, scan: Manifest, recipe: dict[str, Any], decoder: str) -> Plan:
+def _plan(config: Config, scan: Manifest, recipe: dict[str, Any]) -> Plan:
     """Digests minus cached minus undecodable. Errors: CacheError when cache or parts hold another recipe."""
     place = config.workspace
     sources = _sources(place)
     for found in sources:
         where = f"{found.path}, made with {found.provenance.get('backbone')},"
         cache.refuse_other_recipe(found.recipe, recipe, where=where)
-    rows = [] if config.retry else artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
-    bad = {
-        row["sha256"]: (row["reason"], row["detail"])
-        for row in rows
-        if row["reason"] == "undecodable" and row["decoder"] == decoder
-    }
+    bad = {} if config.retry else undecodable(place, recipe)
     known = set(bad).union(*(found.sha256.tolist() for found in sources))
     todo: dict[str, list[str]] = {}
     for digest, path in zip(scan.rows["sha256"], scan.rows["path"], strict=True):
         if digest and digest not in known:
             todo.setdefault(digest, []).append(path)
     return Plan(todo, sources, bad)
+
+
+def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Map the digest of each image that this version could not decode for this recipe to (reason, detail)."""
+    return {
+        row["sha256"]: (row["reason"], row["detail"])
+        for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+        if row["reason"] == "undecodable" and row["decoder"] == _decoder(recipe)
+    }
+
+
+def _decoder(recipe: dict[str, Any]) -> str:
+    return f"{images.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
 
 
 def _sources(place: Workspace) -> list[FeatureCache]:
@@ -161,8 +169,9 @@ def _embed(
         cache.refuse_drift(probe, found.probe, where=str(found.path))
     writer = _PartWriter(config.workspace, source, recipe, probe)
     bad: dict[str, tuple[str, str]] = {}
-    progress, started = Progress(len(plan.todo), "embedding"), time.monotonic()
-    with _stop_signal() as stop, ThreadPoolExecutor(cpu_count() or 1) as pool:
+    started = time.monotonic()
+    with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(cpu_count() or 1) as pool:
+        progress = Progress(len(plan.todo), "embedding")
         batches = _batches(plan.todo, network.input_size, config.batch or BATCH[network.device], pool, bad, progress)
         try:
             for keys, pixels in batches:
@@ -184,7 +193,11 @@ def _embed(
             rule="What is done is kept",
             then="Run the same command again to go on from there",
         )
-    return bad, writer.rows, writer.rows / max(time.monotonic() - started, 1e-9)
+    rate = writer.rows / max(time.monotonic() - started, 1e-9)
+    for digest, (reason, detail) in bad.items():
+        if reason == "undecodable" and (words := images.complaints(plan.todo[digest][0], network.input_size)):
+            bad[digest] = (reason, f"{detail}; {words}")
+    return bad, writer.rows, rate
 
 
 def _batches(

@@ -134,8 +134,8 @@ def _export(flags: argparse.Namespace) -> int:
     print(f"export    head {name} ({why})", flush=True)
     for result in export.export(place, name, n_images=flags.parity_images, seed=flags.seed):
         print(
-            f"parity    {result.format:<12} max |dp| {result.max_abs_diff:.1e} over {result.n_images} images, "
-            f"{result.flips} flips: {'ok' if result.ok else 'FAILED'}"
+            f"parity    {result.format:<12}{result.input:<7} max |dp| {result.max_abs_diff:.1e} over "
+            f"{result.n_images:,} images, {result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
     print(f"export    {shown(place.out / 'exports' / name)}")
     return DONE

@@ -1,7 +1,7 @@
 """Backbone and head as one model: one flat graph, published only after parity with the cached features.
 
-Every format is loaded back from its file and fed raw files through `images.load`; its probabilities must be those that
-the bundle gives for the cached features.
+Every format is loaded back from its file and fed raw files, as pixels from `images.load` or, where its graph decodes
+them itself, as bytes; its probabilities must be those that the bundle gives for the cached features.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from heads.layers import Dense
 
 TOLERANCE = 1e-4  # of a probability
 BATCH = 32
-FORMATS = ("model.keras", "model.h5", "saved_model")
+FORMATS = {"model.keras": ("pixels",), "model.h5": ("pixels",), "saved_model": ("pixels", "bytes")}  # and their inputs
 
 
 @dataclass(frozen=True)
 class Parity:
-    """One format against the cached features. max_abs_diff: of probabilities; flips: see `compare`."""
+    """One format against the cached features. input: "pixels" or "bytes"; n_images: how many of them it was fed.
+
+    max_abs_diff: of probabilities; flips: see `compare`.
+    """
 
     format: str
     input: str
@@ -66,11 +69,15 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
         write_formats(join(network.model, bundle.layers), folder, network.input_size)
-        results = [check(folder, each, sample, bundle.facts["threshold"], network.input_size) for each in FORMATS]
+        results = [
+            result
+            for each, inputs in FORMATS.items()
+            for result in check(folder / each, inputs, sample, bundle.facts["threshold"], network.input_size)
+        ]
         failed = [result for result in results if not result.ok]
-        for result in failed:
-            _remove(folder / result.format)
-        if len(failed) == len(results):
+        for each in {result.format for result in failed}:
+            _remove(folder / each)
+        if {result.format for result in failed} == {result.format for result in results}:
             raise _parity_error(failed)  # before the folder replaces an export that was good
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
@@ -82,7 +89,7 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
 
 
 def _parity_error(failed: list[Parity]) -> HeadError:
-    listed = ", ".join(f"{r.format} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips)" for r in failed)
+    listed = ", ".join(f"{r.format} by {r.input} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips)" for r in failed)
     return HeadError(
         f"Parity failed and these formats were not published: {listed}",
         rule=f"An export agrees with the cached features to {TOLERANCE:g}",
@@ -110,41 +117,75 @@ def join(model: Any, layers: list[Dense]) -> Any:
 
 
 def write_formats(model: Any, folder: Path, size: int) -> None:
-    """Write model.keras, model.h5 and saved_model/ (signature `pixels`: float32 (b, S, S, 3) -> probability (b, 1))."""
-    tf, keras = engines.load()
+    """Write model.keras, model.h5 and saved_model/."""
     from absl import logging
 
     model.save(folder / "model.keras")
     logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, in five lines; whoever wants it knows
     model.save(folder / "model.h5", include_optimizer=False)
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "pixels",
-        lambda pixels: {"probability": model(pixels, training=False)},
-        input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")],
-    )
-    archive.write_out(str(folder / "saved_model"), verbose=False)
+    write_saved_model(model, folder / "saved_model", size)
 
 
-def open_export(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """Load an exported model. Returns a function of pixels uint8 (b, S, S, 3) -> p float64 (b,), and S.
+def write_saved_model(model: Any, path: Path, size: int) -> None:
+    """Write a SavedModel of one frozen graph with two signatures, each giving `probability` (b, 1).
 
-    A SavedModel is code: open only what you trust. Errors: HeadError.
+    pixels: float32 (b, S, S, 3), RGB, 0-255. bytes: strings `image_bytes` (b,), encoded images that `images.decode`
+    reads; one that it does not read fails the whole call.
     """
+    tf, _ = engines.load()
+    frozen = engines.freeze(model, size, "float32")
+
+    def from_pixels(pixels: Any) -> dict[str, Any]:
+        return {"probability": frozen(pixels)[0]}
+
+    def from_bytes(image_bytes: Any) -> dict[str, Any]:
+        square = tf.TensorSpec((size, size, 3), tf.uint8)
+        pixels = tf.map_fn(lambda encoded: images.decode(encoded, size), image_bytes, fn_output_signature=square)
+        return from_pixels(tf.cast(pixels, tf.float32))
+
+    module = tf.Module()
+    floats = tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")
+    module.by_pixels = tf.function(from_pixels, input_signature=[floats])
+    module.by_bytes = tf.function(from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    signatures = {"pixels": module.by_pixels, "bytes": module.by_bytes}
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
+    tf.saved_model.save(module, str(path), signatures, options)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns p float64 (b,).
+
+    "pixels" takes uint8 (b, S, S, 3), "bytes" a list of b encoded images.
+    """
+
+    size: int
+    inputs: dict[str, Callable[[Any], np.ndarray]]
+
+
+def open_export(path: Path) -> Exported:
+    """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError."""
     tf, keras = engines.load()
+
+    def probabilities(call: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
+        return lambda x: np.asarray(call(x))[:, 0].astype(float)
+
     try:
         if path.is_dir():
-            signature = tf.saved_model.load(str(path)).signatures["pixels"]
-            size = int(signature.structured_input_signature[1]["pixels"].shape[1])
-            return (
-                lambda x: signature(pixels=tf.constant(x, tf.float32))["probability"].numpy()[:, 0].astype(float),
-                size,
-            )
+            signatures = tf.saved_model.load(str(path)).signatures
+            by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
+            inputs = {"pixels": probabilities(lambda x: by_pixels(pixels=tf.constant(x, tf.float32))["probability"])}
+            if by_bytes is not None:
+                inputs["bytes"] = probabilities(lambda x: by_bytes(image_bytes=tf.constant(x))["probability"])
+            return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-        return lambda x: np.asarray(model(x.astype(np.float32), training=False))[:, 0].astype(float), model.input_shape[
-            1
-        ]
+        size = model.input_shape[1]
+        run = tf.function(  # layer by layer it takes five times as long
+            lambda x: model(x, training=False),
+            jit_compile=False,
+            input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
+        )
+        return Exported(size, {"pixels": probabilities(lambda x: run(tf.constant(x, tf.float32)))})
     except Exception as error:  # TensorFlow, Keras, h5py and zipfile each have their own
         raise HeadError(
             f"{path} cannot be loaded as an exported model: {error}",
@@ -171,35 +212,54 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen])
 
 
-def check(folder: Path, name: str, sample: Sample, threshold: float, size: int) -> Parity:
-    """Load one format from its file and compare it on the sample's raw files. Errors: HeadError when none is there."""
-    run, _ = open_export(folder / name)
-    got, seen = np.zeros(len(sample.p)), np.zeros(len(sample.p), bool)
-    for start in range(0, len(sample.p), BATCH):
-        batch = {}
-        for i in range(start, min(start + BATCH, len(sample.p))):
-            try:
-                batch[i] = images.load(sample.paths[i], size, sha256=sample.sha256[i])
-            except images.BadImage:  # moved or changed since make features: nothing to compare with
-                continue
-        if batch:
-            got[list(batch)], seen[list(batch)] = run(np.stack(list(batch.values()))), True
-    if 2 * seen.sum() < len(seen):
+def check(path: Path, inputs: tuple[str, ...], sample: Sample, threshold: float, size: int) -> list[Parity]:
+    """Load one format from its file and compare it, by each input, on the sample's raw files.
+
+    By bytes only files that `images.decode` reads count; where there is none, there is no row of it.
+    Errors: HeadError when most files are gone.
+    """
+    exported = open_export(path)
+    n = len(sample.p)
+    got = {name: np.full(n, np.nan) for name in inputs}
+    seen = {name: np.zeros(n, bool) for name in inputs}
+    for start in range(0, n, BATCH):
+        for name, batch in _batch(sample, range(start, min(start + BATCH, n)), size, inputs).items():
+            if batch:
+                got[name][list(batch)], seen[name][list(batch)] = exported.inputs[name](list(batch.values())), True
+    if 2 * (there := int(seen["pixels"].sum())) < n:
         raise HeadError(
-            f"Only {seen.sum()} of the {len(seen):,} images for the parity check are where and what the manifest says",
+            f"Only {there} of the {n:,} images for the parity check are where and what the manifest says",
             rule="An export is published only after parity on real images",
             then="Run make features again",
         )
-    return compare(name, got[seen], sample.p[seen], threshold)
+    return [
+        compare(path.name, name, got[name][seen[name]], sample.p[seen[name]], threshold)
+        for name in inputs
+        if seen[name].any()
+    ]
 
 
-def compare(name: str, got: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+def _batch(sample: Sample, rows: range, size: int, inputs: tuple[str, ...]) -> dict[str, dict[int, Any]]:
+    """Return for each input what to feed it, by row; files that moved or changed since make features are left out."""
+    found: dict[str, dict[int, Any]] = {name: {} for name in inputs}
+    for i in rows:
+        try:
+            data = images.read(sample.paths[i], sha256=sample.sha256[i])
+            found["pixels"][i] = images.from_bytes(data, size)
+        except images.BadImage:
+            continue
+        if "bytes" in inputs and images.in_graph(data, size):
+            found["bytes"][i] = data
+    return found
+
+
+def compare(name: str, by: str, got: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
     """Compare an export's probabilities (n,) with the expected ones; one that is not finite fails."""
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
     flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
-    return Parity(name, "pixels", len(got), largest, TOLERANCE, flips, largest <= TOLERANCE and not flips)
+    return Parity(name, by, len(got), largest, TOLERANCE, flips, largest <= TOLERANCE and not flips)
 
 
 def _remove(path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, images, manifest
+from extract import artifacts, backbone, cache, engines, images, manifest
 from extract.cache import FeatureCache
 from extract.errors import HeadError, InputError
 from extract.progress import Progress
+from extract.run import undecodable
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles
 from heads.dataset import rows_of
@@ -61,11 +62,13 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
 
 
 def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]]) -> list[Prediction]:
-    """Predict with a trained head: a file whose bytes the cache holds costs no backbone work."""
+    """Predict with a trained head: a file whose bytes the cache or its quarantine knows costs no backbone work."""
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
     digests, bad = _digests(files)
+    known_bad = undecodable(place, found.recipe)
+    bad |= {i: images.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
     at = rows_of(found, digests)
     p = np.full(len(files), np.nan)
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
@@ -97,10 +100,10 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
         print(f"predict   no head.json beside {path}: classes 0 and 1, threshold 0.5", flush=True)
     pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
     cache.refuse_other_recipe(pixels, images.RECIPE, where=str(path))
-    model, size = open_export(path)
+    exported = open_export(path)
     p = np.full(len(files), np.nan)
     bad: dict[int, images.BadImage] = {}
-    run_model(files, list(range(len(files))), size, model, p, bad)
+    run_model(files, list(range(len(files))), exported.size, exported.inputs["pixels"], p, bad)
     return _predictions(files, p, bad, facts)
 
 
@@ -113,18 +116,19 @@ def run_model(
     bad: dict[int, images.BadImage],
 ) -> None:
     """Fill `p` (n,) for the files at `rows`; a file that cannot be read goes to `bad` and costs its batch nothing."""
-    progress = Progress(len(rows), "predicting")
-    for start in range(0, len(rows), BATCH):
-        batch, pixels = rows[start : start + BATCH], {}
-        for i in batch:
-            try:
-                pixels[i] = images.load(_existing(files[i]), size)
-            except images.BadImage as error:
-                bad[i] = error
-        if pixels:
-            p[list(pixels)] = model(np.stack(list(pixels.values())))
-        progress.add(len(batch), bad=len(batch) - len(pixels))
-    progress.close()
+    with engines.held_stderr():
+        progress = Progress(len(rows), "predicting")
+        for start in range(0, len(rows), BATCH):
+            batch, pixels = rows[start : start + BATCH], {}
+            for i in batch:
+                try:
+                    pixels[i] = images.load(_existing(files[i]), size)
+                except images.BadImage as error:
+                    bad[i] = error
+            if pixels:
+                p[list(pixels)] = model(np.stack(list(pixels.values())))
+            progress.add(len(batch), bad=len(batch) - len(pixels))
+        progress.close()
 
 
 def _existing(file: tuple[str, Path | None]) -> Path:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import containers
 from extract import cache, images, run
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, export, train
-from tests.conftest import read_rows
+from tests.conftest import picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,7 +23,11 @@ import numpy as np
 path, pixels = sys.argv[1], np.load(sys.argv[2])
 if path.endswith("saved_model"):
     import tensorflow as tf
-    p = tf.saved_model.load(path).signatures["pixels"](pixels=tf.constant(pixels))["probability"].numpy()
+    signatures = tf.saved_model.load(path).signatures
+    p = signatures["pixels"](pixels=tf.constant(pixels))["probability"].numpy()
+    encoded = [open(file, "rb").read() for file in sys.argv[4:]]
+    from_bytes = signatures["bytes"](image_bytes=tf.constant(encoded))["probability"].numpy()
+    assert np.abs(p - from_bytes).max() < 1e-5
 else:
     import keras
     p = keras.models.load_model(path, safe_mode=True)(pixels, training=False).numpy()
@@ -43,7 +48,9 @@ def test_every_format_agrees_with_the_cached_features(ready):
     """Raw file -> export equals cached feature -> head, on every image; the report says so."""
     results = export.export(ready, "logistic", n_images=0, seed=0)
     folder = ready.out / "exports" / "logistic"
-    assert [r.format for r in results] == list(export.FORMATS)
+    assert [(r.format, r.input) for r in results] == [
+        (n, each) for n, inputs in export.FORMATS.items() for each in inputs
+    ]
     for result in results:
         assert result.ok
         assert (result.n_images, result.flips) == (40, 0)
@@ -71,7 +78,8 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path, clean_env
     pixels = np.stack([images.load(paths[digest], 32) for digest in found.sha256[:6].tolist()]).astype(np.float32)
     np.save(tmp_path / "pixels.npy", pixels)
     path = ready.out / "exports" / "logistic" / name
-    command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "pixels.npy"), str(tmp_path / "p.npy")]
+    files = [paths[digest] for digest in found.sha256[:6].tolist()]
+    command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "pixels.npy"), str(tmp_path / "p.npy"), *files]
     subprocess.run(command, check=True, cwd=tmp_path, env=clean_environment)
     expected = bundle.load(ready.out / "heads" / "logistic").probability(found.read(np.arange(6)))
     np.testing.assert_allclose(np.load(tmp_path / "p.npy")[:, 0], expected, atol=1e-5)
@@ -102,12 +110,12 @@ def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready
         model.save(folder / "model.h5")
 
     monkeypatch.setattr(export, "write_formats", one_is_wrong)
-    with pytest.raises(HeadError, match=r"Parity failed and these formats were not published: model\.h5 \(max"):
+    with pytest.raises(HeadError, match=r"these formats were not published: model\.h5 by pixels \(max"):
         export.export(ready, "logistic", n_images=0, seed=0)
     folder = ready.out / "exports" / "logistic"
     assert not (folder / "model.h5").exists()
     assert (folder / "model.keras").exists()
-    assert [row["ok"] for row in json.loads((folder / "parity.json").read_text())] == [True, False, True]
+    assert [row["ok"] for row in json.loads((folder / "parity.json").read_text())] == [True, False, True, True]
 
 
 def test_a_good_export_outlives_one_that_fails(ready, monkeypatch):
@@ -129,11 +137,11 @@ def test_a_good_export_outlives_one_that_fails(ready, monkeypatch):
 def test_a_flip_counts_only_outside_the_tolerance():
     """A probability that sits on the threshold may fall to either side by rounding."""
     expected = np.array([0.50005, 0.4, 0.6, 0.9])
-    near = export.compare("x", np.array([0.49998, 0.4, 0.6, 0.9]), expected, 0.5)
+    near = export.compare("x", "pixels", np.array([0.49998, 0.4, 0.6, 0.9]), expected, 0.5)
     assert (near.flips, near.ok, near.n_images) == (0, True, 4)
-    far = export.compare("x", np.array([0.50005, 0.51, 0.6, 0.9]), expected, 0.5)
+    far = export.compare("x", "pixels", np.array([0.50005, 0.51, 0.6, 0.9]), expected, 0.5)
     assert (far.flips, far.ok) == (1, False)
-    broken = export.compare("x", np.array([0.50005, 0.4, np.nan, 0.9]), expected, 0.5)
+    broken = export.compare("x", "pixels", np.array([0.50005, 0.4, np.nan, 0.9]), expected, 0.5)
     assert (broken.max_abs_diff, broken.ok) == (1.0, False)
 
 
@@ -155,6 +163,30 @@ def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_p
     with pytest.raises(CacheError, match="weights_sha256 is"):
         export.export(replace(ready, backbone=str(other)), "logistic", n_images=8, seed=0)
     assert not (ready.out / "exports").exists()
+
+
+def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album):
+    """Each native file's bytes count in parity, the others' pixels; one foreign file fails its whole call."""
+    from extract import engines
+
+    tf, _ = engines.load()
+    files = containers.containers(picture(90, 60))
+    for i, (name, data) in enumerate(files.items()):
+        album.add(f"{i:02d}--{name}", data, str(i % 2), "train")
+    album.write()
+    run.extract(run.Config(place))
+    train.run(place, dataset.join(place), ["logistic"], 0)
+    results = {(r.format, r.input): r for r in export.export(place, "logistic", n_images=0, seed=0)}
+    native = sum(images.in_graph(data, 32) for data in files.values())
+    assert 0 < native < len(files)
+    assert results["saved_model", "pixels"].n_images == 40 + len(files)
+    assert results["saved_model", "bytes"].n_images == 40 + native
+    assert all(result.ok for result in results.values())
+    by_bytes = tf.saved_model.load(str(place.out / "exports" / "logistic" / "saved_model")).signatures["bytes"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="other images go to the signature `pixels`"):
+        by_bytes(image_bytes=tf.constant([files["PNG"], files["TIFF"]]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        by_bytes(image_bytes=tf.constant([files["PNG"], files["JPEG, 4:4:4"][:300]]))
 
 
 def test_what_is_no_export_is_refused(tmp_path):
