@@ -35,9 +35,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"
 MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
 Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
-REFUSAL = (
-    "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; give pixels of other images to the signature `pixels`"
-)
+REFUSAL = "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; other images go to the signature `pixels`"
 
 # What decides a pixel, in the words of the recipe. A change to `decode` or `_with_pillow` changes a line here.
 RECIPE = {
