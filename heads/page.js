@@ -12,7 +12,7 @@ const axes = {
 function line(trace, kind) {
   return {
     x: trace.x, y: trace.y, text: trace.thresholds, name: trace.name, mode: "lines",
-    hovertemplate: `${kind === "loss" ? "" : "p ≥ %{text}<br>"}${axes[kind][0]} %{x}<br>${axes[kind][1]} %{y:.4f}`,
+    hovertemplate: `${kind === "loss" ? "epoch %{x}" : `p ≥ %{text}<br>${axes[kind][0]} %{x:.4f}`}<br>${axes[kind][1]} %{y:.4f}`,
     line: {
       color: colour(`--line-${trace.colour % 8}`),
       dash: dashes[trace.colour % dashes.length],
