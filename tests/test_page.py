@@ -180,6 +180,9 @@ def test_no_word_from_the_data_becomes_markup_or_code():
     assert all(ord(character) < 128 for character in read.scripts[0])
     names = {trace["name"] for chart in json.loads(read.scripts[0]) for trace in chart["traces"]}
     assert not any("<" in name for name in names)
+    inlined = page._json(HOSTILE)
+    assert not set("<>&\u2028") & set(inlined)
+    assert json.loads(inlined) == list(HOSTILE)
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_scripts():
