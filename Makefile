@@ -15,7 +15,7 @@ RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo features head compare export predict pretrain bench test lint
+.PHONY: help demo features head compare export predict pretrain pictures bench test lint
 
 help:
 	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
@@ -25,6 +25,7 @@ help:
 	@echo "make export    backbone and head as one saved model, after parity (HEAD=name)"
 	@echo "make predict   probabilities for INPUT=file, folder or table (HEAD=name, or MODEL=an export alone)"
 	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
+	@echo "make pictures  the README's pictures anew, from the demo; needs Chromium"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
@@ -56,6 +57,9 @@ demo: $(RUNTIME)
 
 pretrain: $(DEV)
 	$(PY) -m extract.embedded.pretrain $(ARGS)
+
+pictures: demo $(DEV)
+	$(PY) -m benchmarks.pictures $(DEMO)
 
 bench: $(DEV)
 	$(PY) -m benchmarks.heads

@@ -15,6 +15,7 @@ from extract.errors import DONE, UsageError, guard
 from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
+    from heads.audit import Audit
     from heads.dataset import Dataset
 
 
@@ -76,30 +77,26 @@ def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int
     for note in data.notes:
         print(f"labels    {note}")
     heads, chosen = train.run(place, data, names, seed)
+    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]), flush=True)
     if verb == "compare":
-        report.write(place, data, heads, chosen)
-    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]))
-    if verb == "compare":
-        _audit(place, data, seed)
+        told = report.write(place, data, heads, chosen)
+        report.write_page(place, data, heads, told, _audit(place, data, seed))
 
 
-def _audit(place: Workspace, data: Dataset, seed: int) -> None:
+def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
     """Write suspects.csv and say how many labels it holds, and in the demo how many of the planted ones."""
     from heads import audit
 
     found = audit.suspects(data, seed)
     audit.write(place, found)
-    if found.why_not:
-        print(f"audit     no label could be checked: {found.why_not}")
-        return
-    where = shown(place.out / "suspects.csv")
-    print(f"audit     {len(found.rows):,} of {found.n:,} labels contradict their image out of fold; see {where}")
+    print(f"audit     {found.sentence(shown(place.out / 'suspects.csv'))}")
     planted = demo.planted(place.out)
-    if planted:
+    if planted and not found.why_not:
         first = sum(row[0] in planted for row in found.rows[: len(planted)])
         print(
             f"audit     of the {len(planted)} labels that the demo flipped, {first} are among the {len(planted)} first"
         )
+    return found
 
 
 def _train(flags: argparse.Namespace) -> int:
@@ -110,9 +107,7 @@ def _train(flags: argparse.Namespace) -> int:
 def _compare(flags: argparse.Namespace) -> int:
     place = _place(flags)
     _train_heads("compare", place, None, flags.seed)
-    print(
-        f"compare   {shown(place.out / 'comparison.csv')} and comparison.json; bundles in {shown(place.out / 'heads')}"
-    )
+    print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
     return DONE
 
 

@@ -28,6 +28,12 @@ class Audit:
     n: int
     why_not: str = ""
 
+    def sentence(self, where: str) -> str:
+        """Say what was found. where: the name of the file that lists it."""
+        if self.why_not:
+            return f"no label could be checked: {self.why_not}"
+        return f"{len(self.rows):,} of {self.n:,} labels contradict their image out of fold; see {where}"
+
 
 def suspects(data: Dataset, seed: int) -> Audit:
     """Find labels whose out-of-fold probability is under one half, over all splits; groups stay in one fold.

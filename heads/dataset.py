@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rows with features, by split. table_digest: SHA-256 of the labels; classes: (negative, positive)."""
+    """Labelled rows with features, by split. table_digest: SHA-256 of the labels; classes: (negative, positive).
+
+    quarantined: how many of the table's rows lack features, by reason. conflicts: how many contradict another row.
+    """
 
     parts: dict[str, Part]
     classes: tuple[str, str]
     table_digest: str
     cache: FeatureCache
     notes: list[str]
+    quarantined: dict[str, int] = field(default_factory=dict)
+    conflicts: int = 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows, groups and positives of each split."""
@@ -87,14 +92,14 @@ def join(place: Workspace) -> Dataset:
     if said.classes is None:
         raise InputError(f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1")
     at = rows_of(found, said.sha256)
-    _refuse_incomplete(place, said, at)
+    quarantined = _quarantined(place, said, at)
     usable = (at >= 0) & (said.y != labels.UNLABELLED)
     notes += _left_out(said, at)
     parts = _split(found, said, at, usable)
     _refuse_absent_class(place, parts, said.classes)
     labels.write_record(place.out, said)
     workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
-    return Dataset(parts, said.classes, said.digest, found, notes)
+    return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts))
 
 
 def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
@@ -103,17 +108,21 @@ def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
     return np.array([index.get(digest, -1) for digest in sha256.tolist()], dtype=np.int64)
 
 
-def _refuse_incomplete(place: Workspace, said: Labels, at: np.ndarray) -> None:
-    quarantined = {
-        row["objectId"] for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, int]:
+    """Count the rows without features by reason. Errors: CacheError for rows that no reason explains."""
+    reasons = {
+        row["objectId"]: row["reason"]
+        for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
     }
-    lacking = [name for name in said.ids[at < 0].tolist() if name not in quarantined]
+    without = said.ids[at < 0].tolist()
+    lacking = [name for name in without if name not in reasons]
     if lacking:
         raise CacheError(
             f"{place.cache} lacks the features of {len(lacking):,} objects: {_some(lacking)}",
             rule="An extraction that was stopped must be finished first",
             then="Run make features",
         )
+    return dict(sorted(Counter(reasons[name] for name in without).items()))
 
 
 def _left_out(said: Labels, at: np.ndarray) -> list[str]:

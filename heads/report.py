@@ -1,12 +1,14 @@
-"""What a person reads of a training or a comparison: a table on the terminal, the same figures as CSV and JSON."""
+"""What a person reads of a training or a comparison: a table on the terminal; the same figures as CSV, JSON, page."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from extract import artifacts
+from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import metrics
+from heads import metrics, page
+from heads.audit import Audit
 from heads.dataset import Dataset
 from heads.metrics import Metric
 from heads.train import Trained
@@ -62,8 +64,8 @@ def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
     return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
 
 
-def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) -> None:
-    """Write comparison.csv (a row a figure) and comparison.json."""
+def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) -> dict[str, Any]:
+    """Write comparison.csv (a row a figure) and comparison.json; return what the JSON holds."""
     rows = [
         (head.name, head.name == chosen, split, name, m.value, m.low, m.high, m.n, m.groups)
         for head in heads
@@ -73,26 +75,41 @@ def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) ->
     artifacts.write_csv(
         place.out / "comparison.csv", ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups"), rows
     )
-    artifacts.write_json(
-        place.out / "comparison.json",
-        {
-            "schema": 1,
-            "chosen": chosen,
-            "selected_on": "validation log loss",
-            "classes": data.classes,
-            "rows": data.counts(),
-            "table_digest": data.table_digest,
-            "fingerprint": data.cache.fingerprint,
-            "backbone": data.cache.provenance.get("backbone"),
-            "notes": legend(data, heads, chosen),
-            "heads": [_head(head) for head in heads],
-        },
-    )
+    told = {
+        "schema": 1,
+        "chosen": chosen,
+        "selected_on": "validation log loss",
+        "classes": data.classes,
+        "rows": data.counts(),
+        "quarantined": data.quarantined,
+        "conflicts": data.conflicts,
+        "table": place.data.name,
+        "table_digest": data.table_digest,
+        "fingerprint": data.cache.fingerprint,
+        "recipe": data.cache.recipe,
+        "backbone": data.cache.provenance.get("backbone"),
+        "features": data.cache.provenance,
+        "provenance": provenance(),
+        "notes": legend(data, heads, chosen),
+        "heads": [_head(head) for head in heads],
+    }
+    artifacts.write_json(place.out / "comparison.json", told)
+    return told
+
+
+def write_page(place: Workspace, data: Dataset, heads: list[Trained], told: dict[str, Any], audit: Audit) -> None:
+    """Write comparison.html. told: what comparison.json holds."""
+    scores = {head.name: {split: (data.parts[split].y, p) for split, p in head.p.items()} for head in heads}
+    with artifacts.replacing(place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
+        partial.write_text(
+            page.render(told, scores, audit.sentence("suspects.csv")), encoding="utf-8", errors="replace"
+        )
 
 
 def _head(head: Trained) -> dict[str, Any]:
     return {
         "head": head.name,
+        "threshold": head.bundle.facts["threshold"],
         "training": head.bundle.facts["training"],
         "metrics": {
             split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()

@@ -69,7 +69,7 @@ try:
     main(["--help"])
 except SystemExit as stopped:
     assert stopped.code == 0
-assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
+assert not {{"tensorflow", "keras", "sklearn", "plotly"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
@@ -80,7 +80,7 @@ def test_training_a_logistic_head_loads_no_tensorflow(cached):
 import sys
 from heads.__main__ import main
 assert main(["train", "--head", "logistic", "--out", {str(cached.out)!r}]) == 0
-assert not {{"tensorflow", "keras"}} & set(sys.modules)
+assert not {{"tensorflow", "keras", "plotly"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 

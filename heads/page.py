@@ -1,0 +1,302 @@
+"""comparison.html: one page for a person, opened from the file, with nothing loaded from elsewhere.
+
+Tables, bars and matrices are plain HTML; curves are plotly.js, inlined. Every word that comes from the user's data is
+escaped, and the page's content security policy runs the two scripts that are its own by their digests, nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heads import curves
+
+Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
+
+SPLITS = ("validation", "test")
+METRICS = {
+    "log_loss": "log loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "brier": "Brier score",
+}
+FALLING = ("log_loss", "brier")  # lower is better
+
+
+def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
+    """Return the page. told: comparison.json; suspects: what the audit says. The same arguments give the same page."""
+    from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
+
+    here = Path(__file__)
+    scripts = {
+        "plotly": get_plotlyjs(),
+        "script": here.with_name("page.js").read_text(encoding="utf-8"),
+    }
+    charts = _charts(told, scores)
+    parts = {
+        **scripts,
+        "policy": " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
+        "title": f"{len(told['heads'])} heads: {' or '.join(map(_text, told['classes']))}",
+        "sentence": _sentence(told),
+        "notes": "".join(f"<li>{_text(note)}</li>" for note in told["notes"][1:]),
+        "figures": "".join(_figures(told, split) for split in SPLITS),
+        "curves": "".join(map(_figure, (chart for chart in charts if chart["kind"] != "loss"))),
+        "matrices": _matrices(told, scores),
+        "training": "".join(map(_figure, (chart for chart in charts if chart["kind"] == "loss")))
+        or "<p>No head was trained in epochs.</p>",
+        "data": _data(told, suspects),
+        "provenance": _provenance(told),
+        "charts": _json([{key: chart[key] for key in ("id", "kind", "traces", "share")} for chart in charts]),
+    }
+    template = here.with_name("page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # one pass: data are never a template
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _text(value: Any) -> str:
+    """Escape for HTML; a name that is written from right to left does not turn its surroundings round."""
+    return f"<bdi>{html.escape(str(value))}</bdi>"
+
+
+def _json(value: Any) -> str:
+    """JSON that a script element can hold: ASCII, and no character that HTML reads."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _sentence(told: dict[str, Any]) -> str:
+    chosen = next(head for head in told["heads"] if head["head"] == told["chosen"])
+    log_loss, test = chosen["metrics"]["validation"]["log_loss"], chosen["metrics"].get("test")
+    said = (
+        f"<strong>{_text(told['chosen'])}</strong> was chosen: of {len(told['heads'])} heads it has the lowest "
+        f"{_text(told['selected_on'])}, {_estimate(log_loss)}. "
+    )
+    if not test:
+        return said + "There is no test split, so no figure here is free of that choice."
+    return said + (
+        f"On test, at the threshold {chosen['threshold']:g}, its accuracy is {_estimate(test['accuracy'])}; its ROC "
+        f"AUC is {_estimate(test['roc_auc'])}. Validation figures are selected on; test figures are computed for the "
+        "chosen head and the baselines only, so that nothing is chosen on them."
+    )
+
+
+def _estimate(m: dict[str, Any]) -> str:
+    value = "undefined" if m["value"] is None else f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
+    return f"{value}, n&nbsp;=&nbsp;{m['n']:,}"
+
+
+def _table(caption: str, header: list[str], rows: list[list[str]], kind: str = "") -> str:
+    """Return a table; all cells are HTML already, the first of a row is its header."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
+    )
+    return (
+        f'<table class="{kind}"><caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _box(label: str, table: str) -> str:
+    """Let a wide table scroll by itself, with the keyboard too."""
+    return f'<div class="box" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+
+
+def _figures(told: dict[str, Any], split: str) -> str:
+    heads = [head for head in told["heads"] if split in head["metrics"]]
+    if not heads:
+        return f"<p>No {split} figures: the table has no row of that split.</p>"
+    scales = {name: _scale(told, name) for name in METRICS}
+    header = ["head"] + [
+        f"{words}<small>{'lower' if name in FALLING else 'higher'} is better</small>"
+        f'<small class="scale"><span>{scales[name][0]:g}</span><span>{scales[name][1]:g}</span></small>'
+        for name, words in METRICS.items()
+    ]
+    rows = [
+        [_head(head, told)] + [_bar(head["metrics"][split][name], *scales[name]) for name in METRICS] for head in heads
+    ]
+    why = {
+        "validation": "<b>Validation</b>: selected on. Every head.",
+        "test": "<b>Test</b>: no choice looked at it. The chosen head and the baselines only.",
+    }
+    return _box(f"{split} figures", _table(f"{why[split]} Estimate, 95 % interval, n.", header, rows, "figures"))
+
+
+def _head(head: dict[str, Any], told: dict[str, Any]) -> str:
+    return _text(head["head"]) + (' <span class="tag">chosen</span>' if head["head"] == told["chosen"] else "")
+
+
+def _scale(told: dict[str, Any], name: str) -> tuple[float, float]:
+    """Return where a metric's bars begin and end, the same for every head and split."""
+    found = [figures[name] for head in told["heads"] for figures in head["metrics"].values()]
+    low, high = min(m["low"] for m in found), max(m["high"] for m in found)
+    return math.floor(low * 20) / 20, math.ceil(high * 20) / 20
+
+
+def _bar(m: dict[str, Any], low: float, high: float) -> str:
+    few = "<small>approximate</small>" if m["approximate"] else ""
+    if m["value"] is None:
+        return f"undefined<small>n = {m['n']:,}</small>{few}"
+    left, at, right = (100 * (m[key] - low) / (high - low) for key in ("low", "value", "high"))
+    return (
+        f"<b>{m['value']:.3f}</b><small>[{m['low']:.3f}, {m['high']:.3f}]</small>"
+        f'<span class="bar" aria-hidden="true"><i style="left:{left:.1f}%;width:{right - left:.1f}%"></i>'
+        f'<u style="left:{at:.1f}%"></u></span><small>n = {m["n"]:,}</small>{few}'
+    )
+
+
+def _charts(told: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
+    """Return the charts: id, kind, traces, title, words; share: of positives, what chance would draw."""
+    heads = told["heads"]
+    charts = []
+    for split in SPLITS:
+        shown = [(at, head["head"]) for at, head in enumerate(heads) if split in scores[head["head"]]]
+        for kind, title, metric in (("roc", "ROC", "roc_auc"), ("pr", "Precision and recall", "average_precision")):
+            if not shown:
+                continue
+            y = scores[shown[0][1]][split][0]
+            curve = {"roc": curves.roc, "pr": curves.precision_recall}[kind]
+            said = [f"{name} {heads[at]['metrics'][split][metric]['value']:.3f}" for at, name in shown]
+            charts.append(
+                {
+                    "id": f"{kind}-{split}",
+                    "kind": kind,
+                    "traces": [
+                        _trace(name, at, name == told["chosen"], *curve(*scores[name][split])) for at, name in shown
+                    ],
+                    "share": float(y.mean()),
+                    "title": f"{title}, {split}, n = {len(y):,}",
+                    "words": f"{METRICS[metric]}: {', '.join(said)}",
+                }
+            )
+    return charts + [_loss_chart(at, head) for at, head in enumerate(heads) if head["training"].get("loss")]
+
+
+def _loss_chart(at: int, head: dict[str, Any]) -> dict[str, Any]:
+    losses_of = {"train": head["training"]["loss"], "validation": head["training"]["validation_loss"]}
+    epochs = range(1, len(losses_of["train"]) + 1)
+    return {
+        "id": f"loss-{at}",
+        "kind": "loss",
+        "traces": [
+            _trace(name, i, name == "validation", list(epochs), losses, [])
+            for i, (name, losses) in enumerate(losses_of.items())
+            if losses
+        ],
+        "share": 0.0,
+        "title": head["head"],
+        "words": f"loss over {len(epochs):,} epochs"
+        + "".join(
+            f"; {name} from {losses[0]:.3f} to {losses[-1]:.3f}, lowest {min(losses):.3f} at epoch "
+            f"{int(np.argmin(losses)) + 1:,}"
+            for name, losses in losses_of.items()
+            if losses
+        ),
+    }
+
+
+def _trace(name: str, at: int, strong: bool, x: list, y: list, thresholds: list) -> dict[str, Any]:
+    """One line. Plotly reads a little HTML in names, so they are escaped for it too."""
+    return {
+        "name": html.escape(name, quote=False),
+        "colour": at,
+        "strong": strong,
+        "x": x,
+        "y": y,
+        "thresholds": thresholds,
+    }
+
+
+def _figure(chart: dict[str, Any]) -> str:
+    words = html.escape(f"{chart['title']}. {chart['words']}")
+    return (
+        f'<figure><figcaption>{_text(chart["title"])}</figcaption><div class="plot" id="{chart["id"]}" role="img" '
+        f'aria-label="{words}"></div></figure>'
+    )
+
+
+def _matrices(told: dict[str, Any], scores: Scores) -> str:
+    parts = {
+        split: "".join(
+            _matrix(head, told, *scores[head["head"]][split]) for head in told["heads"] if split in scores[head["head"]]
+        )
+        for split in SPLITS
+    }
+    return "".join(f'<h3>{split}</h3><div class="grid">{part}</div>' for split, part in parts.items() if part)
+
+
+def _matrix(head: dict[str, Any], told: dict[str, Any], y: np.ndarray, p: np.ndarray) -> str:
+    """Rows are labels, columns are what the head says; a cell's shade is its share of the row."""
+    names = list(map(_text, told["classes"]))
+    counts = np.bincount(2 * y.astype(int) + (p >= head["threshold"]), minlength=4).reshape(2, 2)
+    rows = [
+        [f"{names[label]}<small>labelled</small>"]
+        + [_cell(n, n / sum(row), "right" if label == called else "wrong") for called, n in enumerate(row)]
+        for label, row in enumerate(counts.tolist())
+    ]
+    caption = f"<b>{_head(head, told)}</b><small>n = {len(y):,}; {names[1]} from p = {head['threshold']:g} on</small>"
+    return _table(caption, [" ", *(f"{name}<small>called</small>" for name in names)], rows, "matrix")
+
+
+def _cell(n: int, share: float, word: str) -> str:
+    return (
+        f'<div class="cell {word}" style="--share:{share:.3f}"><b>{n:,}</b><small>{100 * share:.1f} %</small>'
+        f"<small>{word}</small></div>"
+    )
+
+
+def _data(told: dict[str, Any], suspects: str) -> str:
+    negative, positive = map(_text, told["classes"])
+    rows = [
+        [split, f"{c['n']:,}", f"{c['n'] - c['positive']:,}", f"{c['positive']:,}", f"{c['groups']:,}"]
+        for split, c in told["rows"].items()
+    ]
+    reasons = ", ".join(f"{n:,} {_text(reason)}" for reason, n in told["quarantined"].items())
+    facts = {
+        "quarantined": f"{sum(told['quarantined'].values()):,} images without features"
+        + (f": {reasons}; see <code>quarantine.csv</code>" if reasons else ""),
+        "conflicts": f"{told['conflicts']:,} rows of copies or groups that contradict each other"
+        + ("; see <code>conflicts.csv</code>" if told["conflicts"] else ""),
+        "suspect labels": _text(suspects),
+    }
+    header = ["split", "rows", negative, f"{positive}<small>counts as 1</small>", "independent groups"]
+    return _box("rows", _table("Labelled rows with features", header, rows)) + _list(facts)
+
+
+def _provenance(told: dict[str, Any]) -> str:
+    features = told["features"]
+    versions = {"heads": told["provenance"]["versions"], "features": features.get("versions", {})}
+    facts = {
+        "written": told["provenance"]["created"],
+        "table": told["table"],
+        "labels, SHA-256": told["table_digest"],
+        "backbone": told["backbone"],
+        "features made": features.get("created", "unknown"),
+        "recipe's fingerprint": told["fingerprint"],
+        **{f"recipe: {name}": value for name, value in told["recipe"].items()},
+        **{
+            f"versions, {what}": ", ".join(f"{name} {version}" for name, version in found.items())
+            for what, found in versions.items()
+        },
+    }
+    return _list({name: _text(value) for name, value in facts.items()})
+
+
+def _list(facts: dict[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{_text(name)}</dt><dd>{value}</dd>' for name, value in facts.items())}</dl>"
