@@ -60,13 +60,13 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
-    source = backbone.resolve(place.backbone)
+    source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        write_formats(join(network.model, bundle.layers), folder, network.input_size)
-        results = [check(folder, each, sample, bundle.facts["threshold"], network.input_size) for each in FORMATS]
+        formats = write_formats(network, bundle.layers, folder)
+        results = [check(folder, each, sample, bundle.facts["threshold"], network.input_size) for each in formats]
         failed = [result for result in results if not result.ok]
         for result in failed:
             _remove(folder / result.format)
@@ -109,22 +109,35 @@ def join(model: Any, layers: list[Dense]) -> Any:
     return joined
 
 
-def write_formats(model: Any, folder: Path, size: int) -> None:
-    """Write model.keras, model.h5 and saved_model/ (signature `pixels`: float32 (b, S, S, 3) -> probability (b, 1))."""
-    tf, keras = engines.load()
+def write_formats(network: backbone.Backbone, layers: list[Dense], folder: Path) -> tuple[str, ...]:
+    """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
     from absl import logging
 
+    write_saved_model(network, layers, folder / "saved_model")
+    if network.model is None:
+        return FORMATS[-1:]
+    model = join(network.model, layers)
     model.save(folder / "model.keras")
     logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, in five lines; whoever wants it knows
     model.save(folder / "model.h5", include_optimizer=False)
+    return FORMATS
+
+
+def write_saved_model(network: backbone.Backbone, layers: list[Dense], path: Path) -> None:
+    """Write any backbone and head; signature `pixels`: float32 (b, S, S, 3), 0-255 -> `probability` (b, 1)."""
+    tf, keras = engines.load()
+    features = keras.Input((network.dim,))
+    head = join(keras.Model(features, features), layers)
     archive = keras.export.ExportArchive()
-    archive.track(model)
+    archive.track(network.tracked)
+    archive.track(head)
+    size = network.input_size
     archive.add_endpoint(
         "pixels",
-        lambda pixels: {"probability": model(pixels, training=False)},
+        lambda pixels: {"probability": head(network.apply(pixels), training=False)},
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")],
     )
-    archive.write_out(str(folder / "saved_model"), verbose=False)
+    archive.write_out(str(path), verbose=False)
 
 
 def open_export(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
