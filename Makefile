@@ -7,7 +7,8 @@ DEMO   := artifacts/demo
 
 # only what was given: what was not is remembered from `make features`, else the embedded demo is meant
 INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
-          $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)")
+          $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
+          $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
@@ -29,7 +30,7 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)

@@ -16,7 +16,11 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every verb shares; each is remembered once given."""
     parser.add_argument("--data", help="label table (CSV): objectId,value and optionally type,path,group")
     parser.add_argument("--media", help="folder of the images; default: $MEDIA_DIR, else the table's folder")
-    parser.add_argument("--backbone", help="efficientnet-b0, embedded, a .keras file, or an .h5 file of B0 weights")
+    parser.add_argument(
+        "--backbone",
+        help="efficientnet-b0 to -b7, embedded, a TF-Hub handle, a SavedModel's folder, a .keras file, or B0's .h5",
+    )
+    parser.add_argument("--input-size", type=number(32), help="S, where the backbone takes others than its own")
     parser.add_argument("--out", help="folder of the outputs; default: artifacts")
     parser.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
     parser.add_argument("--positive", help="the class name that counts as 1; default: the second by name")
@@ -24,7 +28,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
 
 def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
     """Resolve the shared flags; an empty string, as make passes it, counts as not given."""
-    names = ("data", "media", "backbone", "out", "cache", "positive")
+    names = ("data", "media", "backbone", "out", "cache", "positive", "input_size")
     return workspace.resolve(**{name: getattr(flags, name, None) or None for name in names})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, images
+from extract import engines, images, saved_model
 from extract.errors import BackboneError
 
+# name -> S that its ImageNet weights were trained at; D is 1280, 1280, 1408, 1536, 1792, 2048, 2304 and 2560
+SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
 DEFAULT = "efficientnet-b0"
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights.npz"
 EMBEDDED_NOTE = "trained on generated images; for demo and tests, not for your photos"
-B0_INPUT_SIZE = 224
 B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
 
 
@@ -32,7 +34,7 @@ B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' ow
 class Source:
     """A backbone before it is loaded. digest: SHA-256.
 
-    kind: "keras-applications", "embedded", "weights-file" or "keras-file".
+    kind: "keras-applications", "embedded", "weights-file", "keras-file" or "saved-model".
     """
 
     spec: str
@@ -46,42 +48,67 @@ class Source:
         """What to call it in published files: no path of this machine."""
         if self.kind == "embedded":
             return f"{self.spec} ({EMBEDDED_NOTE})"
-        return self.spec if self.kind == "keras-applications" else self.path.name
+        return self.spec if self.kind == "keras-applications" or saved_model.is_handle(self.spec) else self.path.name
 
 
-def resolve(spec: str) -> Source:
-    """Find the weights that `spec` names: `efficientnet-b0`, `embedded`, a `.keras` file, or an `.h5` file for B0.
+def resolve(spec: str, input_size: int | None = None) -> Source:
+    """Find the weights that `spec` names; see the README's table. input_size: another S than the source's own.
 
-    Errors: BackboneError for a name or file that is not there, and for weights that cannot be downloaded.
+    Errors: BackboneError for a name, file or folder that is not there, for weights that cannot be downloaded, and for
+    an input size that the source cannot have.
     """
-    if spec == DEFAULT:
-        path = _keras_weights()
+    if spec in SIZES:
+        path = _keras_weights(spec)
         if not path.exists():
-            _download()
-        return Source(spec, "keras-applications", path, file_digest(path), B0_INPUT_SIZE)
+            _download(spec)
+        return Source(spec, "keras-applications", path, digest(path), input_size or SIZES[spec])
     if spec == EMBEDDED:
-        return Source(spec, "embedded", EMBEDDED_WEIGHTS, file_digest(EMBEDDED_WEIGHTS), _embedded_input_size())
-    path = Path(spec).expanduser().absolute()
+        return Source(spec, "embedded", EMBEDDED_WEIGHTS, digest(EMBEDDED_WEIGHTS), input_size or _embedded_size())
+    if saved_model.is_handle(spec):
+        size = input_size or _size_by_name(spec)
+        path = saved_model.find(spec, size)
+        return Source(spec, "saved-model", path, digest(path), size)
+    return _resolve_path(spec, Path(spec).expanduser().absolute(), input_size)
+
+
+def _resolve_path(spec: str, path: Path, input_size: int | None) -> Source:
+    if path.is_dir():
+        saved_model.refuse_incomplete(path, then="Give the folder of a SavedModel, or a .keras file")
+        return Source(str(path), "saved-model", path, digest(path), input_size or _size_by_name(path.name))
     if path.suffix not in (".keras", ".h5"):
         raise BackboneError(
             f"BACKBONE={spec} is no backbone that this version knows",
-            rule=f"Known are {DEFAULT}, {EMBEDDED}, a .keras file, and an .h5 file of weights for EfficientNet-B0",
+            rule=f"Known are {', '.join(SIZES)}, {EMBEDDED}, a TF-Hub or Kaggle handle (https://...), the folder of a "
+            "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
         )
     if not path.is_file():
         raise BackboneError(f"BACKBONE={spec}: there is no such file", then=f"Give its path, or use BACKBONE={DEFAULT}")
     if path.suffix == ".h5":
-        return Source(str(path), "weights-file", path, file_digest(path), B0_INPUT_SIZE)
-    return Source(str(path), "keras-file", path, file_digest(path), _declared_input_size(path))
+        return Source(str(path), "weights-file", path, digest(path), input_size or SIZES[DEFAULT])
+    declared = _declared_input_size(path)
+    if input_size not in (None, declared):
+        raise BackboneError(
+            f"INPUT_SIZE={input_size} was given, and {path} takes {declared} x {declared}",
+            rule="The input size of a .keras file is fixed",
+            then=f"Leave INPUT_SIZE out, or save the network anew for {input_size} x {input_size}",
+        )
+    return Source(str(path), "keras-file", path, digest(path), declared)
+
+
+def _size_by_name(text: str) -> int:
+    """Return S of the EfficientNet that a handle or folder names (b0 to b7), else B0's: a SavedModel may not say."""
+    named = re.search(r"(?:\b|_|efficientnet)b([0-7])(?![a-z0-9])", text.lower())
+    return SIZES[f"efficientnet-b{named[1]}" if named else DEFAULT]
 
 
 def recipe(source: Source) -> dict[str, Any]:
     """Everything that decides a feature, as JSON values. Two sources with one recipe give the same features."""
-    architecture = "keras-file" if source.kind == "keras-file" else "efficientnet-b0"
+    architectures = {"keras-applications": source.spec, "keras-file": "keras-file", "saved-model": "saved-model"}
     return {
-        "architecture": architecture,
+        "architecture": architectures.get(source.kind, DEFAULT),
         "weights_sha256": source.digest,
         "input_size": source.input_size,
-        "pixel_range": "0-255",
+        "pixel_range": "0-1" if source.kind == "saved-model" else "0-255",
         **images.RECIPE,
         "precision": "float32",
     }
@@ -90,18 +117,21 @@ def recipe(source: Source) -> dict[str, Any]:
 class Backbone:
     """A loaded, frozen feature extractor.
 
-    model: the flat Keras model, float32 (b, S, S, 3) with pixels 0-255 -> (b, D), for an export to build on.
+    apply: its graph, float32 (b, S, S, 3) with pixels 0-255 -> (b, D), for `embed` and for an export to build on.
+    model: the flat Keras model of that graph, or None where a SavedModel is all there is.
     dim: D. input_size: S. device: "cpu" or "gpu".
     """
 
-    def __init__(self, model: Any, input_size: int) -> None:
+    def __init__(self, model: Any, input_size: int, graph: saved_model.Graph | None = None) -> None:
         self.model, self.input_size, self.device = model, input_size, engines.device()
-        self.dim = int(model.output_shape[-1])
+        self.apply = graph.apply if graph else lambda pixels: model(pixels, training=False)
+        self._graph = graph  # owns its variables
+        self.dim = graph.dim if graph else int(model.output_shape[-1])
         self._most = sys.maxsize  # images that fit into the device's memory at once, as far as is known
 
     @cached_property
     def _frozen(self) -> Any:
-        return engines.freeze(self.model, self.input_size)  # takes seconds; an export never needs it
+        return engines.freeze(self.apply, self.input_size)  # takes seconds; an export never needs it
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D).
@@ -127,16 +157,32 @@ def load(source: Source) -> Backbone:
 
     Errors: BackboneError where the file is no feature extractor.
     """
-    if source.kind == "keras-applications":
-        model = _keras_b0()
+    model, graph = None, None
+    if source.kind == "saved-model":
+        graph = saved_model.load(source.path, source.input_size)
+    elif source.kind == "keras-applications":
+        model = _keras_application(source.spec, source.input_size)
     elif source.kind == "embedded":
         model = _embedded(source)
+    elif source.kind == "weights-file":
+        model = _from_weights(source.path, source.input_size)
     else:
-        model = (_from_weights if source.kind == "weights-file" else _from_keras_file)(source.path)
-    if file_digest(source.path) != source.digest:
+        model = _from_keras_file(source.path)
+    if digest(source.path) != source.digest:
         raise BackboneError(f"{source.path} changed while it was being loaded", then="Run the same command again")
-    model.trainable = False
-    return Backbone(model, source.input_size)
+    if model is not None:
+        model.trainable = False
+    return Backbone(model, source.input_size, graph)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, over what `sha256sum` says of its files, sorted by name."""
+    if not path.is_dir():
+        return file_digest(path)
+    found = [Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names]
+    files = sorted((file.relative_to(path).as_posix(), file) for file in found)
+    lines = (f"{file_digest(file)}  {name}\n" for name, file in files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -145,39 +191,40 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _keras_weights() -> Path:
-    """Where Keras keeps the B0 weights that it downloaded."""
+def _keras_weights(name: str) -> Path:
+    """Where Keras keeps the weights that it downloaded of `name`, one of SIZES."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models" / "efficientnetb0_notop.h5"
+    return Path(home) / "models" / f"{name.replace('-', '')}_notop.h5"
 
 
-def _keras_b0() -> Any:
+def _keras_application(name: str, size: int) -> Any:
+    """Build `name`, one of SIZES, with its ImageNet weights and the second Rescaling that they need (see below)."""
     _, keras = engines.load()
-    return keras.applications.EfficientNetB0(
-        include_top=False, weights="imagenet", pooling="avg", input_shape=(B0_INPUT_SIZE, B0_INPUT_SIZE, 3)
-    )
-
-
-def _download() -> None:
-    print(f"Downloading the ImageNet weights of {DEFAULT} through Keras (16 MB, once).", file=sys.stderr)
+    network, path = name.replace("efficientnet-b", "EfficientNetB"), _keras_weights(name)
     try:
-        _keras_b0()
+        return getattr(keras.applications, network)(
+            include_top=False, weights="imagenet", pooling="avg", input_shape=(size, size, 3)
+        )
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise BackboneError(
-            f"The ImageNet weights of {DEFAULT} are not on this machine and could not be downloaded: {error}",
+            f"The ImageNet weights of {name} are not on this machine, whole, and could not be downloaded: {error}",
             rule="They are never replaced by other weights",
-            then=f"On a machine with network run `python -c 'import keras; keras.applications.EfficientNetB0("
-            f"include_top=False)'`, copy {_keras_weights().name} from its ~/.keras/models, and give "
-            f"BACKBONE=path/to/{_keras_weights().name}",
+            then=f"On a machine with network run `python -c 'import keras; keras.applications.{network}("
+            f"include_top=False)'`, and copy {path.name} from its ~/.keras/models into {path.parent} here",
         ) from error
-    if not _keras_weights().exists():
+
+
+def _download(name: str) -> None:
+    print(f"Downloading the ImageNet weights of {name} through Keras (once).", file=sys.stderr)
+    _keras_application(name, SIZES[name])
+    if not _keras_weights(name).exists():
         raise BackboneError(
-            f"Keras loaded {DEFAULT}, but left no file at {_keras_weights()}",
+            f"Keras loaded {name}, but left no file at {_keras_weights(name)}",
             then="Set KERAS_HOME to a folder that can be written, and run again",
         )
 
 
-def _embedded_input_size() -> int:
+def _embedded_size() -> int:
     try:
         with np.load(EMBEDDED_WEIGHTS) as arrays:
             return int(arrays["input_size"])
@@ -189,11 +236,7 @@ def _embedded_input_size() -> int:
 
 def _embedded(source: Source) -> Any:
     """Build B0 around the weights that ship, float16 by the variables' names; see embedded/README.md."""
-    _, keras = engines.load()
-    size = source.input_size
-    model = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
-    )
+    model = _untrained_b0(source.input_size)
     try:
         with np.load(source.path) as arrays:
             for variable in model.weights:
@@ -206,16 +249,20 @@ def _embedded(source: Source) -> Any:
     return model
 
 
-def _from_weights(path: Path) -> Any:
+def _untrained_b0(size: int) -> Any:
+    _, keras = engines.load()
+    return keras.applications.EfficientNetB0(
+        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
+    )
+
+
+def _from_weights(path: Path, size: int) -> Any:
     """Build B0 around a weights file, with the second Rescaling exactly when the file needs it.
 
     Keras builds that layer for weights="imagenet" only (tensorflow#62193): its own file normalises by sqrt(stddev),
     and the layer divides by the other sqrt(stddev). A file whose variance is stddev squared needs no such layer.
     """
-    _, keras = engines.load()
-    model = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(B0_INPUT_SIZE, B0_INPUT_SIZE, 3)
-    )
+    model = _untrained_b0(size)
     _load_weights(model, path)
     variance = _normalization(model).get_weights()[1].ravel()
     if np.allclose(variance, B0_STDDEV, rtol=1e-4):

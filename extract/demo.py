@@ -22,14 +22,16 @@ FLIPPED = 0.02
 FLIP_COLUMNS = ("objectId", "true", "written")
 
 
-def make(out: Path, spec: str = EMBEDDED) -> Workspace:
-    """Write the demo's data under `out`, unless they are there, and return its workspace. spec: the backbone.
+def make(out: Path, spec: str = EMBEDDED, input_size: int | None = None) -> Workspace:
+    """Write the demo's data under `out`, unless they are there, and return its workspace.
 
+    spec, input_size: the backbone, and S where it is not its own.
     Errors: CacheError where another backbone's features are there already.
     """
     data = out / "data"
-    place = Workspace(out, out / "features.h5", data / "split_label.csv", data, spec)
-    if place.cache.exists() and cache.open_cache(place.cache).recipe != backbone.recipe(backbone.resolve(spec)):
+    place = Workspace(out, out / "features.h5", data / "split_label.csv", data, spec, input_size=input_size)
+    recipe = backbone.recipe(backbone.resolve(spec, input_size)) if place.cache.exists() else None
+    if recipe and cache.open_cache(place.cache).recipe != recipe:
         raise CacheError(
             f"The demo in {shown(out)} was made with another backbone or version",
             then="Delete that folder and try again",

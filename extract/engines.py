@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from extract.errors import BackboneError
 
 
 @cache
@@ -24,6 +27,23 @@ def load() -> tuple[Any, Any]:
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     return tf, keras
+
+
+@cache
+def hub() -> Any:
+    """Import tensorflow_hub and return it, without what it and its pkg_resources warn of. Errors: BackboneError."""
+    load()
+    try:
+        with _quiet_import(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import tensorflow_hub
+    except ImportError as error:
+        raise BackboneError(
+            f"tensorflow-hub cannot be imported: {error}",
+            rule="It needs tf-keras, and of setuptools a version below 82, as in requirements.txt",
+            then="Run .venv/bin/python -m pip install -r requirements.txt",
+        ) from error
+    return tensorflow_hub
 
 
 @contextmanager
@@ -79,8 +99,10 @@ def device() -> str:
     return "cpu"
 
 
-def freeze(model: Any, size: int, dtype: str = "uint8") -> Any:
-    """Turn a Keras model's variables into constants: one graph, pixels (b, S, S, 3) of `dtype` -> [float32 (b, D)].
+def freeze(apply: Callable[[Any], Any], size: int, dtype: str = "uint8") -> Any:
+    """Turn the variables of a graph into constants: one graph, pixels (b, S, S, 3) of `dtype` -> [float32 (b, D)].
+
+    apply: float32 (b, S, S, 3) -> (b, D).
 
     On a CPU it runs 1.1 to 1.5 times as fast as the same graph with variables. No XLA: it drifts on a GPU
     (keras#22512) and is far slower on a CPU.
@@ -89,7 +111,7 @@ def freeze(model: Any, size: int, dtype: str = "uint8") -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     run = tf.function(
-        lambda pixels: model(tf.cast(pixels, tf.float32), training=False),
+        lambda pixels: apply(tf.cast(pixels, tf.float32)),
         jit_compile=False,
         input_signature=[tf.TensorSpec((None, size, size, 3), dtype)],
     )

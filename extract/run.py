@@ -63,7 +63,7 @@ def extract(config: Config) -> int:
             artifacts.sweep(folder)
         table = manifest.read_table(place.data)
         labels.check(table, place.data, place.positive)  # before minutes of hashing
-        source = backbone.resolve(place.backbone)
+        source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source)
         decoder = _decoder(recipe)
         scan = _scan(config, table)

@@ -10,17 +10,21 @@ from typing import Any
 
 from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
-from extract.backbone import EMBEDDED
+from extract.backbone import EMBEDDED, SIZES
 from extract.errors import InputError
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
 RECORD = "last_run.json"
+NAMES = (EMBEDDED, *SIZES)  # a BACKBONE of these is no path, whatever lies in the working folder
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Absolute paths and names. positive: the class that counts as 1, or None for the second by name."""
+    """Absolute paths and names. positive: the class that counts as 1, or None for the second by name.
+
+    input_size: S in place of the backbone's own, or None.
+    """
 
     out: Path
     cache: Path
@@ -28,6 +32,7 @@ class Workspace:
     media: Path
     backbone: str
     positive: str | None = None
+    input_size: int | None = None
 
     @property
     def beside_cache(self) -> Path:
@@ -36,7 +41,7 @@ class Workspace:
 
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
-        usual = {"cache": self.out / "features.h5", "positive": None}
+        usual = {"cache": self.out / "features.h5", "positive": None, "input_size": None}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
         return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
 
@@ -49,13 +54,14 @@ def resolve(
     out: str | None = None,
     cache: str | None = None,
     positive: str | None = None,
+    input_size: int | None = None,
 ) -> Workspace:
     """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
 
     Errors: InputError when nothing says which table is meant.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
-        return _demo(backbone)
+        return _demo(backbone, input_size)
     folder = _absolute(out or ARTIFACTS)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
@@ -70,11 +76,13 @@ def resolve(
     table = _absolute(data or known["data"])
     where = media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
     spec = backbone or known.get("backbone") or BACKBONE
-    if spec.endswith((".keras", ".h5")):
+    if spec.endswith((".keras", ".h5")) or (spec not in NAMES and _absolute(spec).is_dir()):
         spec = str(_absolute(spec))
+    if input_size is None and spec == known.get("backbone") and "input_size" in known:
+        input_size = int(known["input_size"])
     if positive is None and str(table) == known.get("data"):
         positive = known.get("positive")
-    return Workspace(folder, cache_path, table, _absolute(where), spec, positive)
+    return Workspace(folder, cache_path, table, _absolute(where), spec, positive, input_size)
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
@@ -101,10 +109,10 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def _demo(spec: str | None) -> Workspace:
+def _demo(spec: str | None, input_size: int | None) -> Workspace:
     from extract import demo
 
-    return demo.make(_absolute(DEMO), spec or EMBEDDED)
+    return demo.make(_absolute(DEMO), spec or EMBEDDED, input_size)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -57,11 +57,9 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
         extraction.extract(extraction.Config(place))
     if demo and heads and not (place.out / "heads").exists():
         _train_heads("head", place, None, 0)
-    if flags.backbone:  # a given backbone must be the cache's; not given, the cache's own is meant
-        found = cache.open_cache(place.cache)
-        cache.refuse_other_recipe(
-            found.recipe, backbone.recipe(backbone.resolve(place.backbone)), where=str(place.cache)
-        )
+    if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
+        recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size))
+        cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
 
@@ -122,16 +120,19 @@ def _choose(place: Workspace, name: str | None) -> tuple[str, str]:
 
 
 def _export(flags: argparse.Namespace) -> int:
-    from heads import export
+    from heads import card, export
 
     place = _place(flags, heads=True)
     name, why = _choose(place, flags.head or None)
     print(f"export    head {name} ({why})", flush=True)
-    for result in export.export(place, name, n_images=flags.parity_images, seed=flags.seed):
+    results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed)
+    for result in results:
         print(
             f"parity    {result.format:<12}{result.input:<7} max |dp| {result.max_abs_diff:.1e} over "
             f"{result.n_images:,} images, {result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
+    if "model.keras" not in {result.format for result in results}:
+        print(f"parity    {card.NO_KERAS}")
     print(f"export    {shown(place.out / 'exports' / name)}")
     return DONE
 

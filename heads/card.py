@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+NO_KERAS = "model.keras, model.h5: not written, a SavedModel's graph is no Keras graph"
+
 
 def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str, Any]]) -> str:
     """Return the card as Markdown. head: head.json; figures: metrics.json; parity: the rows of parity.json."""
@@ -12,7 +14,7 @@ def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str,
     return f"""# Model card: {head["head"]}
 
 Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]} or more it
-says {positive}. Input: RGB pixels, float32 (n, {size}, {size}, 3), {recipe["pixel_range"]}, resized as the recipe says.
+says {positive}. Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
 Output: (n, 1).
 
 ## Figures
@@ -39,13 +41,17 @@ Versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["ve
 
 Raw files through each format against cached feature and head.
 
-{_table(("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "ok"), parity)}
+{_table(("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "ok"), parity)}{_left_out(recipe)}
 
 ## Limits
 
 The figures hold for images like those it was trained on. It is no substitute for a person's review where a wrong
 answer costs somebody something.
 """
+
+
+def _left_out(recipe: dict[str, Any]) -> str:
+    return f"\n\n{NO_KERAS}." if recipe["architecture"] == "saved-model" else ""
 
 
 def _figures(figures: dict[str, Any]) -> str:

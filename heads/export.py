@@ -63,16 +63,16 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
-    source = backbone.resolve(place.backbone)
+    source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        write_formats(join(network.model, bundle.layers), folder, network.input_size)
+        formats = write_formats(network, bundle.layers, folder)
         results = [
             result
-            for each, inputs in FORMATS.items()
-            for result in check(folder / each, inputs, sample, bundle.facts["threshold"], network.input_size)
+            for each in formats
+            for result in check(folder / each, FORMATS[each], sample, bundle.facts["threshold"], network.input_size)
         ]
         failed = [result for result in results if not result.ok]
         for each in {result.format for result in failed}:
@@ -116,24 +116,30 @@ def join(model: Any, layers: list[Dense]) -> Any:
     return joined
 
 
-def write_formats(model: Any, folder: Path, size: int) -> None:
-    """Write model.keras, model.h5 and saved_model/."""
+def write_formats(network: backbone.Backbone, layers: list[Dense], folder: Path) -> list[str]:
+    """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
     from absl import logging
 
+    write_saved_model(network, layers, folder / "saved_model")
+    if network.model is None:
+        return ["saved_model"]
+    model = join(network.model, layers)
     model.save(folder / "model.keras")
     logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, in five lines; whoever wants it knows
     model.save(folder / "model.h5", include_optimizer=False)
-    write_saved_model(model, folder / "saved_model", size)
+    return list(FORMATS)
 
 
-def write_saved_model(model: Any, path: Path, size: int) -> None:
-    """Write a SavedModel of one frozen graph with two signatures, each giving `probability` (b, 1).
+def write_saved_model(network: backbone.Backbone, layers: list[Dense], path: Path) -> None:
+    """Write any backbone and head as one frozen graph with two signatures, each giving `probability` (b, 1).
 
     pixels: float32 (b, S, S, 3), RGB, 0-255. bytes: strings `image_bytes` (b,), encoded images that `images.decode`
     reads; one that it does not read fails the whole call.
     """
-    tf, _ = engines.load()
-    frozen = engines.freeze(model, size, "float32")
+    tf, keras = engines.load()
+    features, size = keras.Input((network.dim,)), network.input_size
+    head = join(keras.Model(features, features), layers)
+    frozen = engines.freeze(lambda pixels: head(network.apply(pixels), training=False), size, "float32")
 
     def from_pixels(pixels: Any) -> dict[str, Any]:
         return {"probability": frozen(pixels)[0]}

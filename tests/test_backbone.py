@@ -140,8 +140,43 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_error(tmp_path, monkeyp
     monkeypatch.setattr(keras.src.applications.efficientnet.file_utils, "get_file", offline)
     with pytest.raises(BackboneError) as error:
         backbone.resolve("efficientnet-b0")
-    assert "could not be downloaded" in str(error.value)
-    assert "BACKBONE=path/to/efficientnetb0_notop.h5" in str(error.value)
+    assert "could not be downloaded: URL fetch failure" in str(error.value)
+    assert f"copy efficientnetb0_notop.h5 from its ~/.keras/models into {tmp_path}/models here" in str(error.value)
+
+
+@tensorflow
+def test_each_name_is_the_network_that_keras_has_at_that_size(tmp_path, monkeypatch):
+    """Keras' own functions say which size and which file belong to b0 to b7, and get the second Rescaling."""
+    _, keras = engines.load()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(
+        keras.src.applications.efficientnet, "EfficientNet", lambda *args, **options: asked.append((args, options))
+    )
+    for name, size in backbone.SIZES.items():
+        backbone._keras_application(name, 64)
+        (_, _, default_size, _), options = asked.pop()
+        assert default_size == size
+        assert backbone._keras_weights(name) == tmp_path / "models" / f"{options['name']}_notop.h5"
+        assert (options["weights"], options["pooling"], options["input_shape"]) == ("imagenet", "avg", (64, 64, 3))
+    assert list(backbone.SIZES)[-1] == "efficientnet-b7"
+
+
+@tensorflow
+def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypatch, tiny_backbone):
+    """It is part of the recipe; a .keras file has one size."""
+    monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
+    for spec in ("efficientnet-b0", "embedded", str(keras_own_file)):
+        assert backbone.recipe(backbone.resolve(spec, 64))["input_size"] == 64
+    assert backbone.recipe(backbone.resolve("efficientnet-b0", 224)) == backbone.recipe(
+        backbone.resolve("efficientnet-b0")
+    )
+    network = backbone.load(backbone.resolve(str(keras_own_file), 64))
+    assert network.model.input_shape == (None, 64, 64, 3)
+    assert np.isfinite(network.embed(np.asarray(picture(1, 64))[None])).all()
+    assert backbone.resolve(str(tiny_backbone), 32) == backbone.resolve(str(tiny_backbone))
+    with pytest.raises(BackboneError, match=r"INPUT_SIZE=64 was given, and .*tiny\.keras takes 32 x 32"):
+        backbone.resolve(str(tiny_backbone), 64)
 
 
 @pytest.mark.parametrize(

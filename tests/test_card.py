@@ -9,7 +9,7 @@ HEAD = {
     "backbone": "b0.keras",
     "table_digest": "abc",
     "fingerprint": "f00",
-    "recipe": {"input_size": 224, "pixel_range": "0-255"},
+    "recipe": {"architecture": "efficientnet-b0", "input_size": 224, "pixel_range": "0-255"},
     "rows": {"train": {"n": 9, "groups": 8, "positive": 4}},
     "provenance": {"versions": {"keras": "3.15"}},
 }

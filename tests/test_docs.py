@@ -35,8 +35,8 @@ def test_every_make_target_is_in_help_and_in_the_readme():
 
 def test_every_make_variable_is_in_the_readme():
     """DATA, MEDIA and the others."""
-    used = set(re.findall(r"\$\(if \$\(([A-Z]+)\)", MAKEFILE)) | {"GPU", "ARGS"}
-    assert used <= set(re.findall(r"`([A-Z]+)[=`]", README))
+    used = set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "ARGS"}
+    assert used <= set(re.findall(r"`([A-Z_]+)[=`]", README))
 
 
 @pytest.mark.parametrize("package", ["extract", "heads"])

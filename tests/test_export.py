@@ -103,11 +103,11 @@ def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready
     """One wrong file among three: the two good ones are published, the report names the third."""
     write = export.write_formats
 
-    def one_is_wrong(model, folder, size):
-        write(model, folder, size)
-        dense = model.get_layer("probability")
-        dense.set_weights([dense.get_weights()[0], dense.get_weights()[1] + 0.05])
-        model.save(folder / "model.h5")
+    def one_is_wrong(network, layers, folder):
+        wrong = [replace(layers[0], bias=layers[0].bias + 0.05), *layers[1:]]
+        formats = write(network, layers, folder)
+        export.join(network.model, wrong).save(folder / "model.h5")
+        return formats
 
     monkeypatch.setattr(export, "write_formats", one_is_wrong)
     with pytest.raises(HeadError, match=r"these formats were not published: model\.h5 by pixels \(max"):

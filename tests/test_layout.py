@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 
 # rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
 TENSORFLOW_ROOMS = {"extract/engines.py"}
+TENSORFLOW = {"tensorflow", "keras", "tensorflow_hub", "tf_keras"}
 # what a module must not import: the stage boundary, and the order inside stage 1
 FORBIDDEN = {
     "extract": {"heads", "benchmarks", "tests"},
@@ -49,7 +50,7 @@ def test_imports_flow_one_way(path):
             bad = {f for f in found if any(f == each or f.startswith(each + ".") for each in forbidden)}
             assert not bad, f"{name} imports {bad}"
     if name not in TENSORFLOW_ROOMS:
-        assert not {f for f in found if f.split(".")[0] in ("tensorflow", "keras")}, f"{name} imports TensorFlow"
+        assert not {f for f in found if f.split(".")[0] in TENSORFLOW}, f"{name} imports TensorFlow"
 
 
 def test_the_product_does_not_need_what_trained_its_weights():

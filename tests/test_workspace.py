@@ -23,6 +23,22 @@ def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
     assert workspace.resolve(out=f"{tmp_path}/a") == first
 
 
+def test_the_input_size_is_remembered_with_its_backbone_only(tmp_path, monkeypatch):
+    """Another network has another size of its own; a folder is a path, a name never is."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("module", "embedded"):
+        (tmp_path / name).mkdir()
+    first = workspace.resolve(data="a.csv", out="o", backbone="module", input_size=64)
+    assert (first.backbone, first.input_size) == (str(tmp_path / "module"), 64)
+    assert "INPUT_SIZE=64" in first.describe()
+    workspace.write_record(first)
+    assert workspace.resolve(out="o") == workspace.resolve(out="o", backbone="module") == first
+    assert workspace.resolve(cache="o/features.h5", data="b.csv", out="p").input_size == 64
+    assert workspace.resolve(out="o", input_size=96).input_size == 96
+    other = workspace.resolve(out="o", backbone="embedded")
+    assert (other.backbone, other.input_size) == ("embedded", None)
+
+
 def test_media_defaults_to_the_environment_then_to_the_tables_folder(tmp_path, monkeypatch):
     """As the original had it: MEDIA_DIR."""
     monkeypatch.setenv("MEDIA_DIR", "/photos")
@@ -77,7 +93,9 @@ def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, mon
     from extract import demo
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "make", lambda out, spec: Workspace(out, out / "features.h5", out / "t.csv", out, spec))
+    monkeypatch.setattr(
+        demo, "make", lambda out, spec, size: Workspace(out, out / "features.h5", out / "t.csv", out, spec)
+    )
     assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
     workspace.write_record(workspace.resolve(data="t.csv"))
     assert workspace.resolve().out == tmp_path / "artifacts"
