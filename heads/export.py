@@ -59,13 +59,14 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     """
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
+    layers = bundles.layers_of(bundle, place.out / "heads")
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        write_formats(join(network.model, bundle.layers), folder, network.input_size)
+        write_formats(join(network.model, layers), folder, network.input_size)
         results = [check(folder, each, sample, bundle.facts["threshold"], network.input_size) for each in FORMATS]
         failed = [result for result in results if not result.ok]
         for result in failed:
