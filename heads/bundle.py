@@ -80,7 +80,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
     path = folder / "weights.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         raise HeadError(

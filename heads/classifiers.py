@@ -20,6 +20,7 @@ from heads.baselines import TOO_FEW, Head, folds_by_group, some_rows
 from heads.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
 
 CS = np.logspace(-5, -2.5, 6)  # on standardised 1280-d features the best C lies around 3e-4; above, a fit takes long
+LDA_ROWS = 5  # rows a feature under which lda's probabilities were far too sure (real photos, log loss on test)
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
 
 
@@ -64,7 +65,15 @@ class LdaHead(Unweighted):
             warnings.filterwarnings("ignore", "Only one sample available")  # of a class: the other gives the covariance
             model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(standardise(X, mean, scale), y)
         self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
-        self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf"}
+        self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", "rows": len(X), "features": X.shape[1]}
+
+    def notes(self) -> list[str]:
+        rows, features = self.training_["rows"], self.training_["features"]
+        if rows >= LDA_ROWS * features:
+            return []
+        return [
+            f"{rows:,} rows for {features:,} features: its probabilities are likely too sure, and so is its log loss"
+        ]
 
 
 class SvmHead(Unweighted):
