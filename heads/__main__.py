@@ -109,21 +109,21 @@ def _compare(flags: argparse.Namespace) -> int:
     return DONE
 
 
-def _choose(place: Workspace, name: str | None) -> tuple[str, str]:
+def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
     from heads import bundle
 
     if name and name not in bundle.trained(place.out / "heads"):
         from heads import registry
 
         registry.create(name, 0)  # no such head: the error lists those there are
-    return bundle.choose(place.out / "heads", name)
+    return bundle.choose(place.out / "heads", name, for_export=for_export)
 
 
 def _export(flags: argparse.Namespace) -> int:
     from heads import card, export
 
     place = _place(flags, heads=True)
-    name, why = _choose(place, flags.head or None)
+    name, why = _choose(place, flags.head or None, for_export=True)
     print(f"export    head {name} ({why})", flush=True)
     results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed)
     for result in results:

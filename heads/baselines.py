@@ -13,14 +13,15 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from threadpoolctl import threadpool_limits
 
-from heads.layers import Dense, fold, forward, standardisation, standardise
+from heads.layers import Dense, Model, fold, forward, standardisation, standardise
 
 CS = np.logspace(-4, 0, 7)  # on standardised 1280-d features the best C lies around 1e-3
 FOLDS = 5
+TOO_FEW = "none: a class has too few groups"
 
 
 class Head(ClassifierMixin, BaseEstimator):
-    """What every head has: classes_, predict_proba and to_layers, from the layers that fit leaves in `layers_`.
+    """What every head has: classes_, predict_proba and to_model, from the layers that fit leaves in `layers_`.
 
     `training_` holds facts about the fit, for head.json.
     """
@@ -38,16 +39,41 @@ class Head(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities (n, 2) of the classes 0 and 1 for features X (n, D)."""
-        p = forward(self.layers_, X)
+        p = forward(self.to_model(), X)
         return np.stack([1 - p, p], axis=1)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return 0 or 1 for each row of X, at the threshold 0.5."""
-        return (forward(self.layers_, X) >= 0.5).astype(np.int8)
+        return (forward(self.to_model(), X) >= 0.5).astype(np.int8)
+
+    def to_model(self) -> Model:
+        """Return what a bundle stores: the layers, but for a head that is none."""
+        return self.to_layers()
 
     def to_layers(self) -> list[Dense]:
         """Return the head as dense layers on raw features, standardisation folded in."""
         return self.layers_
+
+
+def some_rows(y: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return at most `most` row numbers, the classes of y (n,) in proportion where both have more than one row."""
+    rows = np.arange(len(y))
+    if len(y) <= most:
+        return rows
+    strata = y if np.bincount(y, minlength=2).min() > 1 else None
+    return train_test_split(rows, train_size=most, stratify=strata, random_state=seed)[0]
+
+
+def folds_by_group(y: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return up to FOLDS pairs (rest, fold) of row numbers, no group on both sides.
+
+    [] where there are none: a class has fewer than two groups, or lies in a single fold.
+    """
+    folds = min(FOLDS, *(len(np.unique(groups[y == value])) for value in (0, 1)))
+    if folds < 2:
+        return []
+    pairs = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups))
+    return pairs if all(len(np.unique(y[rest])) == 2 for rest, _ in pairs) else []
 
 
 class LogisticHead(Head):
@@ -82,7 +108,7 @@ class LogisticHead(Head):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             model.fit(Z, y, sample_weight)
-        self.layers_ = [fold(model.coef_[0], model.intercept_[0], mean, scale)]
+        self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
         self.training_ = {
             "C": c,
             "cross_validation": searched,
@@ -101,16 +127,13 @@ class LogisticHead(Head):
         self, Z: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None, groups: np.ndarray
     ) -> tuple[float, str]:
         """Return C and how it was found; where a class has too few groups for two folds, the middle of the grid."""
-        rows = np.arange(len(y))
-        if len(y) > self.cv_rows:
-            rows, _ = train_test_split(rows, train_size=self.cv_rows, stratify=y, random_state=self.seed)
-        folds = min(FOLDS, *(len(np.unique(groups[rows][y[rows] == value])) for value in (0, 1)))
-        if folds < 2:
-            return float(CS[len(CS) // 2]), "none: a class has fewer than two groups"
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
+        rows = some_rows(y, self.cv_rows, self.seed)
+        folds = folds_by_group(y[rows], groups[rows], self.seed)
+        if not folds:
+            return float(CS[len(CS) // 2]), TOO_FEW
         search = LogisticRegressionCV(
             Cs=CS,
-            cv=list(splitter.split(rows, y[rows], groups[rows])),
+            cv=folds,
             scoring="neg_log_loss",
             tol=1e-3,
             max_iter=1000,
@@ -120,7 +143,9 @@ class LogisticHead(Head):
         with warnings.catch_warnings(), parallel_config("threading", n_jobs=2):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the final fit reports its own
             search.fit(Z[rows], y[rows], None if sample_weight is None else sample_weight[rows])
-        return float(search.C_), f"{folds} folds by group, {len(rows):,} rows, C of {CS[0]:g} to {CS[-1]:g} by log loss"
+        return float(
+            search.C_
+        ), f"{len(folds)} folds by group, {len(rows):,} rows, C of {CS[0]:g} to {CS[-1]:g} by log loss"
 
 
 class MajorityHead(Head):

@@ -12,35 +12,41 @@ import numpy as np
 from extract import artifacts
 from extract.cache import FeatureCache, refuse_other_recipe
 from extract.errors import HeadError
-from heads.layers import ACTIVATIONS, Dense, forward
+from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
-FIELDS = ("head", "classes", "threshold", "dim", "layers", "fingerprint", "recipe", "table_digest")
+FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A head that can be used without its training code.
+    """A head that can be used without its training code. model: dense layers, or stored neighbours.
 
     facts: head.json: head, classes (negative, positive), threshold, dim, recipe, fingerprint, table_digest, training.
     """
 
-    layers: list[Dense]
+    model: Model
     facts: dict[str, Any]
 
     def probability(self, X: np.ndarray) -> np.ndarray:
         """Return the probability of the positive class for features X (n, D): float64 (n,)."""
-        return forward(self.layers, X)
+        return forward(self.model, X)
 
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
-        arrays = {
-            f"{part}_{i}": getattr(layer, part) for i, layer in enumerate(self.layers) for part in ("kernel", "bias")
-        }
+        described, arrays = _describe(self.model)
         np.savez(folder / "weights.npz", **arrays)
-        described = [{"units": layer.kernel.shape[1], "activation": layer.activation} for layer in self.layers]
-        facts = {"schema": SCHEMA, **self.facts, "layers": described}
+        facts = {"schema": SCHEMA, **self.facts, **described}
         (folder / "head.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what head.json says of a model, and the arrays that weights.npz holds of it."""
+    if isinstance(model, Neighbours):
+        return {"neighbours": {"rows": len(model.rows), "k": model.k}}, {"rows": model.rows, "labels": model.labels}
+    described = [{"units": layer.kernel.shape[1], "activation": layer.activation} for layer in model]
+    parts = ("kernel", "bias")
+    return {"layers": described}, {f"{p}_{i}": getattr(layer, p) for i, layer in enumerate(model) for p in parts}
 
 
 def decide(facts: dict[str, Any], p: np.ndarray) -> np.ndarray:
@@ -51,7 +57,7 @@ def decide(facts: dict[str, Any], p: np.ndarray) -> np.ndarray:
 def load(folder: Path) -> Bundle:
     """Read a bundle. Errors: HeadError naming what is missing or does not fit."""
     facts = read_facts(folder)
-    return Bundle(_read_layers(folder, facts), facts)
+    return Bundle(_read_model(folder, facts), facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -62,7 +68,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise HeadError(f"{folder / 'head.json'} has no schema {SCHEMA}", then="Train the head again with make head")
-    missing = [name for name in FIELDS if name not in facts]
+    fields = FIELDS if "neighbours" in facts else (*FIELDS, "layers")
+    missing = [name for name in fields if name not in facts]
     if missing:
         raise HeadError(
             f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
@@ -70,26 +77,47 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _read_layers(folder: Path, facts: dict[str, Any]) -> list[Dense]:
-    path, width = folder / "weights.npz", facts["dim"]
-    layers = []
+def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
+    path = folder / "weights.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for i, described in enumerate(facts["layers"]):
-                layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], described["activation"])
-                units = described["units"]
-                if layer.kernel.shape != (width, units) or layer.bias.shape != (units,):
-                    raise ValueError(f"layer {i} has shape {layer.kernel.shape}, not ({width}, {units})")
-                if layer.activation not in ACTIVATIONS:
-                    raise ValueError(f"layer {i} has the unknown activation {layer.activation!r}")
-                layers.append(layer)
-                width = units
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         raise HeadError(
-            f"{path} does not hold the layers that head.json describes: {error}",
-            then="Train the head again with make head",
+            f"{path} does not hold what head.json describes: {error}", then="Train the head again with make head"
         ) from error
+
+
+def _layers(arrays: Any, facts: dict[str, Any]) -> list[Dense]:
+    layers, width = [], facts["dim"]
+    for i, described in enumerate(facts["layers"]):
+        layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], described["activation"])
+        units = described["units"]
+        if layer.kernel.shape != (width, units) or layer.bias.shape != (units,):
+            raise ValueError(f"layer {i} has shape {layer.kernel.shape}, not ({width}, {units})")
+        if layer.activation not in ACTIVATIONS:
+            raise ValueError(f"layer {i} has the unknown activation {layer.activation!r}")
+        layers.append(layer)
+        width = units
+    if not layers or (width, layers[-1].activation) != (1, "sigmoid"):
+        raise ValueError("the last layer is not one sigmoid unit")
     return layers
+
+
+def _neighbours(arrays: Any, facts: dict[str, Any]) -> Neighbours:
+    n, k = facts["neighbours"]["rows"], facts["neighbours"]["k"]
+    rows, labels = arrays["rows"], arrays["labels"]
+    if rows.shape != (n, facts["dim"]) or labels.shape != (n,):
+        raise ValueError(
+            f"rows have shape {rows.shape} and labels {labels.shape}, not ({n}, {facts['dim']}) and ({n},)"
+        )
+    if rows.dtype != np.float32 or not np.isfinite(rows).all():
+        raise ValueError("rows are not finite numbers of float32")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels are not all 0 or 1")
+    if k not in range(1, n + 1):
+        raise ValueError(f"k is {k!r}, not one of 1 to {n}")
+    return Neighbours(rows, labels, k)
 
 
 def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
@@ -105,8 +133,11 @@ def trained(heads: Path) -> list[str]:
     return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
 
 
-def choose(heads: Path, name: str | None) -> tuple[str, str]:
-    """Return the head to use and why: the one asked for, else the trained one with the lowest validation log loss."""
+def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
+    """Return the head to use and why: the one asked for, else the trained one with the lowest validation log loss.
+
+    for_export: leave out, unless asked for, those that cannot be exported, and say so where that changes the choice.
+    """
     names = trained(heads)
     if not names or (name and name not in names):
         raise HeadError(
@@ -118,10 +149,39 @@ def choose(heads: Path, name: str | None) -> tuple[str, str]:
     if name:
         return name, "as asked" + ("" if name in current else f"; trained on other labels or features than {newest}")
     losses = {each: validation_log_loss(heads / each) for each in current}
-    best = min(losses, key=losses.__getitem__)
+    usable = [each for each in losses if not for_export or exportable(heads / each)]
+    if not usable:
+        raise HeadError(f"None of the trained heads {', '.join(current)} can be exported", then="Run make head")
+    best, lowest = (min(among, key=losses.__getitem__) for among in (usable, losses))
     others = len(names) - len(current)
-    left_out = f"; {others} trained on other labels or features left out" if others else ""
-    return best, f"lowest validation log loss of {len(losses)} trained heads, {losses[best]:.4f}{left_out}"
+    return best, "".join(
+        (
+            f"lowest validation log loss of {len(usable)} trained heads",
+            " that can be exported" if len(usable) < len(losses) else "",
+            f", {losses[best]:.4f}",
+            f"; {lowest} has {losses[lowest]:.4f} but cannot be exported" if lowest != best else "",
+            f"; {others} trained on other labels or features left out" if others else "",
+        )
+    )
+
+
+def exportable(folder: Path) -> bool:
+    """Whether a trained head is layers."""
+    return "layers" in read_facts(folder)
+
+
+def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
+    """Return the layers of a bundle in the folder `heads`. Errors: HeadError naming the trained heads that have any."""
+    if isinstance(bundle.model, Neighbours):
+        others = [each for each in trained(heads) if exportable(heads / each)]
+        raise HeadError(
+            f"Head {bundle.facts['head']} cannot be exported",
+            rule=f"An export is made of layers; {len(bundle.model.rows):,} stored rows are none",
+            then=f"Run make export HEAD= with one of {', '.join(others)}"
+            if others
+            else "Run make head, then make export",
+        )
+    return bundle.model
 
 
 def _made_of(folder: Path) -> tuple[str, str]:

@@ -62,13 +62,14 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     """
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
+    layers = bundles.layers_of(bundle, place.out / "heads")
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        formats = write_formats(network, bundle.layers, folder)
+        formats = write_formats(network, layers, folder)
         results = [
             result
             for each in formats

@@ -1,4 +1,4 @@
-"""The FC-sigmoid head, trained with Keras as the original did, in the shape of a scikit-learn classifier."""
+"""The FC-sigmoid head, trained with Keras as the original did, and with a hidden layer; scikit-learn classifiers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from heads.baselines import Head
 from heads.layers import Dense, fold, forward, standardisation, standardise
 
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
+DROPOUT = 0.5  # of the hidden units, in training
 
 
 class SigmoidHead(Head):
     """Dense(1, sigmoid) by Adam on binary cross-entropy; the defaults are the original's.
 
+    hidden: units of a ReLU layer before it, dropped out at the rate DROPOUT; None for none.
     class_weight: "balanced" weighs each class by n / (2 x its count). standardise: on train's mean and scale, folded
     into the weights afterwards. patience: stop after so many epochs without a better validation loss, and keep the
     best; None runs all epochs.
@@ -29,11 +31,13 @@ class SigmoidHead(Head):
         learning_rate: float = 1e-3,
         class_weight: str | None = None,
         standardise: bool = False,
+        hidden: int | None = None,
         patience: int | None = None,
         seed: int = 0,
     ) -> None:
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.class_weight, self.standardise, self.patience, self.seed = class_weight, standardise, patience, seed
+        self.class_weight, self.standardise, self.hidden = class_weight, standardise, hidden
+        self.patience, self.seed = patience, seed
 
     def fit(
         self,
@@ -54,8 +58,8 @@ class SigmoidHead(Head):
         if self.standardise:
             X = standardise(X, mean, scale)
             validation = (standardise(validation[0], mean, scale), validation[1]) if validation else None
-        layer, curves = self._train(X, y, self._weights(y, sample_weight), validation, log_dir)
-        self.layers_ = [fold(layer.kernel[:, 0], float(layer.bias[0]), mean, scale) if self.standardise else layer]
+        layers, curves = self._train(X, y, self._weights(y, sample_weight), validation, log_dir)
+        self.layers_ = [fold(layers[0], mean, scale), *layers[1:]] if self.standardise else layers
         epochs = len(curves["train"])
         self.training_ = {
             "optimiser_steps": epochs * -(-len(y) // self.batch_size),
@@ -89,37 +93,46 @@ class SigmoidHead(Head):
         weights: np.ndarray | None,
         validation: tuple[np.ndarray, np.ndarray] | None,
         log_dir: Path | None,
-    ) -> tuple[Dense, dict[str, list[float]]]:
-        """Return the trained layer and the loss of each epoch.
+    ) -> tuple[list[Dense], dict[str, list[float]]]:
+        """Return the trained layers and the loss of each epoch.
 
         Keras' own fit sets up an input pipeline each epoch; batches by hand spare that (benchmarks/heads.py).
         """
         tf, keras = engines.load()
         keras.utils.set_random_seed(self.seed)
         tf.config.experimental.enable_op_determinism()
-        model = keras.Sequential([keras.Input((X.shape[1],)), keras.layers.Dense(1, activation="sigmoid")])
+        hidden = [keras.layers.Dense(self.hidden, "relu"), keras.layers.Dropout(DROPOUT)] if self.hidden else []
+        model = keras.Sequential([keras.Input((X.shape[1],)), *hidden, keras.layers.Dense(1, "sigmoid")])
         model.compile(keras.optimizers.Adam(self.learning_rate), loss="binary_crossentropy", jit_compile=False)
         target, rng = y.astype(np.float32)[:, None], np.random.default_rng(self.seed)
         curves: dict[str, list[float]] = {"train": [], "validation": []}
-        best: Dense | None = None
+        best: list[Dense] | None = None
         for epoch in range(self.epochs):
             model.reset_metrics()
             order = rng.permutation(len(y))
             for rows in np.split(order, range(self.batch_size, len(y), self.batch_size)):
                 loss = model.train_on_batch(X[rows], target[rows], None if weights is None else weights[rows])
             curves["train"].append(float(loss))  # the mean over the epoch's rows
-            kernel, bias = (np.array(array) for array in model.get_weights())
-            layer = Dense(kernel, bias, "sigmoid")
+            layers = _dense(model)
             if validation:
-                curves["validation"].append(_log_loss(forward([layer], validation[0]), validation[1]))
+                curves["validation"].append(_log_loss(forward(layers, validation[0]), validation[1]))
                 if self.patience is not None:
                     since = epoch - int(np.argmin(curves["validation"]))
-                    best = layer if since == 0 else best
+                    best = layers if since == 0 else best
                     if since >= self.patience:
                         break
         if log_dir:
             _write_tensorboard(log_dir, curves)
-        return best or layer, curves
+        return best or layers, curves
+
+
+def _dense(model: Any) -> list[Dense]:
+    """Copy the Dense layers of a Keras model; Dropout has no weights, and no part in predicting."""
+    return [
+        Dense(np.array(layer.kernel), np.array(layer.bias), layer.activation.__name__)
+        for layer in model.layers
+        if layer.weights
+    ]
 
 
 def _log_loss(p: np.ndarray, y: np.ndarray) -> float:

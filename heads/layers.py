@@ -1,4 +1,4 @@
-"""A trained head as plain arrays: dense layers that NumPy can run, a bundle can store and an export can rebuild."""
+"""A trained head as plain arrays that a bundle can store: dense layers, which an export can rebuild, or neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 ROWS = 8192  # rows looked at together: bounds the memory of a pass over X
-ACTIVATIONS = {"sigmoid": expit}
+ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0)}
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,58 @@ class Dense:
     activation: str
 
 
-def forward(layers: list[Dense], X: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Neighbours:
+    """Votes of the k nearest rows by cosine. rows: float32 (m, D) of length 1; labels: int8 (m,) of 0 and 1."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    k: int
+
+    def probability(self, X: np.ndarray) -> np.ndarray:
+        """Return the smoothed share of class 1 among each row's neighbours: float64 (n,), NaN for a row with a NaN.
+
+        Memory: ROWS rows of X at a time.
+        """
+        p = np.full(len(X), np.nan)
+        finite = np.flatnonzero(np.isfinite(X).all(axis=1))
+        for start in range(0, len(finite), ROWS):
+            at = finite[start : start + ROWS]
+            p[at] = smoothed(self.labels[nearest(self.rows, unit(X[at]), self.k)].sum(axis=1), self.k)
+        return p
+
+
+Model = list[Dense] | Neighbours
+
+
+def forward(model: Model, X: np.ndarray) -> np.ndarray:
     """Return the probability of class 1 for each row of X (n, D): float64 (n,)."""
-    for layer in layers:
+    if isinstance(model, Neighbours):
+        return model.probability(X)
+    for layer in model:
         X = ACTIVATIONS[layer.activation]((X @ layer.kernel + layer.bias).astype(np.float64))
     return X[:, 0]
+
+
+def unit(X: np.ndarray) -> np.ndarray:
+    """Return the rows of X (n, D) at length 1, float32; a row of zeros stays one."""
+    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny).astype(np.float32)
+
+
+def nearest(rows: np.ndarray, X: np.ndarray, k: int) -> np.ndarray:
+    """Return the k rows (m, D) nearest to each row of X (n, D), nearest first: int (n, k).
+
+    Both of length 1, where the order by Euclidean distance is that by cosine; distances are float64, so that a batch
+    and one row alone find the same. Memory: scikit-learn's, a few megabytes beside both.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(X, return_distance=False)
+
+
+def smoothed(votes: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Return (votes + 1) / (k + 2), Laplace's rule of succession: never 0 or 1, however few the neighbours."""
+    return (votes + 1) / (k + 2)
 
 
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +96,8 @@ def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarra
     return Z
 
 
-def fold(coefficients: np.ndarray, intercept: float, mean: np.ndarray, scale: np.ndarray) -> Dense:
-    """Turn a logistic model of standardised features into one of raw features. coefficients: (D,)."""
-    kernel = coefficients.astype(np.float64) / scale
-    bias = float(intercept) - float(kernel @ mean)
-    return Dense(kernel[:, None].astype(np.float32), np.array([bias], np.float32), "sigmoid")
+def fold(layer: Dense, mean: np.ndarray, scale: np.ndarray) -> Dense:
+    """Turn a layer on standardised features, float32 or float64, into one on raw features. mean, scale: (D,)."""
+    kernel = layer.kernel.astype(np.float64) / scale[:, None]
+    bias = layer.bias - mean @ kernel
+    return Dense(kernel.astype(np.float32), bias.astype(np.float32), layer.activation)

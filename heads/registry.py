@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from extract.errors import UsageError
 from heads.baselines import Head, LogisticHead, MajorityHead
+from heads.classifiers import KnnHead, LdaHead, SvmHead
 from heads.keras_head import SigmoidHead
 
 # name -> a function of the seed that makes an untrained head
@@ -18,6 +19,14 @@ HEADS: dict[str, Callable[[int], Head]] = {
     "sigmoid-balanced": lambda seed: SigmoidHead(class_weight="balanced", seed=seed),
     # the original trained to convergence: standardised, stopped when the validation loss no longer falls
     "sigmoid-long": lambda seed: SigmoidHead(epochs=300, learning_rate=3e-3, standardise=True, patience=10, seed=seed),
+    # a hidden ReLU layer under the sigmoid, half of it dropped out; standardised, stopped on validation
+    "mlp": lambda seed: SigmoidHead(epochs=300, batch_size=128, standardise=True, hidden=128, patience=10, seed=seed),
+    # linear discriminant analysis, its covariance shrunk
+    "lda": lambda seed: LdaHead(),
+    # linear support vector machine; C and Platt's calibration by grouped cross-validation inside train
+    "svm": lambda seed: SvmHead(seed=seed),
+    # nearest rows of train by cosine, k by grouped cross-validation inside train; cannot be exported
+    "knn": lambda seed: KnnHead(seed=seed),
     # the floor: the share of class 1, whatever the image
     "majority": lambda seed: MajorityHead(),
 }

@@ -68,7 +68,7 @@ def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),
     }
-    trained = Trained(name, Bundle(head.to_layers(), facts), {}, {}, seconds, head.notes())
+    trained = Trained(name, Bundle(head.to_model(), facts), {}, {}, seconds, head.notes())
     measure(trained, data, "validation", seed)
     return trained
 

@@ -9,6 +9,7 @@ import pytest
 from extract import cache
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, train
+from heads.__main__ import main
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_bundle_holds_no_pickle(trained):
     _, folder = trained
     assert sorted(p.name for p in folder.iterdir()) == ["head.json", "metrics.json", "predictions.csv", "weights.npz"]
     np.savez(folder / "weights.npz", kernel_0=np.array([print], dtype=object), bias_0=np.zeros(1))
-    with pytest.raises(HeadError, match="does not hold the layers"):
+    with pytest.raises(HeadError, match=r"does not hold what head\.json describes"):
         bundle.load(folder)
 
 
@@ -50,6 +51,8 @@ def test_a_bundle_holds_no_pickle(trained):
         ({"dim": 17}, r"layer 0 has shape \(16, 1\), not \(17, 1\)"),
         ({"layers": [{"units": 1, "activation": "eval"}]}, "unknown activation 'eval'"),
         ({"layers": [{"units": 1, "activation": "sigmoid"}] * 2}, "kernel_1"),
+        ({"layers": [{"units": 1, "activation": "relu"}]}, "the last layer is not one sigmoid unit"),
+        ({"layers": []}, "the last layer is not one sigmoid unit"),
     ],
 )
 def test_a_bundle_that_does_not_fit_itself_is_refused(trained, facts, message):
@@ -66,6 +69,10 @@ def test_a_field_that_is_missing_is_named(trained):
     del facts["threshold"]
     path.write_text(json.dumps(facts))
     with pytest.raises(HeadError, match="lacks threshold"):
+        bundle.load(trained[1])
+    del facts["layers"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(HeadError, match="lacks threshold, layers"):
         bundle.load(trained[1])
 
 
@@ -94,3 +101,81 @@ def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained)
     assert why.endswith("; 1 trained on other labels or features left out")
     with pytest.raises(HeadError, match=r"No trained head sigmoid in .*; there is logistic, majority\. Run make"):
         bundle.choose(heads, "sigmoid")
+
+
+@pytest.fixture
+def stored(cached):
+    """A workspace with a trained knn head, and the folder of its bundle."""
+    train.run(cached, dataset.join(cached), ["knn"], 0)
+    return cached, cached.out / "heads" / "knn"
+
+
+def test_stored_neighbours_come_back_as_they_were(stored):
+    """Train's rows at length 1, its labels and k, in a file of about 4 bytes a number; no layers are claimed."""
+    place, folder = stored
+    data, loaded = dataset.join(place), bundle.load(folder)
+    X, validation = data.parts["train"].X, data.parts["validation"]
+    np.testing.assert_allclose(loaded.model.rows, X / np.linalg.norm(X, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(loaded.model.labels, data.parts["train"].y)
+    assert loaded.model.k == loaded.facts["training"]["k"]
+    assert "layers" not in loaded.facts
+    assert X.nbytes < (folder / "weights.npz").stat().st_size < 1.1 * X.nbytes + 2000
+    rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    published = [float(p) for _, split, _, p in rows if split == "validation"]
+    np.testing.assert_allclose(loaded.probability(validation.X), published, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"rows": np.zeros((3, 16), np.float32)}, r"rows have shape \(3, 16\) and labels \(.*\), not \("),
+        ({"rows": lambda rows: rows.astype(float)}, "rows are not finite numbers of float32"),
+        ({"rows": lambda rows: rows * np.float32(np.nan)}, "rows are not finite numbers of float32"),
+        ({"labels": lambda labels: labels + 1}, "labels are not all 0 or 1"),
+        ({"labels": lambda labels: labels[1:]}, "and labels"),
+    ],
+)
+def test_stored_neighbours_that_are_damaged_are_refused(stored, arrays, message):
+    """Shapes, numbers and labels are looked at before anybody votes."""
+    path = stored[1] / "weights.npz"
+    with np.load(path) as held:
+        good = dict(held)
+    np.savez(path, **good | {name: new(good[name]) if callable(new) else new for name, new in arrays.items()})
+    with pytest.raises(HeadError, match=message):
+        bundle.load(stored[1])
+
+
+@pytest.mark.parametrize("k", [0, 10_000, "5", 5.5, None])
+def test_a_k_that_is_no_number_of_rows_is_refused(stored, k):
+    """As is a file cut short."""
+    facts = bundle.read_facts(stored[1])
+    change(stored[1], neighbours={**facts["neighbours"], "k": k})
+    with pytest.raises(HeadError, match=f"k is {k!r}, not one of 1 to {facts['neighbours']['rows']}"):
+        bundle.load(stored[1])
+    (stored[1] / "weights.npz").write_bytes((stored[1] / "weights.npz").read_bytes()[:500])
+    with pytest.raises(HeadError, match=r"does not hold what head\.json describes"):
+        bundle.load(stored[1])
+
+
+def test_stored_neighbours_are_not_exported_and_the_message_says_what_can_be(stored, capsys):
+    """HEAD=knn is refused before a backbone is loaded; HEAD unset takes the best of the others and says so first."""
+    place = stored[0]
+    export = ["export", "--out", str(place.out)]
+    assert main([*export, "--head", "knn"]) == 1
+    n = len(dataset.join(place).parts["train"])
+    assert (
+        f"Head knn cannot be exported. An export is made of layers; {n} stored rows are none. Run make head, then"
+        in capsys.readouterr().err
+    )
+    assert main(export) == 1
+    assert "None of the trained heads knn can be exported. Run make head" in capsys.readouterr().err
+    train.run(place, dataset.join(place), ["majority"], 0)
+    assert main([*export, "--head", "knn"]) == 1
+    assert "Run make export HEAD= with one of majority." in capsys.readouterr().err
+    knn, majority = (bundle.validation_log_loss(place.out / "heads" / name) for name in ("knn", "majority"))
+    assert main(export) == 1  # for want of a backbone
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "export    head majority (lowest validation log loss of 1 trained heads that can be exported, "
+        f"{majority:.4f}; knn has {knn:.4f} but cannot be exported)"
+    )
+    assert bundle.choose(place.out / "heads", None)[0] == "knn"

@@ -13,6 +13,7 @@ from benchmarks import containers
 from extract import cache, images, run
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, export, train
+from heads.layers import Dense, forward
 from tests.conftest import picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
@@ -87,6 +88,20 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path, clean_env
 
 def manifest_rows(place):
     return read_rows(place.out / "manifest.csv")
+
+
+def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
+    """Two dense layers on the backbone's output, in Keras as in NumPy."""
+    from extract import engines
+
+    _, keras = engines.load()
+    rng, network = np.random.default_rng(0), keras.models.load_model(tiny_backbone)
+    shapes = ((12, 5, "relu"), (5, 1, "sigmoid"))
+    dense = [Dense(rng.normal(size=(d, n)).astype("f4"), rng.normal(size=n).astype("f4"), a) for d, n, a in shapes]
+    pixels = rng.uniform(0, 255, (6, 32, 32, 3)).astype("f4")
+    expected = forward(dense, np.asarray(network(pixels)))
+    np.testing.assert_allclose(np.asarray(export.join(network, dense)(pixels))[:, 0], expected, atol=1e-6)
+    assert np.ptp(expected) > 0.01
 
 
 def test_the_exported_graph_is_flat(ready):

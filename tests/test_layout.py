@@ -75,12 +75,12 @@ assert not {{"tensorflow", "keras", "sklearn", "plotly"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def test_training_a_logistic_head_loads_no_tensorflow(cached):
+def test_training_scikit_learns_heads_loads_no_tensorflow(cached):
     """`make head HEAD=logistic` is bound by the fit, not by an import."""
     code = f"""
 import sys
 from heads.__main__ import main
-assert main(["train", "--head", "logistic", "--out", {str(cached.out)!r}]) == 0
+assert main(["train", "--head", "logistic,lda,svm,knn", "--out", {str(cached.out)!r}]) == 0
 assert not {{"tensorflow", "keras", "plotly"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
