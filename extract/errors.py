@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -56,6 +57,8 @@ class Interrupted(OnepassError):
 
 def guard(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; a user's mistake becomes one paragraph on stderr, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a file's name may hold bytes that are no text
     try:
         return command()
     except OnepassError as error:
