@@ -21,7 +21,7 @@ class OnepassError(Exception):
     exit_code = FAILED
 
     def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
-        sentences = (text.strip().rstrip(".") + "." for text in (event, rule, then) if text)
+        sentences = (text.strip().removesuffix(".") + "." for text in (event, rule, then) if text)
         super().__init__(" ".join(sentences))
 
 

@@ -99,9 +99,10 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     splits = [name for name in tops if name.casefold() in TYPES]
     if splits and len(splits) < len(tops):
         raise InputError(
-            f"{folder}: {_some(splits)} are splits, and {_some([name for name in tops if name not in splits])} are not",
+            f"{folder} has folders named as splits ({_some(splits)}) beside others "
+            f"({_some([name for name in tops if name not in splits])})",
             rule=LAYOUT,
-            then="Move what is neither out of it, rename it, or give a CSV",
+            then="Move or rename the others, or give a CSV",
         )
     depth = 1 if splits else 0  # of the class's name
     rows = [

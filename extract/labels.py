@@ -87,7 +87,7 @@ def read(
     group = table["group"].to_numpy(str)
     component = components(sha256, group)
     given = _given_splits(source, table["type"])
-    before = np.array([recorded.get(name) or recorded.get(sha, "") for name, sha in zip(ids, sha256, strict=True)], str)
+    before = np.array([recorded.get(sha) or recorded.get(name, "") for name, sha in zip(ids, sha256, strict=True)], str)
     split, notes = _complete_splits(given, before, component, _keys(component, ids, sha256, group), y)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
     notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
