@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from extract.errors import DONE, guard
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every verb shares; each is remembered once given."""
-    parser.add_argument("--data", help="label table (CSV): objectId,value and optionally type,path,group")
+    parser.add_argument("--data", help="label table (CSV): objectId,value[,type,path,group]; or a folder of classes")
     parser.add_argument("--media", help="folder of the images; default: $MEDIA_DIR, else the table's folder")
     parser.add_argument(
         "--backbone",
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=what)
         verb.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
         verb.add_argument("--out", help="folder of the outputs; default: artifacts")
+    link_tree = verbs.add_parser("link-tree", help="write a table as <type>/<class>/ folders of links to its images")
+    link_tree.add_argument("--data", help="label table (CSV); default: the recorded one")
+    link_tree.add_argument("--media", help="folder of the images; default: as recorded")
+    link_tree.add_argument("--cache", help="feature cache whose recorded splits hold; default: artifacts/features.h5")
+    link_tree.add_argument("--out", required=True, help="folder of the tree: new, or written by link-tree before")
+    link_tree.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
     demo = verbs.add_parser("demo", help="write the demo's images and labels")
     demo.add_argument("--out", help="folder of the demo; default: artifacts/demo")
     return parser
@@ -95,6 +102,16 @@ def _info(flags: argparse.Namespace) -> int:
     return DONE
 
 
+def _link_tree(flags: argparse.Namespace) -> int:
+    from extract import link_tree
+
+    beside = os.path.dirname(os.path.abspath(flags.cache)) if flags.cache else None
+    place = workspace.resolve(data=flags.data, media=flags.media, out=beside, cache=flags.cache)
+    for line in link_tree.write(place, Path(flags.out).absolute(), allow_outside=flags.allow_outside):
+        print(f"link-tree {line}")
+    return DONE
+
+
 def _demo(flags: argparse.Namespace) -> int:
     from extract import demo
 
@@ -105,7 +122,7 @@ def _demo(flags: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see errors.py)."""
     flags = _parser().parse_args(argv)
-    verbs = {"features": _features, "verify": _verify, "info": _info, "demo": _demo}
+    verbs = {"features": _features, "verify": _verify, "info": _info, "link-tree": _link_tree, "demo": _demo}
     return guard(lambda: verbs[flags.verb](flags))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ class OnepassError(Exception):
     exit_code = FAILED
 
     def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
-        sentences = (text.strip().rstrip(".") + "." for text in (event, rule, then) if text)
+        sentences = (text.strip().removesuffix(".") + "." for text in (event, rule, then) if text)
         super().__init__(" ".join(sentences))
 
 
@@ -56,6 +57,8 @@ class Interrupted(OnepassError):
 
 def guard(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; a user's mistake becomes one paragraph on stderr, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a file's name may hold bytes that are no text
     try:
         return command()
     except OnepassError as error:

@@ -53,7 +53,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Record:
-    """What splits.csv holds of earlier runs, by objectId. splits, values: as last read; made: splits that we made.
+    """What splits.csv holds of earlier runs, by objectId. splits, values, sha256: as last read; made: splits we made.
 
     `made` has the digests as keys too, so that a renamed image keeps its split.
     """
@@ -61,6 +61,7 @@ class Record:
     splits: dict[str, str]
     values: dict[str, str]
     made: dict[str, str]
+    sha256: dict[str, str]
 
 
 def check(table: pd.DataFrame, source: Path, positive: str | None) -> None:
@@ -72,7 +73,7 @@ def check(table: pd.DataFrame, source: Path, positive: str | None) -> None:
 def read(
     table: pd.DataFrame, digests: dict[str, str], source: Path, positive: str | None, recorded: dict[str, str]
 ) -> Labels:
-    """Turn a table (see `manifest.read_table`) into Labels.
+    """Turn a table (see `manifest.read_table`) into Labels; its attrs["notes"] are the first of theirs.
 
     digests: objectId -> sha256. positive: the class that counts as 1. recorded: `Record.made`, which wins where the
     table names no split.
@@ -86,21 +87,23 @@ def read(
     group = table["group"].to_numpy(str)
     component = components(sha256, group)
     given = _given_splits(source, table["type"])
-    before = np.array([recorded.get(name) or recorded.get(sha, "") for name, sha in zip(ids, sha256, strict=True)], str)
+    before = np.array([recorded.get(sha) or recorded.get(name, "") for name, sha in zip(ids, sha256, strict=True)], str)
     split, notes = _complete_splits(given, before, component, _keys(component, ids, sha256, group), y)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
-    return Labels(ids, sha256, y, split, group, component, given == "", classes, notes + _count(conflicts), conflicts)
+    notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
+    return Labels(ids, sha256, y, split, group, component, given == "", classes, notes, conflicts)
 
 
 def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
     """(negative, positive), or None for a table without labels."""
     names = list(dict.fromkeys(value for value in values if value))
     if len(names) > 2:
-        line = next(iter(values.index[values == names[2]]))
+        where = next(iter(values.index[values == names[2]]))
         counts = ", ".join(f"{name!r} x {n}" for name, n in Counter(v for v in values if v).most_common(5))
         raise InputError(
-            f"{source}, line {line}, column value: {names[2]!r} is a third class ({counts})",
-            rule="value is 0 or 1, or one of two class names; leave it empty for an unlabelled image",
+            f"{source}, {values.index.name} {where!r}, column value: {names[2]!r} is a third class ({counts})",
+            rule="value is 0 or 1, or one of two class names; leave it empty for an unlabelled image. Of a folder's "
+            "class folders, whatever their names, two may hold images",
         )
     if not names:
         return None
@@ -253,26 +256,46 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
 
 def read_record(*folders: Path) -> Record:
     """Read what splits.csv recorded in some folders; a later folder wins."""
-    found = Record({}, {}, {})
+    found = Record({}, {}, {}, {})
     for folder in folders:
         for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS):
             name = row["objectId"]
-            found.splits[name], found.values[name] = row["type"], row["value"]
+            found.splits[name], found.values[name], found.sha256[name] = row["type"], row["value"], row["sha256"]
             if row["made"]:
                 found.made.update({key: row["type"] for key in (name, row["sha256"]) if key})
     return found
 
 
+def changes(said: Labels, before: Record) -> list[str]:
+    """Say how many labels and splits are not as recorded; an image that was renamed or moved is known by its bytes."""
+    here = set(zip(said.ids.tolist(), said.sha256.tolist(), strict=True))
+    gone = {sha: name for name, sha in before.sha256.items() if sha and (name, sha) not in here}
+    relabelled = moved = 0
+    rows = zip(said.ids.tolist(), said.sha256.tolist(), values(said), said.split.tolist(), strict=True)
+    for name, sha, value, split in rows:
+        old = name if before.sha256.get(name) == sha else gone.get(sha, name)
+        relabelled += before.values.get(old, value) != value
+        moved += before.splits.get(old, split) != split
+    return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
+
+
 def write_record(folder: Path, labels: Labels) -> None:
     """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
 
-    Rows of ids that this table does not name are kept: one cache serves several tables.
+    Rows of ids that this table does not name are kept: one cache serves several tables. But where it names their image
+    otherwise, as after a move, they go, unless a made split would be forgotten.
     """
     mine = set(labels.ids.tolist())
+    made_here = dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
+
+    def renamed(row: dict[str, str]) -> bool:
+        sha = row["sha256"]
+        return sha != "" and sha in made_here and (made_here[sha] or not row["made"])
+
     kept = [
         tuple(row.values())
         for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS)
-        if row["objectId"] not in mine
+        if row["objectId"] not in mine and not renamed(row)
     ]
     made = np.where(labels.made, "made", "")
     columns = (labels.ids, labels.sha256, np.array(values(labels)), labels.split, made)

@@ -1,4 +1,4 @@
-"""Where each id's file is and what its bytes are: a CSV table and a media folder become a Manifest with digests."""
+"""Where each id's file is and what its bytes are: a table and its media, or class folders, become a Manifest."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from extract import artifacts, images
+from extract import artifacts, folders, images
 from extract.errors import InputError
+from extract.folders import SUFFIXES
 
 TABLE_COLUMNS = ("objectId", "value", "type", "path", "group")
 REQUIRED = ("objectId", "value")
 QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 COLUMNS = ("objectId", "path", "sha256", "size", "mtime_ns", "inode", "width", "height", "format", "orientation")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ class Manifest:
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     """Read a label table as text: columns TABLE_COLUMNS ("" where absent), index = line number in the file.
 
-    Ids such as `0012` and `NA` stay themselves. A row repeated word for word counts once.
+    Ids such as `0012` and `NA` stay themselves. A row repeated word for word counts once. A folder (see `folders`) is a
+    table too: objectId = path = the file's path in it, index = its class folder, attrs["notes"] = what was left out.
     Errors: InputError naming line and column.
     """
+    if source.is_dir():
+        return _read_folder(source)
     try:
         with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
@@ -96,6 +100,15 @@ def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.Data
     if table.empty:
         raise InputError(f"The table {source} has no rows below its header")
     return _one_row_an_id(source, table)
+
+
+def _read_folder(source: Path) -> pd.DataFrame:
+    rows, notes = folders.read(source)
+    above = ["/".join(path.split("/")[: 2 if split else 1]) for path, split, _ in rows]
+    cells = [(path, name, split, path, "") for path, split, name in rows]
+    table = pd.DataFrame(cells, columns=list(TABLE_COLUMNS), index=pd.Index(above, name="folder"), dtype=str)
+    table.attrs.update(source=str(source), notes=notes)
+    return table
 
 
 def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
@@ -244,7 +257,8 @@ def _describe(
             file.seek(0)
             header = images.sniff(file)
     except FileNotFoundError:
-        return _blank(name, where), Failure(name, where, "missing", "the file is gone"), False
+        why = "the link leads nowhere" if os.path.islink(where) else "the file is gone"
+        return _blank(name, where), Failure(name, where, "missing", why), False
     except OSError as error:
         return _blank(name, where), Failure(name, where, "io-error", str(error)), False
     row = (
@@ -269,6 +283,7 @@ def _blank(name: str, path: str) -> tuple:
 def merge(known: Manifest, fresh: Manifest) -> Manifest:
     """Rows of earlier tables stay, so that a cache serves several tables; an id in both is what `fresh` says.
 
+    A row whose file is gone while `fresh` has its bytes under another id was renamed or moved, and goes.
     Errors: InputError where an id names another image than before and both files are there: two tables whose ids
     mean different things must not share a manifest.
     """
@@ -282,5 +297,8 @@ def merge(known: Manifest, fresh: Manifest) -> Manifest:
                 then="Use another OUT for this table",
             )
     kept = known.rows[~known.rows["objectId"].isin(fresh.rows["objectId"])]
+    elsewhere = (kept["sha256"] != "") & kept["sha256"].isin(fresh.rows["sha256"])
+    moved = [there and not os.path.exists(path) for there, path in zip(elsewhere, kept["path"], strict=True)]
+    kept = kept[~np.array(moved, bool)]
     rows = pd.concat([kept, fresh.rows], ignore_index=True) if len(kept) else fresh.rows
     return Manifest(rows, fresh.failures, fresh.hashed)

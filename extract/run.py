@@ -109,16 +109,18 @@ def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
     """Record inputs and splits, now that both are known to be sound, and tell what a person should know."""
     recorded = labels.read_record(place.beside_cache, place.out)
     said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    changed = labels.changes(said, labels.read_record(place.out))
     labels.write_record(place.out, said)
     artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
-    for folder in {place.out, place.beside_cache}:  # a second OUT on this cache finds MEDIA and BACKBONE there
-        workspace.write_record(replace(place, out=folder), features={"status": "running"})
+    workspace.write_record(place, features={"status": "running"})
+    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
+        workspace.write_record(replace(place, out=place.beside_cache))
     if said.classes:
         print(
             f"labels    positive is {said.classes[1]!r}, negative is {said.classes[0]!r}; "
             f"{int((said.y == labels.UNLABELLED).sum()):,} of {len(said.y):,} unlabelled"
         )
-    for note in said.notes:
+    for note in [*changed, *said.notes]:
         print(f"labels    {note}")
     return said
 

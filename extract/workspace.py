@@ -41,7 +41,7 @@ class Workspace:
 
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
-        usual = {"cache": self.out / "features.h5", "positive": None, "input_size": None}
+        usual = {"cache": self.out / "features.h5", "media": self.data, "positive": None, "input_size": None}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
         return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
 
@@ -58,7 +58,7 @@ def resolve(
 ) -> Workspace:
     """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
 
-    Errors: InputError when nothing says which table is meant.
+    A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, or MEDIA is another.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
         return _demo(backbone, input_size)
@@ -74,7 +74,13 @@ def resolve(
             then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
         )
     table = _absolute(data or known["data"])
-    where = media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
+    if table.is_dir() and media and _absolute(media) != table:
+        raise InputError(
+            f"MEDIA={media} was given, but DATA={table} is a folder",
+            rule="A folder of photos is its own MEDIA",
+            then="Leave MEDIA out, or give a CSV as DATA",
+        )
+    where = table if table.is_dir() else media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
     spec = backbone or known.get("backbone") or BACKBONE
     if spec.endswith((".keras", ".h5")) or (spec not in NAMES and _absolute(spec).is_dir()):
         spec = str(_absolute(spec))
@@ -94,9 +100,9 @@ def cache_of(*, out: str | None, cache: str | None) -> Path:
 
 
 def _media_given(known: dict[str, str]) -> str | None:
-    """Return a recorded MEDIA, unless it was only the folder of the table that was recorded with it."""
+    """Return a recorded MEDIA, unless it was only the table's own folder, or the folder that was the table."""
     media = known.get("media")
-    return media if media and media != os.path.dirname(known["data"]) else None
+    return media if media and media not in (known["data"], os.path.dirname(known["data"])) else None
 
 
 def shown(path: str | Path) -> str:

@@ -145,8 +145,8 @@ def _predict(flags: argparse.Namespace) -> int:
     place = _place(flags, heads=True)
     name, why = _choose(place, flags.head or None)
     print(f"predict   head {name} ({why})", flush=True)
-    source = Path(flags.input) if flags.input else place.data
-    files = predict.list_files(source, place.media, allow_outside=flags.allow_outside)
+    listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
+    files = listed(source, place.media, allow_outside=flags.allow_outside)
     output = Path(flags.output) if flags.output else place.out / "predictions.csv"
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files)))
     return DONE

@@ -11,7 +11,7 @@ import numpy as np
 from extract import artifacts, cache, labels, manifest, workspace
 from extract.cache import FeatureCache
 from extract.errors import CacheError, InputError
-from extract.labels import SPLITS, Labels, Record
+from extract.labels import SPLITS, Labels
 from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
 
@@ -66,19 +66,11 @@ def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
         raise InputError(
             f"{place.data} names {len(lacking):,} objects that the cache lacks: {_some(lacking)}",
             rule="Heads are trained on images that were embedded",
-            then="Run make features with this table",
+            then="Run make features; what was only renamed, or moved to another class folder, is not embedded again",
         )
     recorded = labels.read_record(place.beside_cache, place.out)
     said = labels.read(table, known, place.data, place.positive, recorded.made)
-    return said, [*_changes(said, labels.read_record(place.out)), *said.notes]
-
-
-def _changes(said: Labels, before: Record) -> list[str]:
-    """Say how many labels and splits are not as this OUT's last run recorded them."""
-    rows = list(zip(said.ids.tolist(), labels.values(said), said.split.tolist(), strict=True))
-    relabelled = sum(before.values.get(name, value) != value for name, value, _ in rows)
-    moved = sum(before.splits.get(name, split) != split for name, _, split in rows)
-    return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
+    return said, [*labels.changes(said, labels.read_record(place.out)), *said.notes]
 
 
 def join(place: Workspace) -> Dataset:
@@ -153,7 +145,7 @@ def _refuse_absent_class(place: Workspace, parts: dict[str, Part], classes: tupl
                 f"Split {name} of {place.data} has {len(part):,} usable rows and none of class "
                 f"{' nor '.join(map(repr, absent))}",
                 rule="Train and validation need both classes, and so does test where there is one",
-                then="Correct column type, or leave it empty and the split is made for you "
+                then="Correct column type (or the type folders), or leave it out and the split is made for you "
                 f"(anew, once {place.out / labels.RECORD} is deleted)",
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, manifest
+from extract import artifacts, backbone, cache, engines, folders, images, manifest
 from extract.cache import FeatureCache
 from extract.errors import HeadError, InputError
 from extract.progress import Progress
@@ -38,24 +38,23 @@ class Prediction:
 def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> list[tuple[str, Path | None]]:
     """Return (name, path) of each image that INPUT means: a file, a folder's image files, or a table's rows.
 
-    In a folder, files with an image suffix or none count, in all folders below, hidden ones left out.
+    In a folder, files with an image suffix or none count, in all folders below (see `folders.find`).
     Errors: InputError when there is nothing.
     """
     if source.is_dir():
-        paths = [
-            path
-            for path in sorted(source.rglob("*"))
-            if path.is_file()
-            and path.suffix.lower() in ("", *manifest.SUFFIXES)
-            and not any(p.startswith(".") for p in path.relative_to(source).parts)
-        ]
+        paths = [source / path for path in folders.find(source).paths]
         if not paths:
-            raise InputError(f"There is no image file in {source}", rule=f"Suffixes are {' '.join(manifest.SUFFIXES)}")
+            raise InputError(f"There is no image file in {source}", rule=f"Suffixes are {' '.join(folders.SUFFIXES)}")
         return [(str(path), path) for path in paths]
     if not source.exists():
         raise InputError(f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table")
     if source.suffix.lower() != ".csv":
         return [(str(source), source)]
+    return list_table(source, media, allow_outside=allow_outside)
+
+
+def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> list[tuple[str, Path | None]]:
+    """Return (name, path) of each row of a table, or of each image in the class folders that DATA means."""
     table = manifest.read_table(source, required=("objectId",))
     paths_of_rows = manifest.locate(table, media, allow_outside=allow_outside)
     return [(str(path or name), path) for name, path in zip(table["objectId"], paths_of_rows, strict=True)]

@@ -13,12 +13,12 @@ from tests.conftest import ROOT, encoded, picture, read_rows
 
 
 def test_a_folders_image_files_are_found_in_order(tmp_path):
-    """Hidden files and other suffixes are left out; ids without a suffix are images."""
-    for name in ("b/x.jpg", "a.PNG", "c", ".hidden.jpg", "notes.txt", ".git/y.jpg"):
+    """Hidden folders, sidecars and other suffixes are left out; ids without a suffix are images."""
+    for name in ("b/x.jpg", "a.PNG", "c", ".dot.jpg", "._a.PNG", "notes.txt", ".git/y.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = [path.relative_to(tmp_path).as_posix() for _, path in predict.list_files(tmp_path, tmp_path)]
-    assert found == ["a.PNG", "b/x.jpg", "c"]
+    assert found == [".dot.jpg", "a.PNG", "b/x.jpg", "c"]
 
 
 def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):

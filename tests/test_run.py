@@ -231,6 +231,17 @@ def test_a_cache_elsewhere_remembers_media_and_backbone(place, tmp_path):
     assert (second.media, second.backbone) == (place.media, place.backbone)
 
 
+def test_a_second_out_on_a_cache_leaves_the_first_ones_record_alone(place, tmp_path):
+    """Else the first OUT's next head would silently be trained on the second one's table."""
+    extract(place)
+    before = workspace.read_record(place.out)
+    second = tmp_path / "second.csv"
+    second.write_bytes(place.data.read_bytes())
+    extract(replace(place, data=second, out=tmp_path / "second"))
+    assert workspace.read_record(place.out) == before
+    assert workspace.resolve(out=str(tmp_path / "second")).data == second
+
+
 def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
     """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
     extract(place)

@@ -1,0 +1,117 @@
+"""A table as the tree that Keras' flow_from_directory reads: <type>/<value>/<id>, each a link; no photo is copied."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from extract import artifacts, folders, labels, manifest
+from extract.errors import InputError
+from extract.labels import Labels
+from extract.manifest import Manifest
+from extract.progress import Progress
+from extract.workspace import Workspace, shown
+
+COLUMNS = ("path", "target")  # of folders.MARKER: which links are ours
+
+
+def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[str]:
+    """Write or bring up to date the tree of the workspace's table, and say in words what it holds.
+
+    Splits are those that make features would use: the table's, else the recorded ones, else made. Targets are absolute.
+    Errors: InputError for a table or names that cannot be a tree, or where `tree` holds anything that is not ours.
+    """
+    if place.data.is_dir():
+        raise InputError(f"{place.data} is a folder already", rule="link-tree makes one from a CSV")
+    table = manifest.read_table(place.data)
+    labels.check(table, place.data, place.positive)
+    progress = Progress(len(table), "reading")
+    known = Manifest.read(place.beside_cache / "manifest.csv")
+    scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
+    progress.close()
+    recorded = labels.read_record(place.beside_cache, place.out)
+    said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
+    if not links:
+        raise InputError(
+            f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}",
+            then="Give MEDIA=path/to/media",
+        )
+    _update(tree, links)
+    plain = sum(not os.path.splitext(path)[1] for path in links)
+    return [
+        *said.notes,
+        f"{len(links):,} links in {shown(tree)}; left out: {left_out or 'none'}",
+        *([f"{plain:,} have no suffix, as their files; flow_from_directory passes over such names"] if plain else []),
+    ]
+
+
+def _links(place: Workspace, said: Labels, lines: list[int], paths: list[str]) -> tuple[dict[str, str], str]:
+    """Return link -> target, and in words what was left out."""
+    links: dict[str, str] = {}
+    unlabelled = missing = 0
+    columns = (said.ids.tolist(), labels.values(said), said.split.tolist(), said.sha256.tolist())
+    for line, path, name, value, split, sha in zip(lines, paths, *columns, strict=True):
+        suffix = os.path.splitext(path)[1]
+        file = name if name.endswith(suffix) else name + suffix
+        if not value or not sha:
+            unlabelled, missing = unlabelled + (not value), missing + (value != "" and not sha)
+            continue
+        where = f"{place.data}, line {line}"
+        _refuse_odd_name(where, "objectId", file, hidden=False)
+        _refuse_odd_name(where, "value", value, hidden=folders.is_hidden(value))
+        link = f"{split}/{value}/{file}"
+        if link in links:
+            raise InputError(f"{where}: two ids are linked as {link!r}", then="Rename one of them in the table")
+        links[link] = path
+    counts = {"unlabelled": unlabelled, "without a readable file": missing}
+    return links, ", ".join(f"{n:,} {why}" for why, n in counts.items() if n)
+
+
+def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> None:
+    if hidden or name in (".", "..") or "/" in name or len(os.fsencode(name)) > 255:
+        raise InputError(
+            f"{where}, column {column}: {name!r} can be no name in a tree",
+            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot",
+        )
+
+
+def _update(tree: Path, links: dict[str, str]) -> None:
+    """Make `tree` hold exactly these links. Only links that the marker lists, and that are as it says, are removed."""
+    if tree.exists() and not tree.is_dir():
+        raise InputError(f"--out {tree} is a file", rule="The tree is a folder, made where it does not exist")
+    artifacts.sweep(tree)
+    marker = tree / folders.MARKER
+    before = [(row["path"], row["target"]) for row in artifacts.read_csv(marker, COLUMNS)]
+    found = _found(tree)
+    foreign = sorted(set(found.items()) - set(before))
+    if foreign:
+        raise InputError(
+            f"{tree} holds {len(foreign):,} files that link-tree did not write, the first: {foreign[0][0]!r}",
+            rule="link-tree changes only what it wrote",
+            then="Give another folder as --out, or move them away",
+        )
+    artifacts.write_csv(marker, COLUMNS, [*before, *links.items()])  # first: after a kill, all that is there is ours
+    for path, target in found.items():
+        if links.get(path) != target:
+            (tree / path).unlink()
+            with suppress(OSError):  # others are still in there
+                (tree / path).parent.rmdir()
+                (tree / path).parent.parent.rmdir()
+    for path, target in links.items():
+        if found.get(path) != target:
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).symlink_to(target)
+    artifacts.write_csv(marker, COLUMNS, links.items())
+
+
+def _found(tree: Path) -> dict[str, str]:
+    """Map everything in `tree` but folders and the marker to its link's target, "" where it is no link."""
+    found = {}
+    for folder, inside, files in os.walk(tree):
+        for name in [*files, *(name for name in inside if os.path.islink(os.path.join(folder, name)))]:
+            path = os.path.join(folder, name)
+            found[os.path.relpath(path, tree)] = os.readlink(path) if os.path.islink(path) else ""
+    found.pop(folders.MARKER, None)
+    return found
