@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     features = verbs.add_parser("features", help="embed every image that the cache does not hold yet")
     add_workspace_flags(features)
-    features.add_argument("--batch", type=number(1), help="images a step; default: 32 on a CPU, 256 on a GPU")
+    features.add_argument(
+        "--batch", type=number(1), help="images a step; default: 32 on a CPU, 256 on a GPU, fewer of over 224 px"
+    )
     features.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
     features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
     features.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")

@@ -152,6 +152,14 @@ class Backbone:
             return self.embed(pixels)
 
 
+def batch(most: int, size: int) -> int:
+    """Return how many images of size x size to run at a time: no more pixels than `most` images have at B0's size.
+
+    32 images of B7's size take over 20 GB where Keras runs layer by layer.
+    """
+    return max(1, min(most, most * SIZES[DEFAULT] ** 2 // size**2))
+
+
 def load(source: Source) -> Backbone:
     """Load a source's network, frozen: inference mode, variables turned into constants.
 

@@ -24,7 +24,7 @@ from extract.progress import Progress
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
-BATCH = {"cpu": 32, "gpu": 256}
+BATCH = {"cpu": 32, "gpu": 256}  # at 224 x 224
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def _embed(
     started = time.monotonic()
     with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(cpu_count() or 1) as pool:
         progress = Progress(len(plan.todo), "embedding")
-        batches = _batches(plan.todo, network.input_size, config.batch or BATCH[network.device], pool, bad, progress)
+        batch = config.batch or backbone.batch(BATCH[network.device], network.input_size)
+        batches = _batches(plan.todo, network.input_size, batch, pool, bad, progress)
         try:
             for keys, pixels in batches:
                 features = network.embed(pixels)

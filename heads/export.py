@@ -229,8 +229,9 @@ def check(path: Path, inputs: tuple[str, ...], sample: Sample, threshold: float,
     n = len(sample.p)
     got = {name: np.full(n, np.nan) for name in inputs}
     seen = {name: np.zeros(n, bool) for name in inputs}
-    for start in range(0, n, BATCH):
-        for name, batch in _batch(sample, range(start, min(start + BATCH, n)), size, inputs).items():
+    step = backbone.batch(BATCH, size)
+    for start in range(0, n, step):
+        for name, batch in _batch(sample, range(start, min(start + step, n)), size, inputs).items():
             if batch:
                 got[name][list(batch)], seen[name][list(batch)] = exported.inputs[name](list(batch.values())), True
     if 2 * (there := int(seen["pixels"].sum())) < n:

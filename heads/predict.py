@@ -117,8 +117,9 @@ def run_model(
     """Fill `p` (n,) for the files at `rows`; a file that cannot be read goes to `bad` and costs its batch nothing."""
     with engines.held_stderr():
         progress = Progress(len(rows), "predicting")
-        for start in range(0, len(rows), BATCH):
-            batch, pixels = rows[start : start + BATCH], {}
+        step = backbone.batch(BATCH, size)
+        for start in range(0, len(rows), step):
+            batch, pixels = rows[start : start + step], {}
             for i in batch:
                 try:
                     pixels[i] = images.load(_existing(files[i]), size)

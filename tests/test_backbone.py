@@ -162,6 +162,11 @@ def test_each_name_is_the_network_that_keras_has_at_that_size(tmp_path, monkeypa
     assert list(backbone.SIZES)[-1] == "efficientnet-b7"
 
 
+def test_larger_images_come_in_smaller_batches():
+    """32 of B7's 600 px would take all the memory of a machine that B0 leaves free."""
+    assert [backbone.batch(32, size) for size in (32, 224, 240, 600, 10_000)] == [32, 32, 27, 4, 1]
+
+
 @tensorflow
 def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypatch, tiny_backbone):
     """It is part of the recipe; a .keras file has one size."""
