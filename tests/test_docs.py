@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from extract.__main__ import _parser as extract_parser
+from heads import registry
 from heads.__main__ import _parser as heads_parser
 from tests.conftest import ROOT
 
@@ -47,6 +48,13 @@ def test_every_verb_and_flag_is_in_the_readme(package):
         assert f"python -m {package} {verb}" in README, verb
     missing = {flag for flag in flags(parser) - {"--help"} if f"`{flag}" not in README}
     assert not missing
+
+
+def test_every_head_is_in_the_readmes_menu():
+    """With what it is and whether it exports."""
+    menu = re.search(r"\| head \| what it is \| exports \|\n(.*?)\n\n", README, re.DOTALL)[1]
+    names = [name for row in menu.splitlines() for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    assert sorted(names) == sorted(registry.HEADS)
 
 
 def test_every_flag_in_the_readme_exists():
