@@ -60,7 +60,8 @@ def resolve(spec: str) -> Source:
             _download()
         return Source(spec, "keras-applications", path, file_digest(path), B0_INPUT_SIZE)
     if spec == EMBEDDED:
-        return Source(spec, "embedded", EMBEDDED_WEIGHTS, file_digest(EMBEDDED_WEIGHTS), _embedded_input_size())
+        size = _embedded_input_size()  # before the digest: it words what is wrong with the file
+        return Source(spec, "embedded", EMBEDDED_WEIGHTS, file_digest(EMBEDDED_WEIGHTS), size)
     path = Path(spec).expanduser().absolute()
     if path.suffix not in (".keras", ".h5"):
         raise BackboneError(
@@ -179,9 +180,9 @@ def _download() -> None:
 
 def _embedded_input_size() -> int:
     try:
-        with np.load(EMBEDDED_WEIGHTS) as arrays:
+        with EMBEDDED_WEIGHTS.open("rb") as file, np.load(file) as arrays:  # numpy leaves open what it cannot read
             return int(arrays["input_size"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen types for a file that is damaged
         raise BackboneError(
             f"{EMBEDDED_WEIGHTS} cannot be read: {error}", then="Restore it with git checkout"
         ) from error

@@ -134,8 +134,23 @@ def test_what_the_trainer_writes_is_what_the_source_loads(tmp_path, monkeypatch)
     loaded = backbone.load(backbone.resolve("embedded"))
     model.set_weights([each.astype(np.float16).astype(np.float32) for each in model.get_weights()])
     np.testing.assert_allclose(loaded.embed(x), np.asarray(model(x.astype(np.float32), training=False)), atol=1e-4)
-    (tmp_path / "weights.npz").write_bytes(b"not weights")
-    with pytest.raises(BackboneError, match="Restore it"):
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "an array", "half", "a flipped bit"])
+def test_damaged_weights_say_how_to_restore_them(damage, tmp_path, monkeypatch):
+    """Whatever numpy, zipfile or zlib raise: one error, with what to do."""
+    path = tmp_path / "weights.npz"
+    monkeypatch.setattr(backbone, "EMBEDDED_WEIGHTS", path)
+    np.savez_compressed(path, input_size=64)
+    whole = path.read_bytes()
+    flipped = whole[:70] + bytes([whole[70] ^ 255]) + whole[71:]  # inside the compressed array
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    array = (tmp_path / "one.npy").read_bytes()
+    path.unlink()
+    files = {"empty": b"", "text": b"not weights", "an array": array, "half": whole[:90], "a flipped bit": flipped}
+    if damage in files:
+        path.write_bytes(files[damage])
+    with pytest.raises(BackboneError, match=r"cannot be read.*Restore it with git checkout"):
         backbone.resolve("embedded")
 
 
