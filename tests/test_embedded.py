@@ -109,6 +109,13 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, mon
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two), err_msg=one.path)
     with pytest.raises(InputError, match="another schedule"):
         pretrain.train(tmp_path / "stopped", few, replace(TINY, batch=5), TINY.steps)
+    checkpoint = tmp_path / "stopped" / "checkpoint.npz"
+    whole_file = checkpoint.read_bytes()
+    for damaged in (b"", b"text", whole_file[: len(whole_file) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(InputError, match="no checkpoint of this network"):
+            pretrain.Trainer(few, TINY).restore(checkpoint)
+    checkpoint.write_bytes(whole_file)
     monkeypatch.setattr(pretrain, "code_version", lambda: "other")
     with pytest.raises(InputError, match="another schedule"):
         pretrain.train(tmp_path / "stopped", few, TINY, TINY.steps)
