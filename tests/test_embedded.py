@@ -43,11 +43,23 @@ def test_every_held_out_class_can_be_drawn_and_has_its_own_content():
     assert len(set(glyphs)) == len(glyphs)
 
 
-def test_a_label_says_what_is_drawn():
-    """Of a beast its view: the portrait of one species differs from its whole figures; classes are named once."""
-    beast = next(c for c in TRAINED if c.family == "beast")
-    labels = {generator.label(beast, number) for number in range(20)}
-    assert len(labels) == 2
+def test_a_label_says_what_is_drawn(monkeypatch):
+    """Of a body how many solids are painted beside its trunk; of a beast its view, by where the ears are, and which."""
+    painted, ears, paint, draw_ears = [], [], generator._paint, generator._ears
+    monkeypatch.setattr(generator, "_paint", lambda *args: painted.append(len(args[1])) or paint(*args))
+    monkeypatch.setattr(generator, "_ears", lambda *args: ears.append(args) or draw_ears(*args))
+    for body in [c for c in TRAINED if c.family == "body"][:5]:
+        picture(body, 0)
+        assert generator.label(body, 0) == f"body with {painted[-1] - 1} limbs"
+    seen = set()
+    for beast in [c for c in TRAINED if c.family == "beast"][:5]:
+        for number in range(4):
+            picture(beast, number)
+            kind, x, y, *_ = ears[-1]
+            view = "portrait" if (x, y) == (0, 0) else "whole"
+            seen.add(view)
+            assert generator.label(beast, number) == f"beast with ears {kind}, {view}"
+    assert seen == {"portrait", "whole"}
     glyphs = [generator.label(c, 0) for c in TRAINED if c.family == "glyph"]
     assert len(set(glyphs)) == len(glyphs) == 62
 
