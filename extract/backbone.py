@@ -63,7 +63,8 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
             _download(spec)
         return Source(spec, "keras-applications", path, digest(path), input_size or SIZES[spec])
     if spec == EMBEDDED:
-        return Source(spec, "embedded", EMBEDDED_WEIGHTS, digest(EMBEDDED_WEIGHTS), input_size or _embedded_size())
+        size = input_size or _embedded_size()  # before the digest: it words what is wrong with the file
+        return Source(spec, "embedded", EMBEDDED_WEIGHTS, digest(EMBEDDED_WEIGHTS), size)
     if saved_model.is_handle(spec):
         size = input_size or _size_by_name(spec)
         path = saved_model.find(spec, size)
@@ -234,9 +235,9 @@ def _download(name: str) -> None:
 
 def _embedded_size() -> int:
     try:
-        with np.load(EMBEDDED_WEIGHTS) as arrays:
+        with EMBEDDED_WEIGHTS.open("rb") as file, np.load(file) as arrays:  # numpy leaves open what it cannot read
             return int(arrays["input_size"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen types for a file that is damaged
         raise BackboneError(
             f"{EMBEDDED_WEIGHTS} cannot be read: {error}", then="Restore it with git checkout"
         ) from error

@@ -13,8 +13,8 @@ from PIL import Image
 
 from extract import artifacts, backbone, cache
 from extract.backbone import EMBEDDED
-from extract.errors import CacheError
-from extract.workspace import Workspace, shown, write_record
+from extract.errors import CacheError, InputError
+from extract.workspace import RECORD, Workspace, shown, write_record
 
 SEED = 7
 SIDE = 64  # pixels; the digits are 8 x 8 and are enlarged
@@ -26,17 +26,24 @@ def make(out: Path, spec: str = EMBEDDED, input_size: int | None = None) -> Work
     """Write the demo's data under `out`, unless they are there, and return its workspace.
 
     spec, input_size: the backbone, and S where it is not its own.
-    Errors: CacheError where another backbone's features are there already.
+    Errors: InputError where `out` holds something else than a demo; CacheError where a demo of another backbone.
     """
     data = out / "data"
     place = Workspace(out, out / "features.h5", data / "split_label.csv", data, spec, input_size=input_size)
+    there = place.data.exists() and (data / "flips.csv").exists()
+    if not there and any(path.exists() for path in (data, place.cache, out / RECORD)):
+        raise InputError(
+            f"{shown(out)} holds something else than the demo, or half of one",
+            rule="The demo has a folder of its own",
+            then="Give another --out, or delete that folder if it is a demo's",
+        )
     recipe = backbone.recipe(backbone.resolve(spec, input_size)) if place.cache.exists() else None
     if recipe and cache.open_cache(place.cache).recipe != recipe:
         raise CacheError(
             f"The demo in {shown(out)} was made with another backbone or version",
             then="Delete that folder and try again",
         )
-    if not data.exists():
+    if not there:
         with artifacts.replacing_folder(data) as partial:
             _write_data(partial)
     write_record(place)

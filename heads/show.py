@@ -20,10 +20,11 @@ SIDE, MARGIN, LINE = 72, 14, 14  # pixels
 
 @dataclass(frozen=True)
 class Tile:
-    """One image and the words under it; red marks what looks wrong."""
+    """One image and, under it, a class name and a figure; red marks what looks wrong."""
 
     object_id: str
-    words: str
+    name: str
+    figure: str
     red: bool
 
 
@@ -38,7 +39,7 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
     negative, positive = bundle.read_facts(place.out / "heads" / name)["classes"]
     predicted = [_prediction(rows[at], (negative, positive)) for at in drawn.tolist()]
-    marked = [Tile(row["objectId"], f"{row['value']}?  {float(row['self_confidence']):.2f}", False) for row in suspects]
+    marked = [Tile(row["objectId"], row["value"], f"?  {float(row['self_confidence']):.2f}", False) for row in suspects]
     parts = {
         "most suspect labels: the label as given, and the probability that an out-of-fold head gives it": marked,
         f"{split} images: what {name} says, and how surely; red where the label differs": predicted,
@@ -52,7 +53,7 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
 def _prediction(row: dict[str, str], classes: tuple[str, str]) -> Tile:
     p = float(row["probability"])
     says = classes[p >= train.THRESHOLD]
-    return Tile(row["objectId"], f"{says}  {max(p, 1 - p):.2f}", says != row["value"])
+    return Tile(row["objectId"], says, f"  {max(p, 1 - p):.2f}", says != row["value"])
 
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
@@ -68,10 +69,26 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
         for at, tile in enumerate(tiles):
             left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
             try:
-                with Image.open(paths[tile.object_id]) as image:
-                    sheet.paste(ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (SIDE, SIDE)), (left, top))
+                sheet.paste(_thumbnail(paths.get(tile.object_id, "")), (left, top))
             except OSError:
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
-            pen.text((left, top + SIDE), tile.words, fill="#c00000" if tile.red else "black")
+            pen.text((left, top + SIDE), _words(pen, tile), fill="#c00000" if tile.red else "black")
         y += -(-len(tiles) // COLUMNS) * high
     return sheet
+
+
+def _thumbnail(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return ImageOps.pad(upright.convert("RGB"), (SIDE, SIDE))
+
+
+def _words(pen: ImageDraw.ImageDraw, tile: Tile) -> str:
+    """Return the words under a tile on one line, the name cut where they would run into the next tile."""
+    name = " ".join(tile.name.split())
+    kept = next(
+        n for n in range(len(name), -1, -1) if not n or pen.textlength(name[:n] + tile.figure) < SIDE + MARGIN // 2
+    )
+    return name[:kept] + tile.figure

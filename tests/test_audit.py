@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks import synthetic
 from extract import run
-from heads import audit, dataset
+from extract.manifest import Manifest
+from heads import audit, dataset, show
 from heads.__main__ import main
 from tests.conftest import read_rows
 
@@ -93,3 +95,23 @@ def test_show_draws_suspects_and_predictions(place, capsys):
     assert main(["show", "--head", "logistic", "--out", out]) == 0
     with Image.open(place.out / "show.png") as sheet:
         assert (np.asarray(sheet.convert("RGB")) == 255).all(axis=-1).sum() > (whole == 255).all(axis=-1).sum() + 2000
+
+
+def test_show_draws_deep_greys_long_names_and_files_it_does_not_know(tmp_path):
+    """16 bits a pixel are scaled, a name stays under its own tile, an id that the manifest lacks is an empty place."""
+    grey = (np.linspace(0.2, 0.4, show.SIDE**2).reshape(show.SIDE, -1) * 65535).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    known = Manifest(pd.DataFrame({"objectId": ["deep"], "path": [str(tmp_path / "deep.png")]}))
+    tiles = [show.Tile("deep", "far too long\na name", "  0.90", False), show.Tile("ghost", "b", "  0.60", True)]
+    sheet = show._sheet({"": tiles}, known)
+    inside = slice(2 * show.LINE + 1, 2 * show.LINE + show.SIDE - 1)
+    first, second = (show.MARGIN + at * (show.SIDE + show.MARGIN) for at in (0, 1))
+    pixels = np.asarray(sheet).astype(int)
+    assert np.abs(pixels[inside, first + 1 : first + show.SIDE - 1, 0] - (grey >> 8)[1:-1, 1:-1]).max() <= 1
+    assert (pixels[inside, second + 1 : second + show.SIDE - 1] == 255).all()
+    pen = ImageDraw.Draw(sheet)
+    words = [show._words(pen, tile) for tile in tiles]
+    assert words[0].startswith("far too")
+    assert words[0].endswith("  0.90")
+    assert pen.textlength(words[0]) < show.SIDE + show.MARGIN
+    assert words[1] == "b  0.60"

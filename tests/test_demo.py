@@ -74,10 +74,24 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
 
 def test_a_demo_of_another_backbone_is_not_mixed_with_this_one(cached, capsys):
     """What an earlier version left behind is refused, with what to do; nothing is deleted unasked."""
+    demo._write_data(cached.out / "data")
     assert extract_main(["demo", "--out", str(cached.out)]) == 1
     assert "Delete that folder and try again" in capsys.readouterr().err
     assert cached.cache.exists()
-    assert not (cached.out / "data").exists()
+
+
+@pytest.mark.parametrize("what", ["features", "data", "half a demo"])
+def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
+    """A workspace of photos is neither turned into a demo nor advised to be deleted; a broken demo is not used."""
+    out = cached.out if what == "features" else tmp_path / "mine"
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    if what == "half a demo":
+        demo._write_data(out / "data")
+        (out / "data" / "split_label.csv").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert extract_main(["demo", "--out", str(out)]) == 1
+    assert "holds something else than the demo, or half of one" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def comparison(out):

@@ -43,11 +43,23 @@ def test_every_held_out_class_can_be_drawn_and_has_its_own_content():
     assert len(set(glyphs)) == len(glyphs)
 
 
-def test_a_label_says_what_is_drawn():
-    """Of a beast its view: the portrait of one species differs from its whole figures; classes are named once."""
-    beast = next(c for c in TRAINED if c.family == "beast")
-    labels = {generator.label(beast, number) for number in range(20)}
-    assert len(labels) == 2
+def test_a_label_says_what_is_drawn(monkeypatch):
+    """Of a body how many solids are painted beside its trunk; of a beast its view, by where the ears are, and which."""
+    painted, ears, paint, draw_ears = [], [], generator._paint, generator._ears
+    monkeypatch.setattr(generator, "_paint", lambda *args: painted.append(len(args[1])) or paint(*args))
+    monkeypatch.setattr(generator, "_ears", lambda *args: ears.append(args) or draw_ears(*args))
+    for body in [c for c in TRAINED if c.family == "body"][:5]:
+        picture(body, 0)
+        assert generator.label(body, 0) == f"body with {painted[-1] - 1} limbs"
+    seen = set()
+    for beast in [c for c in TRAINED if c.family == "beast"][:5]:
+        for number in range(4):
+            picture(beast, number)
+            kind, x, y, *_ = ears[-1]
+            view = "portrait" if (x, y) == (0, 0) else "whole"
+            seen.add(view)
+            assert generator.label(beast, number) == f"beast with ears {kind}, {view}"
+    assert seen == {"portrait", "whole"}
     glyphs = [generator.label(c, 0) for c in TRAINED if c.family == "glyph"]
     assert len(set(glyphs)) == len(glyphs) == 62
 
@@ -109,6 +121,13 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, mon
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two), err_msg=one.path)
     with pytest.raises(InputError, match="another schedule"):
         pretrain.train(tmp_path / "stopped", few, replace(TINY, batch=5), TINY.steps)
+    checkpoint = tmp_path / "stopped" / "checkpoint.npz"
+    whole_file = checkpoint.read_bytes()
+    for damaged in (b"", b"text", whole_file[: len(whole_file) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(InputError, match="no checkpoint of this network"):
+            pretrain.Trainer(few, TINY).restore(checkpoint)
+    checkpoint.write_bytes(whole_file)
     monkeypatch.setattr(pretrain, "code_version", lambda: "other")
     with pytest.raises(InputError, match="another schedule"):
         pretrain.train(tmp_path / "stopped", few, TINY, TINY.steps)
@@ -134,8 +153,23 @@ def test_what_the_trainer_writes_is_what_the_source_loads(tmp_path, monkeypatch)
     loaded = backbone.load(backbone.resolve("embedded"))
     model.set_weights([each.astype(np.float16).astype(np.float32) for each in model.get_weights()])
     np.testing.assert_allclose(loaded.embed(x), np.asarray(model(x.astype(np.float32), training=False)), atol=1e-4)
-    (tmp_path / "weights.npz").write_bytes(b"not weights")
-    with pytest.raises(BackboneError, match="Restore it"):
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "an array", "half", "a flipped bit"])
+def test_damaged_weights_say_how_to_restore_them(damage, tmp_path, monkeypatch):
+    """Whatever numpy, zipfile or zlib raise: one error, with what to do."""
+    path = tmp_path / "weights.npz"
+    monkeypatch.setattr(backbone, "EMBEDDED_WEIGHTS", path)
+    np.savez_compressed(path, input_size=64)
+    whole = path.read_bytes()
+    flipped = whole[:70] + bytes([whole[70] ^ 255]) + whole[71:]  # inside the compressed array
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    array = (tmp_path / "one.npy").read_bytes()
+    path.unlink()
+    files = {"empty": b"", "text": b"not weights", "an array": array, "half": whole[:90], "a flipped bit": flipped}
+    if damage in files:
+        path.write_bytes(files[damage])
+    with pytest.raises(BackboneError, match=r"cannot be read.*Restore it with git checkout"):
         backbone.resolve("embedded")
 
 

@@ -219,18 +219,29 @@ class Trainer:
             np.savez(file, step=step, recipe=self.recipe, losses=self.losses, **arrays)
 
     def restore(self, path: Path) -> int:
-        """Go on from a checkpoint: return the number of steps it holds. Errors: InputError for another schedule's."""
-        with np.load(path) as saved:
-            if str(saved["recipe"]) != self.recipe:
-                raise InputError(
-                    f"{path} is of another schedule: {saved['recipe']}",
-                    rule=f"This one is {self.recipe}",
-                    then="Delete it to start anew, or give another --work",
-                )
-            for n, variable in enumerate(self.variables()):
-                variable.assign(saved[f"v{n}"])
-            self.losses[:] = saved["losses"]
-            return int(saved["step"])
+        """Go on from a checkpoint: return the number of steps it holds.
+
+        Errors: InputError for another schedule's, and for a file that is damaged or no checkpoint.
+        """
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                saved = dict(arrays)
+            recipe = str(saved["recipe"])
+            if recipe == self.recipe:
+                for n, variable in enumerate(self.variables()):
+                    variable.assign(saved[f"v{n}"])
+                self.losses[:] = saved["losses"]
+                return int(saved["step"])
+        except Exception as error:  # numpy, zipfile, zlib and Keras: each says what is wrong with the file
+            raise InputError(
+                f"{path} is no checkpoint of this network: {error}",
+                then="Delete it to start anew, or give another --work",
+            ) from error
+        raise InputError(
+            f"{path} is of another schedule: {recipe}",
+            rule=f"This one is {self.recipe}",
+            then="Delete it to start anew, or give another --work",
+        )
 
 
 def batches(trainer: Trainer, start: int, stop: int) -> Iterator[tuple[int, Any]]:
