@@ -171,6 +171,8 @@ def _show(flags: argparse.Namespace) -> int:
     from heads import show
 
     place = _place(flags)
+    if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
+        _train_heads("compare", place, None, flags.seed)
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")

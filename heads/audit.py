@@ -32,7 +32,7 @@ class Audit:
         """Say what was found. where: the name of the file that lists it."""
         if self.why_not:
             return f"no label could be checked: {self.why_not}"
-        return f"{len(self.rows):,} of {self.n:,} labels contradict their image out of fold; see {where}"
+        return f"{len(self.rows):,} of {self.n:,} labels are disputed by heads that never saw them; see {where}"
 
 
 def suspects(data: Dataset, seed: int) -> Audit:

@@ -141,7 +141,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
     names = trained(heads)
     if not names or (name and name not in names):
         raise HeadError(
-            f"No trained head {name or ''} in {heads}; there is {', '.join(names) or 'none'}",
+            f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
     newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)

@@ -20,7 +20,6 @@ from heads.baselines import TOO_FEW, Head, folds_by_group, some_rows
 from heads.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
 
 CS = np.logspace(-5, -3, 5)  # on standardised 1280-d features the best C lies around 3e-4; above 1e-3 a fit takes long
-LDA_ROWS = 5  # rows a feature under which its log loss is 0.08 and more above logistic's (made-up features)
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
 
 
@@ -50,36 +49,63 @@ class Unweighted(Head):
         raise NotImplementedError
 
 
+def _calibrated(model: Any, Z: np.ndarray, y: np.ndarray, folds: Any) -> tuple[Dense, dict[str, Any]]:
+    """Fit a linear model on Z (n, D), make its scores probabilities as Platt 1999 does; return the layer, and facts.
+
+    Calibration rests on out-of-fold scores of all rows and is put on the scores of one fit on all rows: never on scores
+    of rows that were fitted on, but of fits that saw a fifth less than the final one. folds: none leave it out.
+    """
+    slope, shift = 1.0, 0.0
+    if folds:
+        calibrated = CalibratedClassifierCV(model, method="sigmoid", cv=folds, ensemble=False).fit(Z, y)
+        model = calibrated.calibrated_classifiers_[0].estimator
+        platt = calibrated.calibrated_classifiers_[0].calibrators[0]
+        slope, shift = -platt.a_, -platt.b_  # scikit-learn's p = 1 / (1 + exp(a score + b))
+    else:
+        model.fit(Z, y)
+    layer = Dense(slope * model.coef_.T, slope * model.intercept_ + shift, "sigmoid")
+    how = f"Platt, {len(folds)} folds by group" if folds else TOO_FEW
+    return layer, {"calibration": how, "slope": float(slope), "shift": float(shift)}
+
+
+def _calibration_notes(training: dict[str, Any]) -> list[str]:
+    said = []
+    if training["calibration"] == TOO_FEW:
+        said.append("scores are not calibrated: a class has too few groups")
+    if training["slope"] <= 0:
+        said.append("calibration turned its scores round: out of fold they were worth nothing")
+    return said
+
+
 class LdaHead(Unweighted):
     """Linear discriminant analysis, each class's covariance shrunk as Ledoit and Wolf 2004 say, so that n < D will do.
 
-    Two normal classes of one covariance have a posterior that is logistic in the features: one sigmoid layer.
+    Its own posterior is far too sure where rows are few, so its scores are calibrated. Time: six fits on all rows.
     """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         mean, scale = standardisation(X)
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         with (
             warnings.catch_warnings(),
             threadpool_limits(1),
         ):  # on two busy cores LAPACK's threads wait for each other, up to ten times as long
             warnings.filterwarnings("ignore", "Only one sample available")  # of a class: the other gives the covariance
-            model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(standardise(X, mean, scale), y)
-        self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
-        self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", "rows": len(X), "features": X.shape[1]}
+            layer, facts = _calibrated(model, standardise(X, mean, scale), y, folds_by_group(y, groups, self.seed))
+        self.layers_ = [fold(layer, mean, scale)]
+        self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
 
     def notes(self) -> list[str]:
-        rows, features = self.training_["rows"], self.training_["features"]
-        if rows >= LDA_ROWS * features:
-            return []
-        return [f"{rows:,} rows for {features:,} features: its probabilities are likely far too sure"]
+        return _calibration_notes(self.training_)
 
 
 class SvmHead(Unweighted):
-    """Linear support vector machine on standardised features, its scores made probabilities as Platt 1999 does.
+    """Linear support vector machine on standardised features, its scores calibrated.
 
     C has the lowest log loss of calibrated out-of-fold scores on at most cv_rows rows, fitted to a coarse tolerance.
-    Calibration rests on out-of-fold scores of all rows, groups whole, and is put on the scores of one fit on all rows:
-    never on scores of rows that were fitted on, but of fits that saw a fifth less than the final one.
     Time: six fits on all rows; memory: liblinear's copies, six times X.
     """
 
@@ -90,34 +116,21 @@ class SvmHead(Unweighted):
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
         c, searched = self._choose_c(Z, y, groups)
-        folds = folds_by_group(y, groups, self.seed)
-        svm, slope, shift = LinearSVC(C=c, dual=True, tol=1e-2, random_state=self.seed), 1.0, 0.0
+        svm = LinearSVC(C=c, dual=True, tol=1e-2, random_state=self.seed)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            if folds:
-                calibrated = CalibratedClassifierCV(svm, method="sigmoid", cv=folds, ensemble=False).fit(Z, y)
-                svm = calibrated.calibrated_classifiers_[0].estimator
-                platt = calibrated.calibrated_classifiers_[0].calibrators[0]
-                slope, shift = -platt.a_, -platt.b_  # scikit-learn's p = 1 / (1 + exp(a score + b))
-            else:
-                svm.fit(Z, y)
-        layer = Dense(slope * svm.coef_.T, slope * svm.intercept_ + shift, "sigmoid")
+            layer, facts = _calibrated(svm, Z, y, folds_by_group(y, groups, self.seed))
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {
             "C": c,
             "cross_validation": searched,
-            "calibration": f"Platt, {len(folds)} folds by group" if folds else TOO_FEW,
-            "slope": float(slope),
-            "shift": float(shift),
+            **facts,
             "converged": not any(w.category is ConvergenceWarning for w in caught),
         }
 
     def notes(self) -> list[str]:
         said = [] if self.training_["converged"] else ["not converged"]
-        if self.training_["calibration"] == TOO_FEW:
-            said.append("scores are not calibrated: a class has too few groups")
-        if self.training_["slope"] <= 0:
-            said.append("calibration turned its scores round: out of fold they were worth nothing")
+        said += _calibration_notes(self.training_)
         if self.training_["C"] in (CS[0], CS[-1]):
             said.append(f"C = {self.training_['C']:g} lies at the edge of what was searched")
         return said

@@ -22,7 +22,7 @@ HEADS: dict[str, Callable[[int], Head]] = {
     # a hidden ReLU layer under the sigmoid, half of it dropped out; standardised, stopped on validation
     "mlp": lambda seed: SigmoidHead(epochs=300, batch_size=128, standardise=True, hidden=128, patience=10, seed=seed),
     # linear discriminant analysis, its covariance shrunk
-    "lda": lambda seed: LdaHead(),
+    "lda": lambda seed: LdaHead(seed=seed),
     # linear support vector machine; C and Platt's calibration by grouped cross-validation inside train
     "svm": lambda seed: SvmHead(seed=seed),
     # nearest rows of train by cosine, k by grouped cross-validation inside train; cannot be exported

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from extract import artifacts
+from extract import artifacts, labels
 from extract.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
@@ -29,10 +29,13 @@ class Tile:
 
 
 def draw(place: Workspace, name: str, seed: int) -> Path:
-    """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError before `make compare`."""
+    """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError without a fresh compare."""
     if not (place.out / "suspects.csv").exists():
         raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
     suspects = artifacts.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
+    values = labels.read_record(place.out).values
+    if any(values.get(row["objectId"]) != row["value"] for row in suspects):
+        raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
     rows = artifacts.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]

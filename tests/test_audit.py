@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks import synthetic
-from extract import run
+from extract import artifacts, run
 from extract.manifest import Manifest
 from heads import audit, dataset, show
 from heads.__main__ import main
@@ -115,3 +115,13 @@ def test_show_draws_deep_greys_long_names_and_files_it_does_not_know(tmp_path):
     assert words[0].endswith("  0.90")
     assert pen.textlength(words[0]) < show.SIDE + show.MARGIN
     assert words[1] == "b  0.60"
+
+
+def test_suspects_of_labels_that_have_changed_are_not_shown(cached, capsys):
+    """Under a picture the label of yesterday would stand as the one given."""
+    assert main(["train", "--head", "logistic", "--out", str(cached.out)]) == 0
+    row = read_rows(cached.data)[0]
+    suspect = (row["objectId"], row["type"], str(1 - int(row["value"])), 0.4, 0.4)
+    artifacts.write_csv(cached.out / "suspects.csv", audit.COLUMNS, [suspect])
+    assert main(["show", "--out", str(cached.out)]) == 1
+    assert "Labels changed since suspects.csv was written" in capsys.readouterr().err

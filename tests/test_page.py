@@ -98,7 +98,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
 
 def rendered(**how):
     told, scores = story(**how)
-    return told, scores, page.render(told, scores, "7 of 90 labels contradict their image; see suspects.csv")
+    return told, scores, page.render(told, scores, "7 of 90 labels are disputed; see suspects.csv")
 
 
 def test_the_figures_are_those_of_comparison_json(cached):
