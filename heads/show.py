@@ -56,7 +56,7 @@ def _prediction(row: dict[str, str], classes: tuple[str, str]) -> Tile:
 
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
-    """Return the tiles in rows of COLUMNS, each part under its heading; a file that is gone leaves its place empty."""
+    """Return the tiles in rows of COLUMNS, each part under its heading; what is gone leaves its place empty."""
     paths = dict(zip(known.rows["objectId"], known.rows["path"], strict=True))
     wide, high = SIDE + MARGIN, SIDE + MARGIN + LINE
     rows = sum(-(-len(tiles) // COLUMNS) for tiles in parts.values())
@@ -70,7 +70,7 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
             try:
                 with Image.open(paths[tile.object_id]) as image:
                     sheet.paste(ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (SIDE, SIDE)), (left, top))
-            except OSError:
+            except (OSError, KeyError):  # KeyError: its id is no longer in the manifest, as after a move
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
             pen.text((left, top + SIDE), tile.words, fill="#c00000" if tile.red else "black")
         y += -(-len(tiles) // COLUMNS) * high
