@@ -9,7 +9,10 @@ from pathlib import Path
 
 from extract.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic")
+SUFFIXES = (  # of images.FORMATS
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 TYPES = {
     "train": "train",
     "validation": "validation",
