@@ -83,7 +83,8 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
-        (folder / "MODEL_CARD.md").write_text(card.render(bundle.facts, figures, [asdict(r) for r in results]))
+        text = card.render(bundle.facts, figures, [asdict(r) for r in results])
+        (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
     if failed:
         raise _parity_error(failed)
     return results
