@@ -120,14 +120,11 @@ def join(model: Any, layers: list[Dense]) -> Any:
 
 def write_formats(network: backbone.Backbone, layers: list[Dense], folder: Path) -> list[str]:
     """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
-    from absl import logging
-
     write_saved_model(network, layers, folder / "saved_model")
     if network.model is None:
         return ["saved_model"]
     model = join(network.model, layers)
     model.save(folder / "model.keras")
-    logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, in five lines; whoever wants it knows
     model.save(folder / "model.h5", include_optimizer=False)
     return list(FORMATS)
 
