@@ -22,7 +22,9 @@ def load() -> tuple[Any, Any]:
     with _quiet_import():
         import keras
         import tensorflow as tf
+        from absl import logging
     tf.get_logger().setLevel("ERROR")
+    logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, TensorFlow fears for gradients that nobody asks for
     tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)

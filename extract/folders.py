@@ -9,7 +9,10 @@ from pathlib import Path
 
 from extract.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic")
+SUFFIXES = (  # of images.FORMATS
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 TYPES = {
     "train": "train",
     "validation": "validation",
@@ -113,7 +116,7 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     if not rows:
         raise InputError(f"There is no image in a class folder of {folder}", rule=LAYOUT)
     _refuse_odd_class(folder, {name for _, _, name in rows})
-    return rows, _left_out(["/".join(names) for names in parts if len(names) <= depth + 1], found.others)
+    return rows, left_out(["/".join(names) for names in parts if len(names) <= depth + 1], found.others)
 
 
 def _refuse_odd_class(folder: Path, classes: set[str]) -> None:
@@ -124,10 +127,11 @@ def _refuse_odd_class(folder: Path, classes: set[str]) -> None:
             raise InputError(f"{folder}: the class folder {name!r} is not named in UTF-8", then="Rename it") from error
 
 
-def _left_out(loose: list[str], others: Counter[str]) -> list[str]:
+def left_out(loose: list[str], others: Counter[str]) -> list[str]:
+    """Say in words what of a folder is not read. loose: images outside class folders; others: names of other files."""
     listed = ", ".join(f"{name!r} x {n:,}" for name, n in others.most_common(3)) + (", ..." if len(others) > 3 else "")
     said = [
-        f"{len(loose):,} images outside class folders ({_some(loose)})" if loose else "",
+        f"{len(loose):,} image files outside class folders ({_some(loose)})" if loose else "",
         f"{others.total():,} files or folders that are no images ({listed})" if others else "",
     ]
     return ["left out: " + ", ".join(filter(None, said))] if any(said) else []

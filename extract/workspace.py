@@ -93,10 +93,15 @@ def resolve(
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
     """Return the cache that OUT and CACHE mean, for verbs that look at nothing else; with neither, the last one."""
-    if cache is None and out is None and not (ARTIFACTS / RECORD).exists():
-        out = str(DEMO)
-    folder = _absolute(out or ARTIFACTS)
-    return _absolute(cache or read_record(folder).get("inputs", {}).get("cache") or folder / "features.h5")
+    if cache is not None:
+        return _absolute(cache)
+    folder = out_of(out)
+    return _absolute(read_record(folder).get("inputs", {}).get("cache") or folder / "features.h5")
+
+
+def out_of(out: str | None) -> Path:
+    """Return the folder that OUT means, for verbs that look at nothing else; with none, the last one."""
+    return _absolute(out or (ARTIFACTS if (ARTIFACTS / RECORD).exists() else DEMO))
 
 
 def _media_given(known: dict[str, str]) -> str | None:
@@ -118,7 +123,10 @@ def _absolute(path: str | Path) -> Path:
 def _demo(spec: str | None, input_size: int | None) -> Workspace:
     from extract import demo
 
-    return demo.make(_absolute(DEMO), spec or EMBEDDED, input_size)
+    known = read_record(_absolute(DEMO)).get("inputs", {})
+    if input_size is None and spec in (None, known.get("backbone")) and "input_size" in known:
+        input_size = int(known["input_size"])
+    return demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -182,8 +182,7 @@ def _show(flags: argparse.Namespace) -> int:
 def _list(flags: argparse.Namespace) -> int:
     from heads import bundle, registry
 
-    beside = workspace.cache_of(out=flags.out or None, cache=None).parent
-    trained = bundle.trained((Path(flags.out) if flags.out else beside) / "heads")
+    trained = bundle.trained(workspace.out_of(flags.out or None) / "heads")
     for name in registry.HEADS:
         print(f"{name:<18}{'trained' if name in trained else ''}".rstrip())
     return DONE

@@ -151,7 +151,11 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
     losses = {each: validation_log_loss(heads / each) for each in current}
     usable = [each for each in losses if not for_export or exportable(heads / each)]
     if not usable:
-        raise HeadError(f"None of the trained heads {', '.join(current)} can be exported", then="Run make head")
+        raise HeadError(
+            f"None of the trained heads {', '.join(current)} can be exported",
+            rule="An export is made of layers",
+            then="Run make head, then make export",
+        )
     best, lowest = (min(among, key=losses.__getitem__) for among in (usable, losses))
     others = len(names) - len(current)
     return best, "".join(

@@ -15,7 +15,7 @@ def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str,
 
 Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]} or more it
 says {positive}. Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
-Output: (n, 1).
+Output: (n, 1). The SavedModel's signature `bytes` takes encoded images instead, strings (n,).
 
 ## Figures
 

@@ -184,9 +184,11 @@ class KnnHead(Unweighted):
         labels, p = [], []
         for rest, held_out in folds:
             asked = np.intersect1d(held_out, looked_up)
+            if not len(asked):  # a fold of a few rows beside a large group
+                continue
             votes = y[rest][nearest(rows[rest], rows[asked], int(ks[-1]))].cumsum(axis=1)[:, ks - 1]
             labels.append(y[asked])
             p.append(smoothed(votes, ks))
-        losses = [log_loss(np.concatenate(labels), column) for column in np.concatenate(p).T]
+        losses = [log_loss(np.concatenate(labels), column, labels=[0, 1]) for column in np.concatenate(p).T]
         searched = f"{len(folds)} folds by group, {len(looked_up):,} rows, k of {ks[0]} to {ks[-1]} by log loss"
         return int(ks[np.argmin(losses)]), searched

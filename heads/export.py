@@ -83,7 +83,8 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
-        (folder / "MODEL_CARD.md").write_text(card.render(bundle.facts, figures, [asdict(r) for r in results]))
+        text = card.render(bundle.facts, figures, [asdict(r) for r in results])
+        (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
     if failed:
         raise _parity_error(failed)
     return results
@@ -119,14 +120,11 @@ def join(model: Any, layers: list[Dense]) -> Any:
 
 def write_formats(network: backbone.Backbone, layers: list[Dense], folder: Path) -> list[str]:
     """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
-    from absl import logging
-
     write_saved_model(network, layers, folder / "saved_model")
     if network.model is None:
         return ["saved_model"]
     model = join(network.model, layers)
     model.save(folder / "model.keras")
-    logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, in five lines; whoever wants it knows
     model.save(folder / "model.h5", include_optimizer=False)
     return list(FORMATS)
 

@@ -42,7 +42,10 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
     Errors: InputError when there is nothing.
     """
     if source.is_dir():
-        paths = [source / path for path in folders.find(source).paths]
+        found = folders.find(source)
+        for note in folders.left_out([], found.others):
+            print(f"predict   {note}")
+        paths = [source / path for path in found.paths]
         if not paths:
             raise InputError(f"There is no image file in {source}", rule=f"Suffixes are {' '.join(folders.SUFFIXES)}")
         return [(str(path), path) for path in paths]

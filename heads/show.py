@@ -60,7 +60,7 @@ def _prediction(row: dict[str, str], classes: tuple[str, str]) -> Tile:
 
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
-    """Return the tiles in rows of COLUMNS, each part under its heading; a file that is gone leaves its place empty."""
+    """Return the tiles in rows of COLUMNS, each part under its heading; what is gone leaves its place empty."""
     paths = dict(zip(known.rows["objectId"], known.rows["path"], strict=True))
     wide, high = SIDE + MARGIN, SIDE + MARGIN + LINE
     rows = sum(-(-len(tiles) // COLUMNS) for tiles in parts.values())
@@ -85,7 +85,8 @@ def _thumbnail(path: str) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        return ImageOps.pad(upright.convert("RGB"), (SIDE, SIDE))
+        white = Image.new("RGBA", upright.size, "white")  # as the features see what is transparent
+        return ImageOps.pad(Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB"), (SIDE, SIDE))
 
 
 def _words(pen: ImageDraw.ImageDraw, tile: Tile) -> str:

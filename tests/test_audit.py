@@ -80,7 +80,7 @@ def test_too_few_groups_are_said_not_guessed(cached):
 
 @pytest.mark.tensorflow
 def test_show_draws_suspects_and_predictions(place, capsys):
-    """One picture of both; a photo that is gone leaves its place empty."""
+    """One picture of both; a photo that is gone, or has another id by now, leaves its place empty."""
     assert run.extract(run.Config(place)) == 0
     out = str(place.out)
     assert main(["train", "--head", "logistic", "--out", out]) == 0

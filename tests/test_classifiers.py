@@ -167,6 +167,20 @@ def test_knn_without_folds_or_rows_takes_what_there_is(data):
     assert KnnHead().fit(X[rows], y[rows], groups=np.zeros(4, int)).training_["k"] == 4
 
 
+@pytest.mark.parametrize("lone", ["groups of two", "a class of two"])
+def test_knn_chooses_k_where_the_rows_looked_up_leave_out_a_fold_or_a_class(data, lone):
+    """A large group beside tiny ones, or two rows of a class: few rows are looked up, and none may be theirs."""
+    X, y = data
+    groups = np.arange(600)
+    if lone == "groups of two":
+        y, groups = np.arange(600) % 2, np.r_[1, 1, 2, 2, np.zeros(596, int)]
+    else:
+        y = (groups < 2).astype(int)
+    head = KnnHead(cv_rows=50).fit(X, y, groups=groups)
+    assert "50 rows" in head.training_["cross_validation"]
+    assert np.isfinite(head.predict_proba(X)).all()
+
+
 def test_neighbours_are_looked_up_in_blocks_and_a_bad_row_costs_only_itself(data, monkeypatch):
     """Memory is bounded; block by block and one by one say the same; NaN in, NaN out."""
     X, y = data

@@ -90,6 +90,14 @@ def manifest_rows(place):
     return read_rows(place.out / "manifest.csv")
 
 
+def test_a_class_whose_name_is_no_utf8_is_exported(ready):
+    """A table's bytes survive in head.json; in the card, which is text, a ? stands for what is none."""
+    path = ready.out / "heads" / "logistic" / "head.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["chat", "\udce9l\udce9phant"]}))
+    assert all(result.ok for result in export.export(ready, "logistic", n_images=4, seed=0))
+    assert "**?l?phant**" in (ready.out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
+
+
 def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
     """Two dense layers on the backbone's output, in Keras as in NumPy."""
     from extract import engines

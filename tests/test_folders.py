@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from extract import artifacts, folders, labels, link_tree, manifest, run, workspace
+from extract import artifacts, folders, images, labels, link_tree, manifest, run, workspace
 from extract.errors import InputError
 from extract.manifest import Manifest
 from heads import dataset, predict
@@ -101,9 +102,17 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
     said = labels.read(table, {}, tmp_path, None, {})
     assert said.notes[0].startswith(
-        "left out: 1 images outside class folders ('loose.jpg'), 10 files or folders that are"
+        "left out: 1 image files outside class folders ('loose.jpg'), 10 files or folders that are"
     )
     assert folders.find(tmp_path).others.total() == 10
+
+
+def test_every_format_that_is_read_has_its_suffix_here():
+    """Else photos of a folder would be left out that a table of the same files takes."""
+    Image.init()
+    known = {Image.EXTENSION.get(suffix) for suffix in folders.SUFFIXES}
+    assert set(images.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
+    assert {".heic", ".heif"} <= set(folders.SUFFIXES)
 
 
 @pytest.mark.parametrize("names", [[], ["a.jpg", "b.jpg"], ["train/a.jpg"], ["cat/notes.txt"]])

@@ -12,13 +12,14 @@ from heads import bundle, dataset, export, predict, train
 from tests.conftest import ROOT, encoded, picture, read_rows
 
 
-def test_a_folders_image_files_are_found_in_order(tmp_path):
+def test_a_folders_image_files_are_found_in_order(tmp_path, capsys):
     """Hidden folders, sidecars and other suffixes are left out; ids without a suffix are images."""
     for name in ("b/x.jpg", "a.PNG", "c", ".dot.jpg", "._a.PNG", "notes.txt", ".git/y.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = [path.relative_to(tmp_path).as_posix() for _, path in predict.list_files(tmp_path, tmp_path)]
     assert found == [".dot.jpg", "a.PNG", "b/x.jpg", "c"]
+    assert "left out: 3 files or folders that are no images" in capsys.readouterr().out
 
 
 def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):

@@ -82,6 +82,16 @@ def test_a_cache_is_found_without_a_table(tmp_path):
     assert workspace.cache_of(out=str(tmp_path), cache=None) == tmp_path / "features.h5"
 
 
+def test_an_out_is_found_whatever_its_cache(tmp_path, monkeypatch):
+    """Heads lie in OUT, though the cache lie elsewhere; with nothing recorded the demo's is meant."""
+    monkeypatch.chdir(tmp_path)
+    assert workspace.out_of(None) == tmp_path / "artifacts" / "demo"
+    out, cache = tmp_path / "artifacts", tmp_path / "shared" / "features.h5"
+    workspace.write_record(Workspace(out, cache, tmp_path / "t.csv", tmp_path, "embedded"))
+    assert (workspace.out_of(None), workspace.cache_of(out=None, cache=None)) == (out, cache)
+    assert workspace.out_of("other") == tmp_path / "other"
+
+
 def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
     """A typing error in OUT must not start something else."""
     with pytest.raises(InputError, match="No table was given and none is recorded in"):
