@@ -168,7 +168,7 @@ def test_stored_neighbours_are_not_exported_and_the_message_says_what_can_be(sto
         in capsys.readouterr().err
     )
     assert main(export) == 1
-    assert "None of the trained heads knn can be exported. An export is made of layers. Run make" in capsys.readouterr().err
+    assert "knn can be exported. An export is made of layers. Run make head" in capsys.readouterr().err
     train.run(place, dataset.join(place), ["majority"], 0)
     assert main([*export, "--head", "knn"]) == 1
     assert "Run make export HEAD= with one of majority." in capsys.readouterr().err
