@@ -67,6 +67,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)
