@@ -69,6 +69,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.leaks
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

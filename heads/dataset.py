@@ -80,7 +80,7 @@ def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
 
 
 def _near_duplicates(place: Workspace, sha256: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Name each image's cluster of near-duplicates, labelled or not, str (n,), "" where it has none; and what to say."""
+    """Name each image's cluster of near-duplicates, labelled or not, str (n,), "" where none; and what to say."""
     found = cache.open_cache(place.cache)
     at = rows_of(found, np.array(sha256))
     rows = np.unique(at[at >= 0])

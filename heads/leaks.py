@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.45  # how far a pair's cosine lies above the ordinary; chosen on the cats and dogs of the README alone
 NEIGHBOURS = 10
-EXACT_ROWS = 50_000  # above it an inverted file answers instead of every product
+EXACT_ROWS = 50_000  # above it an inverted file answers, not every product
 BLOCK = 4096  # rows of a block product: 64 MB
 PROBED = 32  # cells
 SAMPLE = 20_000  # rows that the covariance is estimated from
