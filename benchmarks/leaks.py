@@ -21,8 +21,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from extract import backbone, cache, images, workspace
 from extract.manifest import Manifest
-from heads import leaks
-from heads.dataset import rows_of
+from heads import dataset, leaks
 
 DIM = 1280
 SHARES = (0.8, 0.1, 0.1)
@@ -82,22 +81,22 @@ def _versions(path: str, size: int) -> np.ndarray:
 def photos(out: str, n: int) -> None:
     """Print what is found of the planted versions of n photos, by way, and the pairs that were not planted."""
     place = workspace.resolve(out=out)
-    found = cache.open_cache(place.cache)
+    found, said = cache.open_cache(place.cache), dataset.read_labels(place)[0]
+    at = dataset.rows_of(found, said.sha256)
+    X, names, group = found.read(at[at >= 0]), said.ids[at >= 0], said.component[at >= 0]
     manifest = Manifest.read(place.beside_cache / "manifest.csv").rows
-    at = rows_of(found, manifest["sha256"].to_numpy(str))
-    manifest, X = manifest[at >= 0].reset_index(drop=True), found.read(at[at >= 0])
-    names, paths = manifest["objectId"].to_numpy(str), manifest["path"].tolist()
+    path_of = dict(zip(manifest["objectId"], manifest["path"], strict=True))
     rng = np.random.default_rng(0)
     picked = np.sort(rng.permutation(len(X))[:n])
     network = backbone.load(backbone.resolve(place.backbone, place.input_size))
     with ThreadPoolExecutor() as pool:
-        pixels = pool.map(lambda row: _versions(paths[row], network.input_size), picked.tolist())
+        pixels = pool.map(lambda row: _versions(path_of[names[row]], network.input_size), picked.tolist())
         altered = np.stack([network.embed(each) for each in pixels])  # (n, ways, D)
     altered = np.concatenate([altered, X[picked][:, None]], axis=1)
     ways = [*WAYS, "copy"]
     seen = np.zeros((len(picked), len(ways)), bool)
     photo = np.concatenate([np.arange(len(X)), picked])
-    other: dict[tuple[str, str], float] = {}
+    other: dict[tuple[int, int], float] = {}
     counts = []
     for turn in range(len(ways)):
         way = (np.arange(len(picked)) + turn) % len(ways)
@@ -111,19 +110,20 @@ def photos(out: str, n: int) -> None:
         version = np.maximum(later, earlier)[planted] - len(X)
         seen[version, way[version]] = True
         real = ~planted & (np.maximum(later, earlier) < len(X))
-        pairs = [tuple(sorted(pair)) for pair in zip(names[later[real]], names[earlier[real]], strict=True)]
-        other |= dict(zip(pairs, cosine[real].tolist(), strict=True))
-        counts.append((len(version), len(pairs)))
+        for a, b, c in zip(later[real].tolist(), earlier[real].tolist(), cosine[real].tolist(), strict=True):
+            other[min(a, b), max(a, b)] = c
+        counts.append((len(version), real.sum(), (group[later[real]] != group[earlier[real]]).sum()))
     print(f"{out}: {len(X):,} photos, {network.input_size} px, {X.shape[1]} features")
-    for at, name in enumerate(ways):
-        print(f"  {name:<45}{seen[:, at].sum():>5} of {len(picked):,} found")
-    planted_pairs, unplanted = np.mean(counts, axis=0)
+    for at_way, name in enumerate(ways):
+        print(f"  {name:<45}{seen[:, at_way].sum():>5} of {len(picked):,} found")
+    mean = np.mean(counts, axis=0)
     print(
-        f"  a split into 80/10/10 reports {planted_pairs:.1f} planted pairs and {unplanted:.1f} others, "
-        f"{1000 * unplanted / len(X):.2f} per 1,000 photos; all others of {len(ways)} such splits, by cosine:"
+        f"  a split of the rows into 80/10/10 reports {mean[0]:.1f} planted pairs and {mean[1]:.1f} others "
+        f"({1000 * mean[1] / len(X):.2f} per 1,000 photos), {mean[2]:.1f} of them of two groups; "
+        f"all others of {len(ways)} such splits:"
     )
     for (a, b), c in sorted(other.items(), key=lambda item: -item[1]):
-        print(f"    {c:.3f}  {a}  {b}")
+        print(f"    {c:.3f}  {names[a]}  {names[b]}{'  one group' if group[a] == group[b] else ''}")
 
 
 def clustered(n: int, seed: int = 0) -> list[np.ndarray]:

@@ -249,12 +249,16 @@ def key(cluster: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def figures(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Figures:
-    """Return what the heads whose test was looked at reach without the leaky rows, in the splits that have any."""
+    """Return what the heads whose test was looked at reach without the leaky rows, in the splits that have any.
+
+    A split whose other rows lack a class has no such figures.
+    """
+    parts = {split: data.parts[split] for split, mask in leaks.leaky.items() if mask.any()}
     return {
         head.name: {
-            split: _without(head, head.p[split], data.parts[split], mask, seed)
-            for split, mask in leaks.leaky.items()
-            if mask.any() and not mask.all()
+            split: _without(head, head.p[split], part, leaks.leaky[split], seed)
+            for split, part in parts.items()
+            if len(np.unique(part.y[~leaks.leaky[split]])) == 2
         }
         for head in heads
         if "test" in head.p
@@ -273,13 +277,14 @@ def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
         for head in heads
         if "test" in clean.get(head.name, {})
     ]
+    n = leaks.counts()["rows"]["test"]
     line = (
-        f"test accuracy without the {int(leaks.leaky['test'].sum()):,} rows that have a copy or near-duplicate in "
-        f"train or validation: {', '.join(lines)}"
+        f"test accuracy without the {n:,} rows that have a copy or near-duplicate in train or validation: "
+        f"{', '.join(lines) or 'none, the other rows lack a class'}"
     )
     return {
         **leaks.counts(),
-        "notes": [line] if lines else [],
+        "notes": [line] if n else [],
         "without": {
             name: {split: {key: m.to_json() for key, m in found.items()} for split, found in splits.items()}
             for name, splits in clean.items()

@@ -233,3 +233,14 @@ def test_clusters_are_what_was_planted(exact_rows, monkeypatch):
     found = {tuple(np.flatnonzero(number == n)) for n in range(number.max() + 1) if (number == n).sum() > 1}
     assert found == {tuple(sorted(pair)) for pair in pairs} | {(20, 21), (830, 831)}
     assert leaks.clusters(np.ones((1, 4), np.float32)).tolist() == [0]
+
+
+def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
+    """All ones of test leak: that is said, and nothing is computed on zeros alone."""
+    data = dataset.join(leaky)
+    heads, _ = train.run(leaky, data, ["logistic"], 0)
+    part = data.parts["test"]
+    found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
+    told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)
+    assert told["without"] == {"logistic": {}}
+    assert told["notes"][0].endswith("in train or validation: none, the other rows lack a class")
