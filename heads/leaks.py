@@ -199,9 +199,9 @@ def _inverted_file(Z: np.ndarray, base: np.ndarray, whiten: Whiten, k: int) -> t
     """Search the PROBED of about 2 sqrt(n) k-means cells that are nearest to each row of Z. Memory: a copy of base."""
     import faiss  # 0.2 s, and only large data need it
 
-    cells = int(2 * np.sqrt(len(base)))
+    cells = max(1, min(int(2 * np.sqrt(len(base))), len(base) // 40))  # k-means wants 40 rows a cell
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(Z.shape[1]), Z.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.train(whiten(base[:: -(-len(base) // (40 * cells))]))
+    index.train(whiten(base[:: max(1, len(base) // (40 * cells))]))
     for start in range(0, len(base), BLOCK):
         index.add(whiten(base[start : start + BLOCK]))
     index.nprobe = PROBED
