@@ -216,7 +216,7 @@ def _inverted_file(Z: np.ndarray, base: np.ndarray, whiten: Whiten, k: int) -> t
 def clusters(X: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> np.ndarray:
     """Number the clusters of near-duplicates among features X (n, D), int (n,); a row like no other has its own number.
 
-    Rows are joined that are near-duplicates of each other, measured from both sides. Memory: a copy of X, and another
+    Rows are joined that are near-duplicates as measured from both sides. Memory: a copy of X, and another
     where the search is approximate, which it is above `exact_rows` rows.
     """
     n = len(X)
@@ -227,9 +227,10 @@ def clusters(X: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> np.ndarray:
     own = other == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True  # so many rows are just like it that it did not find itself
     cosine, other = cosine[~own].reshape(n, -1), other[~own].reshape(n, -1)
-    a, b, _ = _above(cosine, other, _ordinary(cosine), 0, 0)
-    mutual = np.isin(a * n + b, b * n + a)
-    graph = coo_array((np.ones(int(mutual.sum()), np.int8), (a[mutual], b[mutual])), shape=(n, n))
+    ordinary = _ordinary(cosine)
+    a, b, found = _above(cosine, other, ordinary, 0, 0)
+    both = found > ordinary[b] + NEAR
+    graph = coo_array((np.ones(int(both.sum()), np.int8), (a[both], b[both])), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
 

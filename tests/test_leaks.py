@@ -244,3 +244,22 @@ def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)
     assert told["without"] == {"logistic": {}}
     assert told["notes"][0].endswith("in train or validation: none, the other rows lack a class")
+
+
+def test_a_cluster_needs_near_duplicates_seen_from_both_sides(monkeypatch):
+    """A row that stands in a crowd of like rows is not drawn into one by a loner that is half like it."""
+    monkeypatch.setattr(leaks, "whitening", lambda parts: lambda X: X)
+    E = np.eye(200, dtype=np.float32)
+    crowd = np.sqrt(0.5) * (E[:40] + E[199])  # cosines of one half
+    loner = np.sqrt(0.75) * E[:1] + np.sqrt(0.25) * E[198]  # 0.61 from the first, 0 from all others
+    assert len(np.unique(leaks.clusters(np.concatenate([crowd, loner, E[50:190]])))) == 181
+    assert len(np.unique(leaks.clusters(np.concatenate([loner, E[:1], E[50:190]])))) == 141  # without the crowd
+
+
+def test_more_versions_than_neighbours_are_one_cluster():
+    """Rows that do not even find themselves among those just like them."""
+    X = synthetic.features(300, 64, 0)[0]
+    X[100:120] = X[100]
+    number = leaks.clusters(X)
+    assert len(set(number[100:120].tolist())) == 1
+    assert len(np.unique(number)) == 281
