@@ -32,7 +32,7 @@ NEAR = 0.45  # how far a pair's cosine lies above the ordinary; chosen on the ca
 NEIGHBOURS = 10
 EXACT_ROWS = 50_000  # above it an inverted file answers, not every product
 BLOCK = 4096  # rows of a block product: 64 MB
-PROBED = 32  # cells
+PROBED = 16  # cells of the inverted file that a row is looked for in
 SAMPLE = 20_000  # rows that the covariance is estimated from
 LARGE = 0.05  # a cluster with a larger share of the images is no burst any more
 COLUMNS = ("kind", "objectId", "type", "value", "other", "other_type", "other_value", "cosine")
@@ -122,6 +122,7 @@ def across(parts: Sequence[np.ndarray], *, exact_rows: int = EXACT_ROWS) -> tupl
     ordinary = _ordinary(cosine)
     found = [_above(cosine, other, ordinary, len(train), 0)]
     if len(rest) > len(validation):
+        approximate = len(validation) > exact_rows
         cosine, other = nearest(rest[len(validation) :], validation, whiten, approximate=approximate)
         both = len(train) + len(validation)
         found.append(_above(cosine, other, ordinary[len(validation) :], both, len(train)))
@@ -201,6 +202,7 @@ def _inverted_file(Z: np.ndarray, base: np.ndarray, whiten: Whiten, k: int) -> t
 
     cells = max(1, min(int(2 * np.sqrt(len(base))), len(base) // 40))  # k-means wants 40 rows a cell
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(Z.shape[1]), Z.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter = 10  # cells need not be the best there are
     index.train(whiten(base[:: max(1, len(base) // (40 * cells))]))
     for start in range(0, len(base), BLOCK):
         index.add(whiten(base[start : start + BLOCK]))
