@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 NEAR = 0.45  # how far a pair's cosine lies above the ordinary; chosen on the cats and dogs of the README alone
 NEIGHBOURS = 10
 EXACT_ROWS = 50_000  # above it an inverted file answers, not every product
-BLOCK = 4096  # rows of a block product: 64 MB
+BLOCK = 4096  # rows that are whitened at a time
 PROBED = 16  # cells of the inverted file that a row is looked for in
-SAMPLE = 20_000  # rows that the covariance is estimated from
+SAMPLE = 10_000  # rows that the covariance is estimated from
 LARGE = 0.05  # a cluster with a larger share of the images is no burst any more
 COLUMNS = ("kind", "objectId", "type", "value", "other", "other_type", "other_value", "cosine")
 
@@ -185,10 +185,10 @@ def nearest(
     row = np.zeros((len(Z), k), np.int64)
     for start in range(0, len(base), BLOCK):
         block = whiten(base[start : start + BLOCK]).T
-        for top in range(0, len(Z), BLOCK):
-            rows = slice(top, top + BLOCK)
+        for top in range(0, len(Z), BLOCK // 4):  # 80 MB of products and their order
+            rows = slice(top, top + BLOCK // 4)
             products = Z[rows] @ block
-            best = np.argpartition(-products, min(k, products.shape[1]) - 1, axis=1)[:, :k]
+            best = np.argpartition(products, -min(k, products.shape[1]), axis=1)[:, -k:]
             cosines = np.concatenate([cosine[rows], np.take_along_axis(products, best, 1)], axis=1)
             numbers = np.concatenate([row[rows], best + start], axis=1)
             order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
