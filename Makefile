@@ -9,6 +9,7 @@ DEMO   := artifacts/demo
 INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
+NEARBY := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near))
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
@@ -30,16 +31,16 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD INPUT MODEL NEAR, GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)
 
 head: $(RUNTIME)
-	$(PY) -m heads train $(INPUTS) $(NAMED) $(ARGS)
+	$(PY) -m heads train $(INPUTS) $(NAMED) $(NEARBY) $(ARGS)
 
 compare: $(RUNTIME)
-	$(PY) -m heads compare $(INPUTS) $(ARGS)
+	$(PY) -m heads compare $(INPUTS) $(NEARBY) $(ARGS)
 
 export: $(RUNTIME)
 	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)
@@ -68,6 +69,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.leaks
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

@@ -30,7 +30,8 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
 def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
     """Resolve the shared flags; an empty string, as make passes it, counts as not given."""
     names = ("data", "media", "backbone", "out", "cache", "positive", "input_size")
-    return workspace.resolve(**{name: getattr(flags, name, None) or None for name in names})
+    given = {name: getattr(flags, name, None) or None for name in names}
+    return workspace.resolve(**given, near=getattr(flags, "group_near", None))
 
 
 def number(least: int) -> Callable[[str], int]:

@@ -29,7 +29,8 @@ class Labels:
     """One row an id, in the table's order; arrays of length n.
 
     y: int8, 1 = `classes[1]`, 0 = `classes[0]`, -1 unlabelled. split: str from SPLITS. component: int, rows that share
-    a group or their bytes. made: bool, the table left the split to us. notes: what a person should be told.
+    a group, their bytes or, where that was asked for, a cluster of near-duplicates. made: bool, the table left the
+    split to us. notes: what a person should be told.
     conflicts: rows (problem, objectId, sha256, value, split, group) of conflicts.csv.
     """
 
@@ -71,12 +72,17 @@ def check(table: pd.DataFrame, source: Path, positive: str | None) -> None:
 
 
 def read(
-    table: pd.DataFrame, digests: dict[str, str], source: Path, positive: str | None, recorded: dict[str, str]
+    table: pd.DataFrame,
+    digests: dict[str, str],
+    source: Path,
+    positive: str | None,
+    recorded: dict[str, str],
+    near: np.ndarray | None = None,
 ) -> Labels:
     """Turn a table (see `manifest.read_table`) into Labels; its attrs["notes"] are the first of theirs.
 
     digests: objectId -> sha256. positive: the class that counts as 1. recorded: `Record.made`, which wins where the
-    table names no split.
+    table names no split. near: str (n,), names of further groups, "" of none.
     Errors: InputError as `check`.
     """
     classes = _classes(source, table["value"], positive)
@@ -85,7 +91,7 @@ def read(
     ids = table["objectId"].to_numpy(str)
     sha256 = np.array([digests.get(name, "") for name in table["objectId"]], dtype=str)
     group = table["group"].to_numpy(str)
-    component = components(sha256, group)
+    component = components(sha256, group, *([] if near is None else [near]))
     given = _given_splits(source, table["type"])
     before = np.array([recorded.get(sha) or recorded.get(name, "") for name, sha in zip(ids, sha256, strict=True)], str)
     split, notes = _complete_splits(given, before, component, _keys(component, ids, sha256, group), y)
@@ -128,12 +134,12 @@ def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
     return types.to_numpy(str)
 
 
-def components(sha256: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Number the connected components of rows that share a digest or a group, int (n,); "" shares with none."""
-    n = len(sha256)
+def components(*keys: np.ndarray) -> np.ndarray:
+    """Number the connected components of rows that share one of their keys, int (n,); "" shares with none."""
+    n = len(keys[0])
     edges = []
     offset = n
-    for key in (sha256, group):
+    for key in keys:
         names, codes = np.unique(key, return_inverse=True)
         rows = np.flatnonzero(key != "")
         edges.append((rows, offset + codes[rows]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ NAMES = (EMBEDDED, *SIZES)  # a BACKBONE of these is no path, whatever lies in t
 class Workspace:
     """Absolute paths and names. positive: the class that counts as 1, or None for the second by name.
 
-    input_size: S in place of the backbone's own, or None.
+    input_size: S in place of the backbone's own, or None. near: 1 where near-duplicates are one group.
     """
 
     out: Path
@@ -33,6 +33,7 @@ class Workspace:
     backbone: str
     positive: str | None = None
     input_size: int | None = None
+    near: int = 0
 
     @property
     def beside_cache(self) -> Path:
@@ -41,7 +42,7 @@ class Workspace:
 
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
-        usual = {"cache": self.out / "features.h5", "media": self.data, "positive": None, "input_size": None}
+        usual = {"cache": self.out / "features.h5", "media": self.data, "positive": None, "input_size": None, "near": 0}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
         return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
 
@@ -55,13 +56,14 @@ def resolve(
     cache: str | None = None,
     positive: str | None = None,
     input_size: int | None = None,
+    near: bool | None = None,
 ) -> Workspace:
     """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
 
     A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, or MEDIA is another.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
-        return _demo(backbone, input_size)
+        return _demo(backbone, input_size, near)
     folder = _absolute(out or ARTIFACTS)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
@@ -88,7 +90,7 @@ def resolve(
         input_size = int(known["input_size"])
     if positive is None and str(table) == known.get("data"):
         positive = known.get("positive")
-    return Workspace(folder, cache_path, table, _absolute(where), spec, positive, input_size)
+    return Workspace(folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine))
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
@@ -120,13 +122,20 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def _demo(spec: str | None, input_size: int | None) -> Workspace:
+def _near(given: bool | None, recorded: dict[str, str]) -> int:
+    return int(recorded.get("near", 0)) if given is None else int(given)
+
+
+def _demo(spec: str | None, input_size: int | None, near: bool | None) -> Workspace:
     from extract import demo
 
     known = read_record(_absolute(DEMO)).get("inputs", {})
     if input_size is None and spec in (None, known.get("backbone")) and "input_size" in known:
         input_size = int(known["input_size"])
-    return demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size)
+    place = demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size)
+    if (place := replace(place, near=_near(near, known))).near:
+        write_record(place)  # `make` recorded it without
+    return place
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(workspace: Workspace, **entries: Any) -> None:
     """Record the inputs in OUT, with further entries (a verb's own facts) beside them."""
-    inputs = {name: str(value) for name, value in asdict(workspace).items() if value is not None and name != "out"}
+    inputs = {name: str(value) for name, value in asdict(workspace).items() if value and name != "out"}
     if workspace.cache == workspace.out / "features.h5":
         del inputs["cache"]  # so that a folder which is moved or copied goes on with its own
     record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}

@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--head", help="a head's name; several with commas for train")
         if name in ("train", "compare", "export", "show"):
             verb.add_argument("--seed", type=number(0), default=0, help="seed of training, resampling and sampling")
+        if name in ("train", "compare"):
+            verb.add_argument(
+                "--group-near",
+                action=argparse.BooleanOptionalAction,
+                help="near-duplicates are one group, in made splits too; remembered",
+            )
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
@@ -65,7 +71,7 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
 
 def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int) -> None:
     """Train heads (None: the default ones; every one for compare), print the table, and for compare write it."""
-    from heads import dataset, registry, report, train
+    from heads import dataset, leaks, registry, report, train
 
     names = list(dict.fromkeys(names or [])) or list(registry.HEADS if verb == "compare" else registry.DEFAULT)
     for name in names:
@@ -75,9 +81,13 @@ def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int
     for note in data.notes:
         print(f"labels    {note}")
     heads, chosen = train.run(place, data, names, seed)
-    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]), flush=True)
-    if verb == "compare":
-        told = report.write(place, data, heads, chosen)
+    found = leaks.find(data) if verb == "compare" else None
+    told_leaks = leaks.told(found, leaks.figures(found, data, heads, seed), heads) if found else None
+    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen, told_leaks)]), flush=True)
+    if found:
+        leaks.write(place, found)
+        print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
+        told = report.write(place, data, heads, chosen, told_leaks)
         report.write_page(place, data, heads, told, _audit(place, data, seed))
 
 

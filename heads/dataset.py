@@ -14,16 +14,21 @@ from extract.errors import CacheError, InputError
 from extract.labels import SPLITS, Labels
 from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
+from heads import leaks
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split's rows; X (n, D) float32 is a view. y: int8 of 0 and 1. groups: int, rows that are not independent."""
+    """One split's rows; X (n, D) float32 is a view. y: int8 of 0 and 1. groups: int, rows that are not independent.
+
+    sha256: str, of each image's bytes.
+    """
 
     ids: np.ndarray
     X: np.ndarray
     y: np.ndarray
     groups: np.ndarray
+    sha256: np.ndarray
 
     def __len__(self) -> int:
         return len(self.y)
@@ -69,8 +74,19 @@ def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
             then="Run make features; what was only renamed, or moved to another class folder, is not embedded again",
         )
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, known, place.data, place.positive, recorded.made)
-    return said, [*labels.changes(said, labels.read_record(place.out)), *said.notes]
+    near, notes = _near_duplicates(place, [known[name] for name in table["objectId"]]) if place.near else (None, [])
+    said = labels.read(table, known, place.data, place.positive, recorded.made, near)
+    return said, [*labels.changes(said, labels.read_record(place.out)), *notes, *said.notes]
+
+
+def _near_duplicates(place: Workspace, sha256: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Name each image's cluster of near-duplicates, labelled or not, str (n,), "" where none; and what to say."""
+    found = cache.open_cache(place.cache)
+    at = rows_of(found, np.array(sha256))
+    rows = np.unique(at[at >= 0])
+    names, told = leaks.key(leaks.clusters(found.read(rows)))
+    name_of = dict(zip(rows.tolist(), names.tolist(), strict=True))
+    return np.array([name_of.get(row, "") for row in at.tolist()], str), [told]
 
 
 def join(place: Workspace) -> Dataset:
@@ -128,7 +144,7 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
     X = found.read(at[np.concatenate(chosen)])
     ends = np.cumsum([0, *map(len, chosen)])
     return {
-        name: Part(said.ids[rows], X[ends[i] : ends[i + 1]], said.y[rows], said.component[rows])
+        name: Part(said.ids[rows], X[ends[i] : ends[i + 1]], said.y[rows], said.component[rows], said.sha256[rows])
         for i, (name, rows) in enumerate(zip(SPLITS, chosen, strict=True))
     }
 

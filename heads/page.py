@@ -275,8 +275,30 @@ def _data(told: dict[str, Any], suspects: str) -> str:
         + ("; see <code>conflicts.csv</code>" if told["conflicts"] else ""),
         "suspect labels": _text(suspects),
     }
+    leaks = told["leaks"]
+    if leaks:
+        facts["across splits"] = (
+            f"{leaks['copies']:,} pairs of copies, {leaks['near_duplicates']:,} of near-duplicates, "
+            f"{leaks['opposite_labels']:,} with opposite labels; see <code>leaks.csv</code>"
+        )
     header = ["split", "rows", negative, f"{positive}<small>counts as 1</small>", "independent groups"]
-    return _box("rows", _table("Labelled rows with features", header, rows)) + _list(facts)
+    return _leaks(told) + _box("rows", _table("Labelled rows with features", header, rows)) + _list(facts)
+
+
+def _leaks(told: dict[str, Any]) -> str:
+    """Return the figures with and without rows that have a copy or near-duplicate in an earlier split, if any have."""
+    without = told["leaks"]["without"] if told["leaks"] else {}
+    rows = [
+        [_head(head, told), split]
+        + [_estimate(m[name]) for name in ("accuracy", "roc_auc") for m in (head["metrics"][split], clean)]
+        for head in told["heads"]
+        for split, clean in without.get(head["head"], {}).items()
+    ]
+    if not rows:
+        return ""
+    header = ["head", "split", "accuracy, all rows", "without them", "ROC AUC, all rows", "without them"]
+    caption = "With and without the rows that have a copy or near-duplicate in an earlier split"
+    return _box("leaks", _table(caption, header, rows))
 
 
 def _provenance(told: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def _cell(metric: Metric | None) -> str:
     return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
-def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
+def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, Any] | None = None) -> list[str]:
     """Return the sentences under the table: what was selected on what, on how many rows, and what to beware of."""
     counts = data.counts()
     said = [
@@ -61,11 +61,14 @@ def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
         for split, c in counts.items()
     ]
     said.append(f"features: {data.cache.provenance.get('backbone')}, {len(data.cache):,} images x {data.cache.dim}")
+    said += leaks["notes"] if leaks else []
     return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
 
 
-def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) -> dict[str, Any]:
-    """Write comparison.csv (a row a figure) and comparison.json; return what the JSON holds."""
+def write(
+    place: Workspace, data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write comparison.csv (a row a figure) and comparison.json; return what that holds. leaks: `leaks.told`."""
     rows = [
         (head.name, head.name == chosen, split, name, m.value, m.low, m.high, m.n, m.groups)
         for head in heads
@@ -90,7 +93,8 @@ def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) ->
         "backbone": data.cache.provenance.get("backbone"),
         "features": data.cache.provenance,
         "provenance": provenance(),
-        "notes": legend(data, heads, chosen),
+        "leaks": leaks,
+        "notes": legend(data, heads, chosen, leaks),
         "heads": [_head(head) for head in heads],
     }
     artifacts.write_json(place.out / "comparison.json", told)

@@ -83,6 +83,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         "rows": {split: {"n": size, "groups": size, "positive": size // 3} for split, size in rows.items()},
         "quarantined": {"missing": 1, "undecodable": 2},
         "conflicts": 4,
+        "leaks": None,
         "table": f"{classes[0]}.csv",
         "table_digest": "d1",
         "fingerprint": "f1",

@@ -1,0 +1,265 @@
+"""Copies and near-duplicates across splits: found as brute force finds them, and grouped when that is asked for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import synthetic
+from extract import artifacts, cache, labels, workspace
+from heads import dataset, leaks, metrics, page, report, train
+from heads.__main__ import main
+from tests.conftest import read_rows
+
+SIZES = (700, 100, 120)  # train, validation, test
+
+
+def planted(seed=0, dim=64):
+    """Features of three splits, and the pairs (later, earlier) that were planted: noisy versions and a copy."""
+    rng = np.random.default_rng(seed)
+    X = synthetic.features(sum(SIZES), dim, seed)[0]
+    pairs = [(705, 3), (790, 699), (810, 4), (919, 710), (815, 5)]
+    for later, earlier in pairs[:-1]:
+        X[later] = X[earlier] + 0.05 * X.std() * rng.standard_normal(dim, dtype=np.float32)
+    X[815] = X[5]
+    X[20] = X[21]  # inside train
+    X[830] = X[831]  # inside test
+    return np.split(X, np.cumsum(SIZES)[:2]), set(pairs)
+
+
+def brute_force(parts):
+    """The rule word for word: every whitened cosine against the tenth of its row."""
+    whiten = leaks.whitening(parts)
+    train_, validation, test = map(whiten, parts)
+    ends = np.cumsum(SIZES)
+    all_rest = np.concatenate([validation, test]) @ train_.T
+    tenth = np.sort(all_rest, axis=1)[:, -10]
+    tenth = np.minimum(tenth, np.quantile(tenth, 0.9))
+    found = {(ends[0] + i, j) for i, j in np.argwhere(all_rest > tenth[:, None] + leaks.NEAR)}
+    between = test @ validation.T
+    return found | {
+        (ends[1] + i, ends[0] + j) for i, j in np.argwhere(between > tenth[len(validation) :, None] + leaks.NEAR)
+    }
+
+
+@pytest.mark.parametrize("block", [64, 701, 4096])
+@pytest.mark.parametrize("exact_rows", [10_000, 10])
+def test_what_is_planted_across_splits_is_found_and_nothing_else(block, exact_rows, monkeypatch):
+    """The oracle: brute force; for every block size, and through the inverted file. Pairs in one split are none."""
+    monkeypatch.setattr(leaks, "BLOCK", block)
+    parts, pairs = planted()
+    later, earlier, cosine = leaks.across(parts, exact_rows=exact_rows)
+    assert set(zip(later.tolist(), earlier.tolist(), strict=True)) == pairs == brute_force(parts)
+    assert (np.diff(cosine) <= 0).all()
+    assert cosine[0] == pytest.approx(1)
+
+
+def test_the_nearest_rows_are_those_of_a_full_sort(monkeypatch):
+    """Block boundaries, fewer rows than neighbours, and cells that hold too few."""
+    monkeypatch.setattr(leaks, "BLOCK", 50)
+    X = synthetic.features(333, 16, 0)[0]
+    whiten = leaks.whitening([X])
+    Z = whiten(X)
+    expected = np.sort(Z @ Z.T, axis=1)[:, ::-1]
+    np.testing.assert_allclose(leaks.nearest(Z, X, whiten)[0], expected[:, :10], atol=1e-5)
+    small = leaks.nearest(Z, X[:4], whiten)[0]
+    np.testing.assert_allclose(small, np.sort(Z @ Z[:4].T, axis=1)[:, ::-1], atol=1e-5)
+    monkeypatch.setattr(leaks, "PROBED", 10_000)  # every cell: then it is exact
+    cosine = leaks.nearest(Z, X, whiten, approximate=True)[0]
+    np.testing.assert_allclose(cosine, expected[:, :10], atol=1e-5)
+    monkeypatch.setattr(leaks, "PROBED", 1)
+    assert (leaks.nearest(Z, X, whiten, approximate=True, k=60)[1] >= 0).all()
+
+
+def test_a_burst_is_not_its_own_measure():
+    """Twelve versions of one photo in train are more than there are neighbours; its version in test is still found."""
+    parts, pairs = planted()
+    rng = np.random.default_rng(1)
+    parts[0][100:112] = parts[0][100] + 0.01 * rng.standard_normal((12, 64), dtype=np.float32)
+    parts[2][50] = parts[0][100]
+    later, _, _ = leaks.across(parts)
+    assert set(later.tolist()) == {row for row, _ in pairs} | {850}
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """A workspace in which rows of test and validation are copies (by digest) and near-duplicates of others."""
+    return make(tmp_path / "leaky", split=True)
+
+
+def make(out, *, split):
+    """600 rows of 32 features; rows 1 to 6 are noisy versions of rows 11 to 16, row 7 shares its bytes with row 17."""
+    place = synthetic.workspace(out, 600, 32, split=split)
+    found = cache.open_cache(place.cache)
+    X = found.read(np.arange(600))
+    rng = np.random.default_rng(0)
+    X[1:7] = X[11:17] + 0.05 * X.std() * rng.standard_normal((6, 32), dtype=np.float32)
+    X[7] = X[17]
+    blocks = [(found.sha256.astype("S64"), X)]
+    cache.write(place.cache, found.recipe, found.provenance, found.probe, blocks, 600)
+    known = read_rows(out / "manifest.csv")
+    known[7]["sha256"] = known[17]["sha256"]
+    artifacts.write_csv(out / "manifest.csv", list(known[0]), [tuple(row.values()) for row in known])
+    table = read_rows(place.data)
+    for i, row in enumerate(table):
+        row["group"] = ""
+        if split and 1 <= i <= 17:
+            row["type"] = "test" if i < 5 or i == 7 else "validation" if i < 7 else "train"
+    table[2]["value"] = ""  # unlabelled: neither trained nor measured on, so no leak
+    table[3]["value"], table[13]["value"] = "0", "1"
+    artifacts.write_csv(place.data, list(table[0]), [tuple(row.values()) for row in table])
+    return place
+
+
+def names(place, *rows):
+    ids = [row["objectId"] for row in read_rows(place.data)]
+    return [ids[row] for row in rows]
+
+
+def compare(place, seed=0):
+    """What `make compare` does, with heads that are quick."""
+    data = dataset.join(place)
+    heads, chosen = train.run(place, data, ["logistic", "majority"], seed)
+    found = leaks.find(data)
+    leaks.write(place, found)
+    return data, heads, chosen, found, leaks.told(found, leaks.figures(found, data, heads, seed), heads)
+
+
+def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
+    """Most similar first, the later split's image first; an unlabelled row is not among them."""
+    found = compare(leaky)[3]
+    rows = read_rows(leaky.out / "leaks.csv")
+    assert list(rows[0]) == list(leaks.COLUMNS)
+    assert (rows[0]["kind"], rows[0]["objectId"], rows[0]["other"]) == ("copy", *names(leaky, 7, 17))
+    pairs = {(row["objectId"], row["other"]) for row in rows[1:]}
+    assert pairs == {tuple(names(leaky, i, i + 10)) for i in (1, 3, 4, 5, 6)}
+    assert {row["kind"] for row in rows[1:]} == {"near-duplicate"}
+    cosines = [float(row["cosine"]) for row in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    assert {row["type"] for row in rows} == {"test", "validation"}
+    assert {row["other_type"] for row in rows} == {"train"}
+    opposite = sum(row["value"] != row["other_value"] for row in rows)
+    assert opposite >= 1
+    counts = {"copies": 1, "near_duplicates": 5, "opposite_labels": opposite, "rows": {"validation": 2, "test": 4}}
+    assert found.counts() == counts
+    assert f"1 pairs of copies and 5 of near-duplicates, {opposite} with opposite labels" in found.sentence("leaks.csv")
+
+
+def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
+    """The oracle: the same figures on rows that were left out by hand. In JSON, in the legend, on the page."""
+    data, heads, chosen, _, told = compare(leaky)
+    gone = {"test": names(leaky, 1, 3, 4, 7), "validation": names(leaky, 5, 6)}
+    for split, ids in gone.items():
+        part = data.parts[split]
+        keep = ~np.isin(part.ids, ids)
+        assert keep.sum() == len(part) - len(ids)
+        for head in heads:
+            if head.name == "logistic":
+                p = head.bundle.probability(part.X)[keep]
+                expected = metrics.evaluate(part.y[keep], p, part.groups[keep], threshold=0.5, seed=0)
+                assert told["without"]["logistic"][split] == {key: m.to_json() for key, m in expected.items()}
+    assert set(told["without"]) == {"logistic"}  # test was not looked at for the floor
+    legend = report.legend(data, heads, chosen, told)
+    assert any("without the 4 rows that have a copy or near-duplicate in train or validation" in x for x in legend)
+    written = report.write(leaky, data, heads, chosen, told)
+    assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == told
+    scores = {head.name: {split: (data.parts[split].y, p) for split, p in head.p.items()} for head in heads}
+    text = page.render(written, scores, "")
+    assert "an earlier split</span></caption>" in text
+    assert f"{told['without']['logistic']['test']['accuracy']['value']:.3f}" in text
+
+
+def test_where_nothing_leaks_nothing_is_said(cached):
+    """No line, no table, and an empty list."""
+    data, heads, chosen, found, told = compare(cached)
+    assert (told["notes"], told["without"], found.rows) == ([], {"logistic": {}}, [])
+    assert found.sentence("leaks.csv") == "no copy and no near-duplicate across splits"
+    assert report.legend(data, heads, chosen, told) == report.legend(data, heads, chosen)
+
+
+def splits(place):
+    return {row["objectId"]: row["type"] for row in read_rows(place.out / labels.RECORD)}
+
+
+def test_made_splits_keep_near_duplicates_together_when_asked_and_it_is_remembered(tmp_path, capsys):
+    """Also an unlabelled one; folds and intervals count them once; `--no-group-near` takes it back."""
+    place = make(tmp_path / "made", split=False)
+    out = ["--head", "majority", "--out", str(place.out)]
+    pairs = [names(place, i, i + 10) for i in range(1, 7)]
+    assert main(["train", *out]) == 0
+    assert any(splits(place)[a] != splits(place)[b] for a, b in pairs)
+    groups = dataset.join(workspace.resolve(out=str(place.out))).counts()
+    capsys.readouterr()
+    assert main(["train", *out, "--group-near"]) == 0
+    told = capsys.readouterr().out
+    assert "NEAR=1" in told
+    assert "near-duplicates: 12 images in 6 groups, the largest of 2" in told
+    assert "moved to the split of their group" in told
+    assert all(splits(place)[a] == splits(place)[b] for a, b in pairs)
+    again = dataset.join(workspace.resolve(out=str(place.out)))  # as the next verb sees it
+    for part in again.parts.values():
+        number = dict(zip(part.ids.tolist(), part.groups.tolist(), strict=True))
+        assert all(number[a] == number[b] for a, b in pairs if {a, b} <= set(number))
+    assert not leaks.find(again).rows
+    assert sum(c["groups"] for c in again.counts().values()) == sum(c["groups"] for c in groups.values()) - 5
+    assert main(["train", *out, "--no-group-near"]) == 0
+    assert workspace.resolve(out=str(place.out)).near == 0
+    assert "NEAR" not in capsys.readouterr().out
+
+
+def test_splits_of_the_table_are_never_changed(leaky):
+    """Near-duplicates across them are listed, and count as one group; that is all."""
+    given = {row["objectId"]: row["type"] for row in read_rows(leaky.data)}
+    assert main(["train", "--head", "majority", "--out", str(leaky.out), "--group-near"]) == 0
+    assert splits(leaky) == given
+    assert leaks.find(dataset.join(workspace.resolve(out=str(leaky.out)))).counts()["near_duplicates"] == 5
+
+
+def test_a_cluster_that_swallows_the_data_is_named():
+    """One in twenty images is no burst any more."""
+    cluster = np.r_[np.zeros(6, int), np.arange(1, 95)]
+    name, said = leaks.key(cluster)
+    assert "6 images in 1 groups, the largest of 6; that is 6% of the images" in said
+    assert name.tolist() == ["0"] * 6 + [""] * 94
+    assert leaks.key(np.r_[0, 0, np.arange(1, 99)])[1] == "near-duplicates: 2 images in 1 groups, the largest of 2"
+
+
+@pytest.mark.parametrize("exact_rows", [1000, 10])
+def test_clusters_are_what_was_planted(exact_rows, monkeypatch):
+    """Also through the inverted file; a row like no other is alone."""
+    monkeypatch.setattr(leaks, "BLOCK", 100)
+    parts, pairs = planted()
+    number = leaks.clusters(np.concatenate(parts), exact_rows=exact_rows)
+    found = {tuple(np.flatnonzero(number == n)) for n in range(number.max() + 1) if (number == n).sum() > 1}
+    assert found == {tuple(sorted(pair)) for pair in pairs} | {(20, 21), (830, 831)}
+    assert leaks.clusters(np.ones((1, 4), np.float32)).tolist() == [0]
+
+
+def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
+    """All ones of test leak: that is said, and nothing is computed on zeros alone."""
+    data = dataset.join(leaky)
+    heads, _ = train.run(leaky, data, ["logistic"], 0)
+    part = data.parts["test"]
+    found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
+    told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)
+    assert told["without"] == {"logistic": {}}
+    assert told["notes"][0].endswith("in train or validation: none, the other rows lack a class")
+
+
+def test_a_cluster_needs_near_duplicates_seen_from_both_sides(monkeypatch):
+    """A row that stands in a crowd of like rows is not drawn into one by a loner that is half like it."""
+    monkeypatch.setattr(leaks, "whitening", lambda parts: lambda X: X)
+    E = np.eye(200, dtype=np.float32)
+    crowd = np.sqrt(0.5) * (E[:40] + E[199])  # cosines of one half
+    loner = np.sqrt(0.75) * E[:1] + np.sqrt(0.25) * E[198]  # 0.61 from the first, 0 from all others
+    assert len(np.unique(leaks.clusters(np.concatenate([crowd, loner, E[50:190]])))) == 181
+    assert len(np.unique(leaks.clusters(np.concatenate([loner, E[:1], E[50:190]])))) == 141  # without the crowd
+
+
+def test_more_versions_than_neighbours_are_one_cluster():
+    """Rows that do not even find themselves among those just like them."""
+    X = synthetic.features(300, 64, 0)[0]
+    X[100:120] = X[100]
+    number = leaks.clusters(X)
+    assert len(set(number[100:120].tolist())) == 1
+    assert len(np.unique(number)) == 281
