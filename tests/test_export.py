@@ -31,7 +31,7 @@ if path.endswith("saved_model"):
     assert np.abs(p - from_bytes).max() < 1e-5
 else:
     import keras
-    p = keras.models.load_model(path, safe_mode=True)(pixels, training=False).numpy()
+    p = keras.models.load_model(path, safe_mode=True)(pixels, training=False)["probability"].numpy()
 assert not any(name.split(".")[0] in ("extract", "heads") for name in sys.modules)
 np.save(sys.argv[3], p)
 """
