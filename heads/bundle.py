@@ -146,10 +146,9 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
         )
     newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
     current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
+    other = "trained on other labels or features, or for another THRESHOLD"
     if name:
-        return name, "as asked" + (
-            "" if name in current else f"; trained on other labels or features than {newest}, or for another THRESHOLD"
-        )
+        return name, "as asked" + ("" if name in current else f"; {other}, than {newest}")
     losses = {each: validation_log_loss(heads / each) for each in current}
     usable = [each for each in losses if not for_export or exportable(heads / each)]
     if not usable:
@@ -166,7 +165,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             " that can be exported" if len(usable) < len(losses) else "",
             f", {losses[best]:.4f}",
             f"; {lowest} has {losses[lowest]:.4f} but cannot be exported" if lowest != best else "",
-            f"; {others} trained on other labels or features, or for another THRESHOLD, left out" if others else "",
+            f"; {others} {other}, left out" if others else "",
         )
     )
 

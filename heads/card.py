@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok")
 NO_KERAS = "model.keras, model.h5: not written, a SavedModel's graph is no Keras graph"
 
 
@@ -14,9 +15,10 @@ def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str,
     return f"""# Model card: {head["head"]}
 
 Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]:.6g} or
-more it says {positive}.{_point(head)} Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
-Output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}. The
-SavedModel's signature `bytes` takes encoded images instead, strings (n,).
+more it says {positive}.{_point(head)}
+Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
+Output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}.
+The SavedModel's signature `bytes` takes encoded images instead, strings (n,).
 
 ## Figures
 
@@ -42,7 +44,7 @@ Versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["ve
 
 Raw files through each format against cached feature and head.
 
-{_table(("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok"), parity)}{_left_out(recipe)}
+{_table(PARITY, parity)}{_left_out(recipe)}
 
 ## Limits
 

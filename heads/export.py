@@ -107,7 +107,8 @@ def join(model: Any, layers: list[Dense], threshold: float) -> Any:
     """Return one flat Keras model: the backbone's own layers, then the head's.
 
     float32 (b, S, S, 3) -> {"probability": float32 (b, 1), "decision": int32 (b, 1), 1 from the threshold on}. The
-    decision is a Discretization, a public layer: Keras reads comparisons of keras.ops back from .keras, not from .h5.
+    decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
+    float32; an integer dtype would have cast the probability too.
     """
     _, keras = engines.load()
     outputs, built = model.output, []
@@ -119,7 +120,7 @@ def join(model: Any, layers: list[Dense], threshold: float) -> Any:
             )
         )
         outputs = built[-1](outputs)
-    decision = keras.layers.Discretization([least_float32(threshold)], dtype="int32", name="decision")(outputs)
+    decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
     joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
     for keras_layer, layer in zip(built, layers, strict=True):
         keras_layer.set_weights([layer.kernel, layer.bias])

@@ -117,7 +117,10 @@ def run_model(
     out: np.ndarray,
     bad: dict[int, images.BadImage],
 ) -> None:
-    """Fill `out` (n, ...) with what the model gives for the files at `rows`; a file that cannot be read goes to `bad` and costs its batch nothing."""
+    """Fill `out` (n, ...) with what a model gives for the files at `rows`.
+
+    A file that cannot be read goes to `bad` and costs its batch nothing.
+    """
     with engines.held_stderr():
         progress = Progress(len(rows), "predicting")
         step = backbone.batch(BATCH, size)
