@@ -149,6 +149,6 @@ def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
     best = max(heads, key=lambda head: head.point.best)
     return HeadError(
         f"No head supports THRESHOLD={target.spec}; {best.name} comes nearest: {best.point.refused}",
-        rule="What is promised must be shown on validation" if best.point.best else "",
+        rule="What is promised must be shown on validation",
         then="Ask for less, or label more validation images (in more groups)",
     )
