@@ -11,6 +11,7 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
 NEARBY := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near))
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
+POINT  := $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
@@ -31,16 +32,16 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD INPUT MODEL NEAR, GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR NEAR INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)
 
 head: $(RUNTIME)
-	$(PY) -m heads train $(INPUTS) $(NAMED) $(NEARBY) $(ARGS)
+	$(PY) -m heads train $(INPUTS) $(NAMED) $(NEARBY) $(POINT) $(ARGS)
 
 compare: $(RUNTIME)
-	$(PY) -m heads compare $(INPUTS) $(NEARBY) $(ARGS)
+	$(PY) -m heads compare $(INPUTS) $(NEARBY) $(POINT) $(ARGS)
 
 export: $(RUNTIME)
 	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)
@@ -67,6 +68,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.heads
 	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.intervals
+	$(PY) -m benchmarks.operating_points
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.leaks

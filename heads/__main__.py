@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
                 action=argparse.BooleanOptionalAction,
                 help="near-duplicates are one group, in made splits too; remembered",
             )
+            verb.add_argument("--threshold", default="0.5", metavar="SPEC", help="what each head's threshold is for")
+            verb.add_argument("--prior", type=float, help="share of positives where the threshold will be used")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
@@ -69,10 +71,13 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     return place
 
 
-def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int) -> None:
+def _train_heads(
+    verb: str, place: Workspace, names: list[str] | None, seed: int, threshold: str = "0.5", prior: float | None = None
+) -> None:
     """Train heads (None: the default ones; every one for compare), print the table, and for compare write it."""
-    from heads import dataset, leaks, registry, report, train
+    from heads import dataset, decision, leaks, registry, report, train
 
+    target = decision.parse(threshold, prior)
     names = list(dict.fromkeys(names or [])) or list(registry.HEADS if verb == "compare" else registry.DEFAULT)
     for name in names:
         registry.create(name, seed)  # an unknown name is refused before anything is read
@@ -80,7 +85,7 @@ def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int
     data = dataset.join(place)
     for note in data.notes:
         print(f"labels    {note}")
-    heads, chosen = train.run(place, data, names, seed)
+    heads, chosen = train.run(place, data, names, seed, target)
     found = leaks.find(data) if verb == "compare" else None
     told_leaks = leaks.told(found, leaks.figures(found, data, heads, seed), heads) if found else None
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen, told_leaks)]), flush=True)
@@ -108,13 +113,14 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
 
 
 def _train(flags: argparse.Namespace) -> int:
-    _train_heads("head", _place(flags), flags.head.split(",") if flags.head else None, flags.seed)
+    names = flags.head.split(",") if flags.head else None
+    _train_heads("head", _place(flags), names, flags.seed, flags.threshold, flags.prior)
     return DONE
 
 
 def _compare(flags: argparse.Namespace) -> int:
     place = _place(flags)
-    _train_heads("compare", place, None, flags.seed)
+    _train_heads("compare", place, None, flags.seed, flags.threshold, flags.prior)
     print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
     return DONE
 

@@ -146,8 +146,9 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
         )
     newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
     current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
+    other = "trained on other labels or features, or for another THRESHOLD"
     if name:
-        return name, "as asked" + ("" if name in current else f"; trained on other labels or features than {newest}")
+        return name, "as asked" + ("" if name in current else f"; {other}, than {newest}")
     losses = {each: validation_log_loss(heads / each) for each in current}
     usable = [each for each in losses if not for_export or exportable(heads / each)]
     if not usable:
@@ -164,7 +165,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             " that can be exported" if len(usable) < len(losses) else "",
             f", {losses[best]:.4f}",
             f"; {lowest} has {losses[lowest]:.4f} but cannot be exported" if lowest != best else "",
-            f"; {others} trained on other labels or features left out" if others else "",
+            f"; {others} {other}, left out" if others else "",
         )
     )
 
@@ -188,10 +189,11 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
     return bundle.model
 
 
-def _made_of(folder: Path) -> tuple[str, str]:
-    """Return labels and recipe of a trained head: losses on others do not compare."""
+def _made_of(folder: Path) -> tuple[Any, ...]:
+    """Return labels, recipe and target of a trained head: losses on others do not compare, nor do other promises."""
     facts = read_facts(folder)
-    return facts["table_digest"], facts["fingerprint"]
+    point = facts.get("operating_point", {"spec": "0.5", "prior": None})  # as it was before 0.3.0
+    return facts["table_digest"], facts["fingerprint"], point["spec"], point["prior"]
 
 
 def validation_log_loss(folder: Path) -> float:

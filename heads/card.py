@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok")
 NO_KERAS = "model.keras, model.h5: not written, a SavedModel's graph is no Keras graph"
 
 
@@ -13,9 +14,11 @@ def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str,
     recipe, size = head["recipe"], head["recipe"]["input_size"]
     return f"""# Model card: {head["head"]}
 
-Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]} or more it
-says {positive}. Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
-Output: (n, 1). The SavedModel's signature `bytes` takes encoded images instead, strings (n,).
+Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]:.6g} or
+more it says {positive}.{_point(head)}
+Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
+Output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}.
+The SavedModel's signature `bytes` takes encoded images instead, strings (n,).
 
 ## Figures
 
@@ -41,13 +44,28 @@ Versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["ve
 
 Raw files through each format against cached feature and head.
 
-{_table(("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "ok"), parity)}{_left_out(recipe)}
+{_table(PARITY, parity)}{_left_out(recipe)}
 
 ## Limits
 
 The figures hold for images like those it was trained on. It is no substitute for a person's review where a wrong
 answer costs somebody something.
 """
+
+
+def _point(head: dict[str, Any]) -> str:
+    """Say what the threshold was chosen for, and its figures, but for a number that was given."""
+    point = head.get("operating_point", {"spec": "0.5"})
+    if point["spec"][:1] in ".0123456789" and point.get("prior") is None:
+        return ""
+    at = "" if point["prior"] is None else f", for a share of positives of {point['prior']:g}"
+    figures = ", ".join(
+        f"{words} {point[name]['value']:.3f} ({point[name]['low']:.3f} to {point[name]['high']:.3f})"
+        for name, words in (("precision", "precision"), ("recall", "recall"), ("called", "share called"))
+        if point[name]["value"] is not None
+    )
+    bound = f"; at least {point['bound']:.3f}, one-sided 95 % bound" if "bound" in point else ""
+    return f" It was chosen on validation for {point['spec']}{at}: {figures}{bound}. Probabilities are not shifted."
 
 
 def _left_out(recipe: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ FORMATS = {"model.keras": ("pixels",), "model.h5": ("pixels",), "saved_model": (
 class Parity:
     """One format against the cached features. input: "pixels" or "bytes"; n_images: how many of them it was fed.
 
-    max_abs_diff: of probabilities; flips: see `compare`.
+    max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that are not probability >= threshold.
     """
 
     format: str
@@ -43,6 +43,7 @@ class Parity:
     max_abs_diff: float
     tolerance: float
     flips: int
+    wrong_decisions: int
     ok: bool
 
 
@@ -69,7 +70,7 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        formats = write_formats(network, layers, folder)
+        formats = write_formats(network, layers, bundle.facts["threshold"], folder)
         results = [
             result
             for each in formats
@@ -91,7 +92,10 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
 
 
 def _parity_error(failed: list[Parity]) -> HeadError:
-    listed = ", ".join(f"{r.format} by {r.input} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips)" for r in failed)
+    listed = ", ".join(
+        f"{r.format} by {r.input} (max |dp| {r.max_abs_diff:.1e}, {r.flips} flips, {r.wrong_decisions} wrong decisions)"
+        for r in failed
+    )
     return HeadError(
         f"Parity failed and these formats were not published: {listed}",
         rule=f"An export agrees with the cached features to {TOLERANCE:g}",
@@ -99,8 +103,13 @@ def _parity_error(failed: list[Parity]) -> HeadError:
     )
 
 
-def join(model: Any, layers: list[Dense]) -> Any:
-    """Return one flat Keras model: the backbone's own layers, then the head's. float32 (b, S, S, 3) -> (b, 1)."""
+def join(model: Any, layers: list[Dense], threshold: float) -> Any:
+    """Return one flat Keras model: the backbone's own layers, then the head's.
+
+    float32 (b, S, S, 3) -> {"probability": float32 (b, 1), "decision": int32 (b, 1), 1 from the threshold on}. The
+    decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
+    float32; an integer dtype would have cast the probability too.
+    """
     _, keras = engines.load()
     outputs, built = model.output, []
     for i, layer in enumerate(layers):
@@ -111,37 +120,45 @@ def join(model: Any, layers: list[Dense]) -> Any:
             )
         )
         outputs = built[-1](outputs)
-    joined = keras.Model(model.input, outputs, name="onepass")
+    decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
+    joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
     for keras_layer, layer in zip(built, layers, strict=True):
         keras_layer.set_weights([layer.kernel, layer.bias])
     joined.trainable = False
     return joined
 
 
-def write_formats(network: backbone.Backbone, layers: list[Dense], folder: Path) -> list[str]:
+def least_float32(threshold: float) -> float:
+    """Return the least float32 that is not below the threshold: float32 p reach both or neither."""
+    nearest = np.float32(threshold)
+    return float(nearest if nearest >= threshold else np.nextafter(nearest, np.float32(np.inf)))
+
+
+def write_formats(network: backbone.Backbone, layers: list[Dense], threshold: float, folder: Path) -> list[str]:
     """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
-    write_saved_model(network, layers, folder / "saved_model")
+    write_saved_model(network, layers, threshold, folder / "saved_model")
     if network.model is None:
         return ["saved_model"]
-    model = join(network.model, layers)
+    model = join(network.model, layers, threshold)
     model.save(folder / "model.keras")
     model.save(folder / "model.h5", include_optimizer=False)
     return list(FORMATS)
 
 
-def write_saved_model(network: backbone.Backbone, layers: list[Dense], path: Path) -> None:
-    """Write any backbone and head as one frozen graph with two signatures, each giving `probability` (b, 1).
+def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold: float, path: Path) -> None:
+    """Write any backbone and head as one frozen graph with two signatures, each giving what `join` gives.
 
     pixels: float32 (b, S, S, 3), RGB, 0-255. bytes: strings `image_bytes` (b,), encoded images that `images.decode`
     reads; one that it does not read fails the whole call.
     """
     tf, keras = engines.load()
     features, size = keras.Input((network.dim,)), network.input_size
-    head = join(keras.Model(features, features), layers)
-    frozen = engines.freeze(lambda pixels: head(network.apply(pixels), training=False), size, "float32")
+    head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
+    frozen = engines.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
 
     def from_pixels(pixels: Any) -> dict[str, Any]:
-        return {"probability": frozen(pixels)[0]}
+        p = frozen(pixels)[0]
+        return {"probability": p, "decision": tf.cast(p >= least, tf.int32)}
 
     def from_bytes(image_bytes: Any) -> dict[str, Any]:
         square = tf.TensorSpec((size, size, 3), tf.uint8)
@@ -159,43 +176,64 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], path: Pat
 
 @dataclass(frozen=True)
 class Exported:
-    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns p float64 (b,).
+    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns float64 (b, 2).
 
-    "pixels" takes uint8 (b, S, S, 3), "bytes" a list of b encoded images.
+    Its columns are probability and decision, 0 or 1. "pixels" takes uint8 (b, S, S, 3), "bytes" a list of b encoded
+    images.
     """
 
     size: int
     inputs: dict[str, Callable[[Any], np.ndarray]]
 
 
+OUTPUTS = ("probability", "decision")
+
+
 def open_export(path: Path) -> Exported:
     """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError."""
     tf, keras = engines.load()
 
-    def probabilities(call: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
-        return lambda x: np.asarray(call(x))[:, 0].astype(float)
+    def columns(call: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
+        def run(x: Any) -> np.ndarray:
+            given = call(x)
+            return np.concatenate([np.asarray(given[name]) for name in OUTPUTS], axis=1, dtype=float)
+
+        return run
 
     try:
         if path.is_dir():
             signatures = tf.saved_model.load(str(path)).signatures
             by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
-            inputs = {"pixels": probabilities(lambda x: by_pixels(pixels=tf.constant(x, tf.float32))["probability"])}
+            _refuse_undecided(path, by_pixels.structured_outputs)
+            inputs = {"pixels": columns(lambda x: by_pixels(pixels=tf.constant(x, tf.float32)))}
             if by_bytes is not None:
-                inputs["bytes"] = probabilities(lambda x: by_bytes(image_bytes=tf.constant(x))["probability"])
+                inputs["bytes"] = columns(lambda x: by_bytes(image_bytes=tf.constant(x)))
             return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
+        _refuse_undecided(path, model.output)
         size = model.input_shape[1]
         run = tf.function(  # layer by layer it takes five times as long
             lambda x: model(x, training=False),
             jit_compile=False,
             input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
         )
-        return Exported(size, {"pixels": probabilities(lambda x: run(tf.constant(x, tf.float32)))})
+        return Exported(size, {"pixels": columns(lambda x: run(tf.constant(x, tf.float32)))})
+    except HeadError:
+        raise
     except Exception as error:  # TensorFlow, Keras, h5py and zipfile each have their own
         raise HeadError(
             f"{path} cannot be loaded as an exported model: {error}",
             then=f"Give one of {', '.join(FORMATS)} of OUT/exports/<head>",
         ) from error
+
+
+def _refuse_undecided(path: Path, outputs: Any) -> None:
+    if not isinstance(outputs, dict) or not set(OUTPUTS) <= set(outputs):
+        raise HeadError(
+            f"{path} gives no decision: it was exported before 0.3.0",
+            rule=f"An export gives {' and '.join(OUTPUTS)}",
+            then="Run make export again",
+        )
 
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
@@ -225,7 +263,7 @@ def check(path: Path, inputs: tuple[str, ...], sample: Sample, threshold: float,
     """
     exported = open_export(path)
     n = len(sample.p)
-    got = {name: np.full(n, np.nan) for name in inputs}
+    got = {name: np.full((n, len(OUTPUTS)), np.nan) for name in inputs}
     seen = {name: np.zeros(n, bool) for name in inputs}
     step = backbone.batch(BATCH, size)
     for start in range(0, n, step):
@@ -259,13 +297,20 @@ def _batch(sample: Sample, rows: range, size: int, inputs: tuple[str, ...]) -> d
     return found
 
 
-def compare(name: str, by: str, got: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
-    """Compare an export's probabilities (n,) with the expected ones; one that is not finite fails."""
+def compare(name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+    """Compare an export's probabilities and decisions (n, 2) with expected probabilities (n,).
+
+    A probability that is not finite fails, and so does a decision that the format's own probability does not give.
+    """
+    got, decision = given.T
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
     flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
-    return Parity(name, by, len(got), largest, TOLERANCE, flips, largest <= TOLERANCE and not flips)
+    wrong = int((decision != (got >= threshold)).sum())
+    return Parity(
+        name, by, len(got), largest, TOLERANCE, flips, wrong, largest <= TOLERANCE and not flips and not wrong
+    )
 
 
 def _remove(path: Path) -> None:

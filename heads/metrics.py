@@ -82,7 +82,7 @@ def evaluate(
         "recall": (called, y),
         "jaccard": (y & called, y | called),
     }
-    found = {name: _proportion(hits[rows], groups[rows]) for name, (hits, rows) in subsets.items()}
+    found = {name: proportion(hits[rows], groups[rows]) for name, (hits, rows) in subsets.items()}
     # what rests on both classes has no more independent groups than the rarer class
     of_class = min(len(np.unique(groups[y])), len(np.unique(groups[~y])))
     found["balanced_accuracy"] = _balanced_accuracy(y, called, groups, of_class)
@@ -102,17 +102,20 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def _proportion(hits: np.ndarray, groups: np.ndarray) -> Metric:
-    """hits: bool (n,), the rows that a proportion counts; groups: their groups."""
-    n = len(hits)
-    if not n:
+def proportion(hits: np.ndarray, groups: np.ndarray) -> Metric:
+    """Return a share with its interval. hits: bool (n,), the rows that it counts; groups: their groups, from 0."""
+    if not len(hits):
         return Metric(None, 0.0, 1.0, 0, 0)
+    share, n, g = clustered(hits, groups)
+    low, high = wilson(share, n, _quantile(g))
+    return Metric(share, low, high, len(hits), g)
+
+
+def clustered(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, int]:
+    """Return the share of `hits`, bool (n,), the effective n and the number of groups that it rests on."""
     share = float(hits.mean())
-    sizes = np.bincount(groups)
-    residuals = np.bincount(groups, weights=hits - share)[sizes > 0]
-    g = len(residuals)
-    low, high = wilson(share, _effective_n(share, residuals, n), _quantile(g))
-    return Metric(share, low, high, n, g)
+    residuals = np.bincount(groups, weights=hits - share)[np.bincount(groups) > 0]
+    return share, _effective_n(share, residuals, len(hits)), len(residuals)
 
 
 def _effective_n(share: float, residuals: np.ndarray, n: int) -> float:

@@ -78,7 +78,7 @@ def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]
     if rest:
         network = _open_backbone(place, found)
         run_model(files, rest, network.input_size, lambda x: bundle.probability(network.embed(x)), p, bad)
-    return _predictions(files, p, bad, bundle.facts)
+    return _predictions(files, p, p >= bundle.facts["threshold"], bad, bundle.facts)
 
 
 def _open_backbone(place: Workspace, found: FeatureCache) -> backbone.Backbone:
@@ -91,22 +91,22 @@ def _open_backbone(place: Workspace, found: FeatureCache) -> backbone.Backbone:
 
 
 def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Prediction]:
-    """Predict with an exported model alone; class names and threshold from the head.json beside it.
+    """Predict with an exported model alone, by its own decisions; class names from the head.json beside it.
 
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
-    facts: dict[str, Any] = {"classes": ["0", "1"], "threshold": 0.5, "recipe": images.RECIPE}
+    facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": images.RECIPE}
     if (path.parent / "head.json").exists():
         facts = bundles.read_facts(path.parent)
     else:
-        print(f"predict   no head.json beside {path}: classes 0 and 1, threshold 0.5", flush=True)
+        print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
     pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
     cache.refuse_other_recipe(pixels, images.RECIPE, where=str(path))
     exported = open_export(path)
-    p = np.full(len(files), np.nan)
+    given = np.full((len(files), 2), np.nan)
     bad: dict[int, images.BadImage] = {}
-    run_model(files, list(range(len(files))), exported.size, exported.inputs["pixels"], p, bad)
-    return _predictions(files, p, bad, facts)
+    run_model(files, list(range(len(files))), exported.size, exported.inputs["pixels"], given, bad)
+    return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
 
 
 def run_model(
@@ -114,10 +114,13 @@ def run_model(
     rows: list[int],
     size: int,
     model: Callable[[np.ndarray], np.ndarray],
-    p: np.ndarray,
+    out: np.ndarray,
     bad: dict[int, images.BadImage],
 ) -> None:
-    """Fill `p` (n,) for the files at `rows`; a file that cannot be read goes to `bad` and costs its batch nothing."""
+    """Fill `out` (n, ...) with what a model gives for the files at `rows`.
+
+    A file that cannot be read goes to `bad` and costs its batch nothing.
+    """
     with engines.held_stderr():
         progress = Progress(len(rows), "predicting")
         step = backbone.batch(BATCH, size)
@@ -129,7 +132,7 @@ def run_model(
                 except images.BadImage as error:
                     bad[i] = error
             if pixels:
-                p[list(pixels)] = model(np.stack(list(pixels.values())))
+                out[list(pixels)] = model(np.stack(list(pixels.values())))
             progress.add(len(batch), bad=len(batch) - len(pixels))
         progress.close()
 
@@ -154,11 +157,15 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
 
 
 def _predictions(
-    files: list[tuple[str, Path | None]], p: np.ndarray, bad: dict[int, images.BadImage], facts: dict[str, Any]
+    files: list[tuple[str, Path | None]],
+    p: np.ndarray,
+    called: np.ndarray,
+    bad: dict[int, images.BadImage],
+    facts: dict[str, Any],
 ) -> list[Prediction]:
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
         bad.setdefault(i, images.BadImage("not-finite", "the model gives no finite number for this image"))
-    decisions = bundles.decide(facts, np.nan_to_num(p)).tolist()
+    decisions = np.array(facts["classes"])[called.astype(int)].tolist()
     return [
         Prediction(name, None, "", "failed", str(bad[i]))
         if i in bad

@@ -7,7 +7,7 @@ from typing import Any
 from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import metrics, page
+from heads import decision, metrics, page, registry
 from heads.audit import Audit
 from heads.dataset import Dataset
 from heads.metrics import Metric
@@ -50,11 +50,13 @@ def _cell(metric: Metric | None) -> str:
 
 def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, Any] | None = None) -> list[str]:
     """Return the sentences under the table: what was selected on what, on how many rows, and what to beware of."""
-    counts = data.counts()
+    counts, target = data.counts(), heads[0].point.target
     said = [
         f"* {chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
         "computed for the chosen head and the baselines sigmoid and logistic only."
     ]
+    if target != decision.DEFAULT:
+        said += _thresholds(heads, chosen)
     said += [
         f"{split}: n = {c['n']:,}, {c['positive']:,} {data.classes[1]!r}, {c['groups']:,} independent groups"
         + ("; intervals are approximate (under 40 groups)" if 0 < c["groups"] < metrics.FEW_GROUPS else "")
@@ -63,6 +65,25 @@ def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, An
     said.append(f"features: {data.cache.provenance.get('backbone')}, {len(data.cache):,} images x {data.cache.dim}")
     said += leaks["notes"] if leaks else []
     return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
+
+
+def _thresholds(heads: list[Trained], chosen: str) -> list[str]:
+    """Say what thresholds were chosen for, and the chosen head's and the baselines' with their figures."""
+    target, names = heads[0].point.target, (chosen, *registry.DEFAULT)
+    at = "" if target.prior is None else f", at a share of positives of {target.prior:g}; probabilities are not shifted"
+    said = [f"threshold: {target.spec}, chosen on validation for each head{at}"]
+    for head in heads:
+        if head.name in names and not head.point.refused:
+            precision, recall, called = (_cell(head.point.figures[name]) for name in ("precision", "recall", "called"))
+            bound = head.point.bound
+            least = "" if bound is None else f" (at least {bound:.3f}, one-sided 95 %)"
+            kept = {"precision": precision, "recall": recall}
+            kept[target.kind] = kept.get(target.kind, "") + least
+            said.append(
+                f"{head.name}: threshold {head.point.threshold:.4g}; on validation precision {kept['precision']}, "
+                f"recall {kept['recall']}, share of images called {called}"
+            )
+    return said
 
 
 def write(
@@ -113,7 +134,9 @@ def write_page(place: Workspace, data: Dataset, heads: list[Trained], told: dict
 def _head(head: Trained) -> dict[str, Any]:
     return {
         "head": head.name,
-        "threshold": head.bundle.facts["threshold"],
+        "threshold": head.point.threshold,
+        "operating_point": head.point.to_json(),
+        "refused": head.point.refused or None,
         "training": head.bundle.facts["training"],
         "metrics": {
             split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -40,8 +41,8 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
-    negative, positive = bundle.read_facts(place.out / "heads" / name)["classes"]
-    predicted = [_prediction(rows[at], (negative, positive)) for at in drawn.tolist()]
+    facts = bundle.read_facts(place.out / "heads" / name)
+    predicted = [_prediction(rows[at], facts) for at in drawn.tolist()]
     marked = [Tile(row["objectId"], row["value"], f"?  {float(row['self_confidence']):.2f}", False) for row in suspects]
     parts = {
         "most suspect labels: the label as given, and the probability that an out-of-fold head gives it": marked,
@@ -53,9 +54,9 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     return path
 
 
-def _prediction(row: dict[str, str], classes: tuple[str, str]) -> Tile:
+def _prediction(row: dict[str, str], facts: dict[str, Any]) -> Tile:
     p = float(row["probability"])
-    says = classes[p >= train.THRESHOLD]
+    says = str(bundle.decide(facts, np.array([p]))[0])
     return Tile(row["objectId"], says, f"  {max(p, 1 - p):.2f}", says != row["value"])
 
 

@@ -14,13 +14,15 @@ import numpy as np
 
 from extract import artifacts
 from extract.cache import provenance
+from extract.errors import HeadError
 from extract.workspace import Workspace
-from heads import metrics, registry
+from heads import decision, metrics, registry
 from heads.bundle import Bundle
 from heads.dataset import Dataset
+from heads.decision import OperatingPoint, Target
+from heads.layers import forward
 from heads.metrics import Metric
 
-THRESHOLD = 0.5
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 
 
@@ -28,11 +30,13 @@ PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 class Trained:
     """One trained head. p: probabilities by split, where looked at; figures: metrics by split; seconds: of the fit.
 
+    point: its threshold; where validation does not support the one asked for, it can be neither chosen nor published.
     notes: what a reader of the figures should know.
     """
 
     name: str
     bundle: Bundle
+    point: OperatingPoint
     p: dict[str, np.ndarray]
     figures: dict[str, dict[str, Metric]]
     seconds: float
@@ -46,18 +50,22 @@ class Trained:
         return value
 
 
-def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
-    """Train one head on train and measure it on validation; test is not looked at."""
+def fit(name: str, data: Dataset, seed: int, log_dir: Path | None, target: Target = decision.DEFAULT) -> Trained:
+    """Train one head on train, choose its threshold and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
     head = registry.create(name, seed)
     head.prepare()
     started = time.monotonic()
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
     seconds = time.monotonic() - started
+    model = head.to_model()
+    p = forward(model, validation.X)
+    point = decision.choose(target, validation.y, p, validation.groups, len(data.cache))
     facts = {
         "head": name,
         "classes": list(data.classes),
-        "threshold": THRESHOLD,
+        "threshold": point.threshold,
+        "operating_point": point.to_json(),
         "dim": data.cache.dim,
         "seed": seed,
         "rows": data.counts(),
@@ -68,7 +76,8 @@ def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),
     }
-    trained = Trained(name, Bundle(head.to_model(), facts), {}, {}, seconds, head.notes())
+    refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
+    trained = Trained(name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes()])
     measure(trained, data, "validation", seed)
     return trained
 
@@ -79,7 +88,7 @@ def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
     if len(part):
         p = trained.bundle.probability(part.X)
         trained.p[split] = p
-        trained.figures[split] = metrics.evaluate(part.y, p, part.groups, threshold=THRESHOLD, seed=seed)
+        trained.figures[split] = metrics.evaluate(part.y, p, part.groups, threshold=trained.point.threshold, seed=seed)
 
 
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:
@@ -87,7 +96,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     trained.bundle.write(folder)
     figures = {
         "selected_on": "validation",
-        "threshold": THRESHOLD,
+        "threshold": trained.point.threshold,
         **{
             split: {name: metric.to_json() for name, metric in found.items()}
             for split, found in trained.figures.items()
@@ -110,19 +119,36 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(place: Workspace, data: Dataset, names: list[str], seed: int) -> tuple[list[Trained], str]:
+def run(
+    place: Workspace, data: Dataset, names: list[str], seed: int, target: Target = decision.DEFAULT
+) -> tuple[list[Trained], str]:
     """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
 
-    Test is read for the chosen head and the baselines only: looking at every head's would be choosing on it.
+    Only heads whose validation supports the target count. Test is read for the chosen head and the baselines only:
+    looking at every head's would be choosing on it. Errors: HeadError, with nothing published, when none counts.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = [fit(name, data, seed, Path(logs) / name) for name in names]
-        chosen = min(heads, key=lambda head: head.log_loss).name
+        heads = [fit(name, data, seed, Path(logs) / name, target) for name in names]
+        eligible = [head for head in heads if not head.point.refused]
+        if not eligible:
+            raise _none_eligible(target, heads)
+        chosen = min(eligible, key=lambda head: head.log_loss).name
         for head in heads:
             if head.name in (chosen, *registry.DEFAULT):
                 measure(head, data, "test", seed)
+            if head not in eligible:
+                continue
             with artifacts.replacing_folder(place.out / "heads" / head.name) as folder:
                 publish(head, data, folder)
                 if (Path(logs) / head.name).exists():
                     shutil.copytree(Path(logs) / head.name, folder / "tensorboard")
     return heads, chosen
+
+
+def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
+    best = max(heads, key=lambda head: head.point.best)
+    return HeadError(
+        f"No head supports THRESHOLD={target.spec}; {best.name} comes nearest: {best.point.refused}",
+        rule="What is promised must be shown on validation",
+        then="Ask for less, or label more validation images (in more groups)",
+    )

@@ -21,6 +21,7 @@ PARITY = {
     "max_abs_diff": 1e-6,
     "tolerance": 1e-4,
     "flips": 0,
+    "wrong_decisions": 0,
     "ok": True,
 }
 

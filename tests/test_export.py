@@ -12,7 +12,7 @@ import pytest
 from benchmarks import containers
 from extract import cache, images, run
 from extract.errors import CacheError, HeadError
-from heads import bundle, dataset, export, train
+from heads import bundle, dataset, decision, export, train
 from heads.layers import Dense, forward
 from tests.conftest import picture, read_rows
 
@@ -25,23 +25,28 @@ path, pixels = sys.argv[1], np.load(sys.argv[2])
 if path.endswith("saved_model"):
     import tensorflow as tf
     signatures = tf.saved_model.load(path).signatures
-    p = signatures["pixels"](pixels=tf.constant(pixels))["probability"].numpy()
+    given = signatures["pixels"](pixels=tf.constant(pixels))
     encoded = [open(file, "rb").read() for file in sys.argv[4:]]
-    from_bytes = signatures["bytes"](image_bytes=tf.constant(encoded))["probability"].numpy()
-    assert np.abs(p - from_bytes).max() < 1e-5
+    from_bytes = signatures["bytes"](image_bytes=tf.constant(encoded))
+    assert np.abs(given["probability"] - from_bytes["probability"]).max() < 1e-5
+    assert (given["decision"].numpy() == from_bytes["decision"].numpy()).all()
 else:
     import keras
-    p = keras.models.load_model(path, safe_mode=True)(pixels, training=False).numpy()
+    model = keras.models.load_model(path, safe_mode=True)
+    given = model(pixels, training=False)
+    for name, values in model.predict(pixels, verbose=0).items():
+        assert np.abs(given[name].numpy() - values).max() < 1e-5
 assert not any(name.split(".")[0] in ("extract", "heads") for name in sys.modules)
-np.save(sys.argv[3], p)
+assert (given["decision"].dtype.name, tuple(given["decision"].shape)) == ("int32", (len(pixels), 1))
+np.save(sys.argv[3], np.concatenate([given[name].numpy() for name in ("probability", "decision")], axis=1))
 """
 
 
 @pytest.fixture
 def ready(place):
-    """A workspace with features and a trained logistic head."""
+    """A workspace with features and a trained logistic head whose threshold is not one half."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0)
+    train.run(place, dataset.join(place), ["logistic"], 0, decision.parse("review=20/40"))
     return place
 
 
@@ -82,8 +87,11 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path, clean_env
     files = [paths[digest] for digest in found.sha256[:6].tolist()]
     command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "pixels.npy"), str(tmp_path / "p.npy"), *files]
     subprocess.run(command, check=True, cwd=tmp_path, env=clean_environment)
-    expected = bundle.load(ready.out / "heads" / "logistic").probability(found.read(np.arange(6)))
-    np.testing.assert_allclose(np.load(tmp_path / "p.npy")[:, 0], expected, atol=1e-5)
+    head = bundle.load(ready.out / "heads" / "logistic")
+    expected, given = head.probability(found.read(np.arange(6))), np.load(tmp_path / "p.npy")
+    np.testing.assert_allclose(given[:, 0], expected, atol=1e-5)
+    assert given[:, 1].tolist() == (expected >= head.facts["threshold"]).tolist()
+    assert 0 < given[:, 1].sum() < 6
 
 
 def manifest_rows(place):
@@ -108,7 +116,8 @@ def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
     dense = [Dense(rng.normal(size=(d, n)).astype("f4"), rng.normal(size=n).astype("f4"), a) for d, n, a in shapes]
     pixels = rng.uniform(0, 255, (6, 32, 32, 3)).astype("f4")
     expected = forward(dense, np.asarray(network(pixels)))
-    np.testing.assert_allclose(np.asarray(export.join(network, dense)(pixels))[:, 0], expected, atol=1e-6)
+    joined = export.join(network, dense, 0.5)(pixels)
+    np.testing.assert_allclose(np.asarray(joined["probability"])[:, 0], expected, atol=1e-6)
     assert np.ptp(expected) > 0.01
 
 
@@ -126,10 +135,10 @@ def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready
     """One wrong file among three: the two good ones are published, the report names the third."""
     write = export.write_formats
 
-    def one_is_wrong(network, layers, folder):
+    def one_is_wrong(network, layers, threshold, folder):
         wrong = [replace(layers[0], bias=layers[0].bias + 0.05), *layers[1:]]
-        formats = write(network, layers, folder)
-        export.join(network.model, wrong).save(folder / "model.h5")
+        formats = write(network, layers, threshold, folder)
+        export.join(network.model, wrong, threshold).save(folder / "model.h5")
         return formats
 
     monkeypatch.setattr(export, "write_formats", one_is_wrong)
@@ -160,12 +169,24 @@ def test_a_good_export_outlives_one_that_fails(ready, monkeypatch):
 def test_a_flip_counts_only_outside_the_tolerance():
     """A probability that sits on the threshold may fall to either side by rounding."""
     expected = np.array([0.50005, 0.4, 0.6, 0.9])
-    near = export.compare("x", "pixels", np.array([0.49998, 0.4, 0.6, 0.9]), expected, 0.5)
+
+    def compare(*p):
+        return export.compare("x", "pixels", np.c_[p, np.array(p) >= 0.5], expected, 0.5)
+
+    near = compare(0.49998, 0.4, 0.6, 0.9)
     assert (near.flips, near.ok, near.n_images) == (0, True, 4)
-    far = export.compare("x", "pixels", np.array([0.50005, 0.51, 0.6, 0.9]), expected, 0.5)
+    far = compare(0.50005, 0.51, 0.6, 0.9)
     assert (far.flips, far.ok) == (1, False)
-    broken = export.compare("x", "pixels", np.array([0.50005, 0.4, np.nan, 0.9]), expected, 0.5)
+    broken = compare(0.50005, 0.4, np.nan, 0.9)
     assert (broken.max_abs_diff, broken.ok) == (1.0, False)
+
+
+def test_a_decision_that_its_own_probability_does_not_give_fails_parity():
+    """Keras' Discretization of an integer dtype was right layer by layer and wrong in a graph."""
+    p = np.array([0.2, 0.5, 0.7])
+    assert export.compare("x", "pixels", np.c_[p, [0, 1, 1]], p, 0.5).ok
+    wrong = export.compare("x", "pixels", np.c_[p, [0, 0, 1]], p, 0.5)
+    assert (wrong.wrong_decisions, wrong.flips, wrong.ok) == (1, 0, False)
 
 
 def test_parity_looks_hardest_where_a_flip_would_be(ready):
@@ -175,7 +196,7 @@ def test_parity_looks_hardest_where_a_flip_would_be(ready):
     p = head.probability(found.read(np.arange(40)))
     sample = export.draw(ready, found, head, 20, 0)
     assert len(sample.p) == len(set(sample.sha256)) == 20
-    nearest = set(found.sha256[np.argsort(np.abs(p - 0.5))[:5]].tolist())
+    nearest = set(found.sha256[np.argsort(np.abs(p - head.facts["threshold"]))[:5]].tolist())
     assert nearest <= set(sample.sha256)
 
 

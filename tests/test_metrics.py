@@ -110,6 +110,6 @@ def test_accuracy_intervals_cover_the_truth():
         effect = rng.normal(size=50)
         groups = np.repeat(np.arange(50), 6)
         hits = rng.random(300) < expit(1.5 + effect)[groups]
-        m = metrics._proportion(hits, groups)
+        m = metrics.proportion(hits, groups)
         covered += m.low <= 0.7766 <= m.high  # the mean of expit(1.5 + N(0, 1)), by quadrature
     assert 0.92 <= covered / 300 <= 0.99
