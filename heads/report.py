@@ -7,7 +7,7 @@ from typing import Any
 from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import metrics, page
+from heads import metrics, page, paired, registry
 from heads.audit import Audit
 from heads.dataset import Dataset
 from heads.metrics import Metric
@@ -53,7 +53,8 @@ def legend(data: Dataset, heads: list[Trained], chosen: str) -> list[str]:
     counts = data.counts()
     said = [
         f"* {chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
-        "computed for the chosen head and the baselines sigmoid and logistic only."
+        f"computed for the chosen head and the baselines {', '.join(registry.BASELINES)} only.",
+        paired.sentence(paired.compare(data, heads, chosen), chosen),
     ]
     said += [
         f"{split}: n = {c['n']:,}, {c['positive']:,} {data.classes[1]!r}, {c['groups']:,} independent groups"
@@ -90,6 +91,7 @@ def write(place: Workspace, data: Dataset, heads: list[Trained], chosen: str) ->
         "backbone": data.cache.provenance.get("backbone"),
         "features": data.cache.provenance,
         "provenance": provenance(),
+        "paired": [each.to_json() for each in paired.compare(data, heads, chosen)],
         "notes": legend(data, heads, chosen),
         "heads": [_head(head) for head in heads],
     }

@@ -119,7 +119,7 @@ def run(place: Workspace, data: Dataset, names: list[str], seed: int) -> tuple[l
         heads = [fit(name, data, seed, Path(logs) / name) for name in names]
         chosen = min(heads, key=lambda head: head.log_loss).name
         for head in heads:
-            if head.name in (chosen, *registry.DEFAULT):
+            if head.name in (chosen, *registry.BASELINES):
                 measure(head, data, "test", seed)
             with artifacts.replacing_folder(place.out / "heads" / head.name) as folder:
                 publish(head, data, folder)
