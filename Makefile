@@ -10,6 +10,7 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
+MAPPED := $(if $(CALIBRATE),--calibrate "$(CALIBRATE)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
@@ -30,16 +31,16 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD CALIBRATE INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)
 
 head: $(RUNTIME)
-	$(PY) -m heads train $(INPUTS) $(NAMED) $(ARGS)
+	$(PY) -m heads train $(INPUTS) $(NAMED) $(MAPPED) $(ARGS)
 
 compare: $(RUNTIME)
-	$(PY) -m heads compare $(INPUTS) $(ARGS)
+	$(PY) -m heads compare $(INPUTS) $(MAPPED) $(ARGS)
 
 export: $(RUNTIME)
 	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)

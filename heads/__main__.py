@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--head", help="a head's name; several with commas for train")
         if name in ("train", "compare", "export", "show"):
             verb.add_argument("--seed", type=number(0), default=0, help="seed of training, resampling and sampling")
+        if name in ("train", "compare"):
+            how = ("temperature", "platt", "isotonic")
+            verb.add_argument("--calibrate", choices=how, help="a map of each head's logits, fitted out of fold")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
@@ -56,14 +59,14 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     if demo and not place.cache.exists():
         extraction.extract(extraction.Config(place))
     if demo and heads and not (place.out / "heads").exists():
-        _train_heads("head", place, None, 0)
+        _train_heads("head", place, None, 0, None)
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size))
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
 
-def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int) -> None:
+def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int, calibrate: str | None) -> None:
     """Train heads (None: the default ones; every one for compare), print the table, and for compare write it."""
     from heads import dataset, registry, report, train
 
@@ -74,7 +77,7 @@ def _train_heads(verb: str, place: Workspace, names: list[str] | None, seed: int
     data = dataset.join(place)
     for note in data.notes:
         print(f"labels    {note}")
-    heads, chosen = train.run(place, data, names, seed)
+    heads, chosen = train.run(place, data, names, seed, calibrate)
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen)]), flush=True)
     if verb == "compare":
         told = report.write(place, data, heads, chosen)
@@ -98,13 +101,13 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
 
 
 def _train(flags: argparse.Namespace) -> int:
-    _train_heads("head", _place(flags), flags.head.split(",") if flags.head else None, flags.seed)
+    _train_heads("head", _place(flags), flags.head.split(",") if flags.head else None, flags.seed, flags.calibrate)
     return DONE
 
 
 def _compare(flags: argparse.Namespace) -> int:
     place = _place(flags)
-    _train_heads("compare", place, None, flags.seed)
+    _train_heads("compare", place, None, flags.seed, flags.calibrate)
     print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
     return DONE
 
@@ -172,7 +175,7 @@ def _show(flags: argparse.Namespace) -> int:
 
     place = _place(flags)
     if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
-        _train_heads("compare", place, None, flags.seed)
+        _train_heads("compare", place, None, flags.seed, None)
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")

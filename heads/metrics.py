@@ -155,7 +155,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
 
 
 def _bins(p: np.ndarray, size: int) -> np.ndarray:
-    """Return the bin of each score, int (n,): bins of `size` rows or more, rising, none of which splits equal scores."""
+    """Return the bin of each score, int (n,): rising, of `size` rows or more, equal scores in one."""
     order = np.argsort(p, kind="stable")
     ends = np.r_[np.flatnonzero(np.diff(p[order])) + 1, len(p)]
     cuts = [0]

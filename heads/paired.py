@@ -110,7 +110,11 @@ def sentence(found: list[Difference], chosen: str) -> str:
         return f"{itself}whether {chosen} is really better cannot be said: {others} was not trained on these rows"
     first = of_chosen[0]
     told = "; ".join(
-        (f"these data cannot tell {chosen} from" if d.verdict == "cannot tell" else f"{chosen} is {d.verdict} than")
+        (
+            f"these data cannot tell {chosen} from"
+            if d.verdict == "cannot tell"
+            else f"{chosen} is really {d.verdict} than"
+        )
         + f" {d.against}: log loss {d.value:+.3f} [{d.corrected_low:+.3f}, {d.corrected_high:+.3f}]"
         for d in of_chosen
     )

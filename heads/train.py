@@ -15,7 +15,7 @@ import numpy as np
 from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import metrics, registry
+from heads import calibration, metrics, registry
 from heads.bundle import Bundle
 from heads.dataset import Dataset
 from heads.metrics import Metric
@@ -46,10 +46,11 @@ class Trained:
         return value
 
 
-def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
-    """Train one head on train and measure it on validation; test is not looked at."""
+def fit(name: str, data: Dataset, seed: int, log_dir: Path | None, calibrate: str | None = None) -> Trained:
+    """Train one head on train, calibrated if asked, and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
     head = registry.create(name, seed)
+    head, left = calibration.wrap(head, calibrate, seed) if calibrate else (head, [])
     head.prepare()
     started = time.monotonic()
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
@@ -68,7 +69,7 @@ def fit(name: str, data: Dataset, seed: int, log_dir: Path | None) -> Trained:
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),
     }
-    trained = Trained(name, Bundle(head.to_model(), facts), {}, {}, seconds, head.notes())
+    trained = Trained(name, Bundle(head.to_model(), facts), {}, {}, seconds, [*head.notes(), *left])
     measure(trained, data, "validation", seed)
     return trained
 
@@ -110,13 +111,16 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(place: Workspace, data: Dataset, names: list[str], seed: int) -> tuple[list[Trained], str]:
+def run(
+    place: Workspace, data: Dataset, names: list[str], seed: int, calibrate: str | None = None
+) -> tuple[list[Trained], str]:
     """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
 
+    calibrate: one of calibration.METHODS, put around each head that can bear it.
     Test is read for the chosen head and the baselines only: looking at every head's would be choosing on it.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = [fit(name, data, seed, Path(logs) / name) for name in names]
+        heads = [fit(name, data, seed, Path(logs) / name, calibrate) for name in names]
         chosen = min(heads, key=lambda head: head.log_loss).name
         for head in heads:
             if head.name in (chosen, *registry.BASELINES):
