@@ -1,7 +1,7 @@
 """How often the 95 % intervals of the project cover the truth, in simulation: `python -m benchmarks.intervals`.
 
 Scores come from two normal distributions; a group shifts its scores, or tells the classes apart better or worse than
-others. The truth is the same figure on 400,000 rows of the same distribution. First the figures of heads/metrics.py.
+others. The truth is the mean of the same figure over five times 400,000 rows of the same distribution. First the figures of heads/metrics.py.
 Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
 between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
 an interval alone, and all of them together.
@@ -65,6 +65,11 @@ def differences(rng: np.random.Generator, *shape: float) -> tuple[np.ndarray, np
     return losses[:, 1:] - losses[:, :1], hits[:, 1:] - hits[:, :1], groups
 
 
+def large(rng: np.random.Generator, made: Callable[..., tuple], size: int, *shape: float) -> list[tuple]:
+    """Return five data sets of 400,000 rows in groups of `size`, whose mean figures are taken for the truth."""
+    return [made(rng, 400_000 // size * size, size, *shape) for _ in range(5)]
+
+
 def runs_of(rows: int, runs: int) -> int:
     """A quarter of the runs for the largest data sets, whose resamples take long."""
     return runs if rows < 3000 else runs // 4
@@ -75,12 +80,13 @@ def figures(runs: int) -> None:
     print(f"{'figures':<29}" + "".join(f"{name[:12]:>14}" for name in metrics.NAMES))
     for case, (rows, *shape) in CASES.items():
         rng = np.random.default_rng(0)
-        truth = metrics.evaluate(*draw(rng, 400_000 // shape[0] * shape[0], *shape), resamples=2)
+        many = [metrics.evaluate(*drawn, resamples=2) for drawn in large(rng, draw, *shape)]
+        truth = {name: np.mean([found[name].value for found in many]) for name in metrics.NAMES}
         covered = dict.fromkeys(metrics.NAMES, 0)
         for run in range(runs_of(rows, runs)):
             y, p, groups = draw(rng, rows, *shape)
             for name, found in metrics.evaluate(y, p, groups, seed=run).items():
-                covered[name] += found.low <= truth[name].value <= found.high
+                covered[name] += found.low <= truth[name] <= found.high
         shares = "".join(f"{covered[name] / runs_of(rows, runs):>14.3f}" for name in metrics.NAMES)
         print(f"{case:<29}{shares}", flush=True)
 
@@ -97,10 +103,8 @@ def calibration(runs: int) -> None:
         cells = []
         for kind, made in kinds.items():
             rng = np.random.default_rng(0)
-            exact = kind == "probabilities"
-            truth = (
-                0.0 if exact else metrics.calibration_error(*made(rng, 400_000 // shape[0] * shape[0], *shape)).value
-            )
+            many = [] if kind == "probabilities" else large(rng, made, *shape)
+            truth = np.mean([metrics.calibration_error(*drawn).value for drawn in many]) if many else 0.0
             found = [metrics.calibration_error(*made(rng, rows, *shape)) for _ in range(runs_of(rows, runs))]
             cells.append(f"{np.mean([m.low <= truth <= m.high for m in found]):.3f} ({truth:.3f})")
         print(f"{case:<29}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
@@ -112,7 +116,8 @@ def pairs(runs: int) -> None:
     print(f"\n{'differences of 8 heads':<29}" + "".join(f"{name:>16}" for name in names))
     for case, (rows, *shape) in CASES.items():
         rng = np.random.default_rng(0)
-        truths = [d.mean(axis=0) for d in differences(rng, 400_000 // shape[0] * shape[0], *shape)[:2]]
+        many = large(rng, differences, *shape)
+        truths = [np.mean([drawn[at].mean(axis=0) for drawn in many], axis=0) for at in (0, 1)]
         alone, together = np.zeros((2, HEADS)), np.zeros(2)
         for _ in range(runs_of(rows, runs)):
             *both, groups = differences(rng, rows, *shape)

@@ -119,4 +119,5 @@ def sentence(found: list[Difference], chosen: str) -> str:
         for d in of_chosen
     )
     corrected = f", corrected for {first.looked_at} differences" if first.looked_at > 1 else ""
-    return f"{itself}paired on {split}, {told} (95 %{corrected}; n = {first.n:,}, {first.groups:,} independent groups)"
+    said = f"aired on {split}, {told} (95 %{corrected}; n = {first.n:,}, {first.groups:,} independent groups)"
+    return f"{itself}p{said}" if itself else f"P{said}"

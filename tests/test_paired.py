@@ -86,7 +86,7 @@ def test_what_is_better_by_far_is_called_so_and_chance_is_not():
     """A head without noise; then heads that differ by noise alone, of which under one in twelve runs calls any."""
     data, heads = scored(["lda", "logistic", "sigmoid-long"], better=1.0)
     said = paired.sentence(paired.compare(data, heads, "lda"), "lda")
-    assert said.startswith("paired on validation, lda is really better than logistic: log loss -0.")
+    assert said.startswith("Paired on validation, lda is really better than logistic: log loss -0.")
     assert "; lda is really better than sigmoid-long: log loss -0." in said
     assert said.endswith("(95 %, corrected for 4 differences; n = 600, 600 independent groups)")
     called = 0
@@ -103,7 +103,7 @@ def test_what_is_better_by_far_is_called_so_and_chance_is_not():
         (["lda"], "lda", "whether lda is really better cannot be said: logistic and sigmoid-long"),
         (["logistic"], "logistic", "logistic is itself a baseline: whether logistic is really better cannot be said"),
         (["logistic", "sigmoid-long"], "logistic", "logistic is itself a baseline: paired on validation"),
-        (["lda", "logistic"], "lda", "paired on validation, these data cannot tell lda from logistic: log loss"),
+        (["lda", "logistic"], "lda", "Paired on validation, these data cannot tell lda from logistic: log loss"),
     ],
 )
 def test_the_sentence_says_what_was_not_there_to_compare_with(names, chosen, said):
@@ -120,4 +120,4 @@ def test_test_is_compared_for_the_chosen_head_alone_and_the_sentence_is_taken_fr
     rows = json.loads((cached.out / "comparison.json").read_text())["paired"]
     assert {row["head"] for row in rows if row["split"] == "test"} == {chosen} - {"logistic"}
     assert {row["head"] for row in rows if row["split"] == "validation"} == {"majority", "knn", "lda"}
-    assert told["notes"][1].split("paired on ")[1].startswith("test" if chosen != "logistic" else "validation")
+    assert told["notes"][1].split("aired on ")[1].startswith("test" if chosen != "logistic" else "validation")
