@@ -1,7 +1,7 @@
 """How often the 95 % intervals of the project cover the truth, in simulation: `python -m benchmarks.intervals`.
 
 Scores come from two normal distributions; a group shifts its scores, or tells the classes apart better or worse than
-others. The truth is the mean of the same figure over five times 400,000 rows of the same distribution. First the figures of heads/metrics.py.
+others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of heads/metrics.py.
 Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
 between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
 an interval alone, and all of them together.
@@ -70,11 +70,6 @@ def large(rng: np.random.Generator, made: Callable[..., tuple], size: int, *shap
     return [made(rng, 400_000 // size * size, size, *shape) for _ in range(5)]
 
 
-def runs_of(rows: int, runs: int) -> int:
-    """A quarter of the runs for the largest data sets, whose resamples take long."""
-    return runs if rows < 3000 else runs // 4
-
-
 def figures(runs: int) -> None:
     """Print the share of runs in which each metric's interval covers the truth."""
     print(f"{'figures':<29}" + "".join(f"{name[:12]:>14}" for name in metrics.NAMES))
@@ -83,11 +78,12 @@ def figures(runs: int) -> None:
         many = [metrics.evaluate(*drawn, resamples=2) for drawn in large(rng, draw, *shape)]
         truth = {name: np.mean([found[name].value for found in many]) for name in metrics.NAMES}
         covered = dict.fromkeys(metrics.NAMES, 0)
-        for run in range(runs_of(rows, runs)):
+        repeats = runs if rows < 3000 else runs // 4  # whose resamples take long
+        for run in range(repeats):
             y, p, groups = draw(rng, rows, *shape)
             for name, found in metrics.evaluate(y, p, groups, seed=run).items():
                 covered[name] += found.low <= truth[name] <= found.high
-        shares = "".join(f"{covered[name] / runs_of(rows, runs):>14.3f}" for name in metrics.NAMES)
+        shares = "".join(f"{covered[name] / repeats:>14.3f}" for name in metrics.NAMES)
         print(f"{case:<29}{shares}", flush=True)
 
 
@@ -105,7 +101,7 @@ def calibration(runs: int) -> None:
             rng = np.random.default_rng(0)
             many = [] if kind == "probabilities" else large(rng, made, *shape)
             truth = np.mean([metrics.calibration_error(*drawn).value for drawn in many]) if many else 0.0
-            found = [metrics.calibration_error(*made(rng, rows, *shape)) for _ in range(runs_of(rows, runs))]
+            found = [metrics.calibration_error(*made(rng, rows, *shape)) for _ in range(runs)]
             cells.append(f"{np.mean([m.low <= truth <= m.high for m in found]):.3f} ({truth:.3f})")
         print(f"{case:<29}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
@@ -119,13 +115,13 @@ def pairs(runs: int) -> None:
         many = large(rng, differences, *shape)
         truths = [np.mean([drawn[at].mean(axis=0) for drawn in many], axis=0) for at in (0, 1)]
         alone, together = np.zeros((2, HEADS)), np.zeros(2)
-        for _ in range(runs_of(rows, runs)):
+        for _ in range(runs):
             *both, groups = differences(rng, rows, *shape)
             for at, (rows_of, truth) in enumerate(zip(both, truths, strict=True)):
                 found = np.array([paired.difference(column, groups, HEADS) for column in rows_of.T])
                 alone[at] += (found[:, 1] <= truth) & (truth <= found[:, 2])
                 together[at] += ((found[:, 3] <= truth) & (truth <= found[:, 4])).all()
-        alone, together = alone / runs_of(rows, runs), together / runs_of(rows, runs)
+        alone, together = alone / runs, together / runs
         shares = [x for at in (0, 1) for x in (alone[at].mean(), alone[at].min(), together[at])]
         print(f"{case:<29}" + "".join(f"{share:>16.3f}" for share in shares), flush=True)
 
@@ -135,9 +131,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     runs = parser.parse_args().runs
+    chance = 2 * np.sqrt(0.0475 / np.array([runs, runs // 4]))
     print(
-        f"{runs} runs a case, {runs // 4} from n = 3000 on; chance alone moves a share of 0.95 by "
-        f"{2 * np.sqrt(0.0475 / runs):.3f} and {2 * np.sqrt(0.0475 / (runs // 4)):.3f}"
+        f"{runs:,} runs a case, but {runs // 4} of figures from n = 3000 on; "
+        f"chance alone moves a share by {chance[0]:.3f} and {chance[1]:.3f}"
     )
     figures(runs)
     calibration(runs)
