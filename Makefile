@@ -9,9 +9,11 @@ DEMO   := artifacts/demo
 INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
-NEARBY := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near))
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
-POINT  := $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)")
+# how heads are trained
+TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
+          $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)") \
+          $(if $(CALIBRATE),--calibrate "$(CALIBRATE)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
@@ -32,16 +34,17 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR NEAR INPUT MODEL, GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE NEAR INPUT MODEL,"
+	@echo "           GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(ARGS)
 
 head: $(RUNTIME)
-	$(PY) -m heads train $(INPUTS) $(NAMED) $(NEARBY) $(POINT) $(ARGS)
+	$(PY) -m heads train $(INPUTS) $(NAMED) $(TRAIN) $(ARGS)
 
 compare: $(RUNTIME)
-	$(PY) -m heads compare $(INPUTS) $(NEARBY) $(POINT) $(ARGS)
+	$(PY) -m heads compare $(INPUTS) $(TRAIN) $(ARGS)
 
 export: $(RUNTIME)
 	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)

@@ -1,17 +1,21 @@
-"""How often the 95 % intervals of heads/metrics.py cover the truth, in simulation: `python -m benchmarks.intervals`.
+"""How often the 95 % intervals of the project cover the truth, in simulation: `python -m benchmarks.intervals`.
 
 Scores come from two normal distributions; a group shifts its scores, or tells the classes apart better or worse than
-others. The truth is the same figure on 400,000 rows of the same distribution.
+others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of heads/metrics.py.
+Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
+between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
+an interval alone, and all of them together.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from heads import metrics
+from heads import metrics, paired
 
 # name: (rows, rows a group, share of positives, distance of the classes, sd of a group's shift, sd of its distance)
 CASES = {
@@ -22,12 +26,16 @@ CASES = {
     "n=1000, 100 groups": (1000, 10, 0.33, 2.0, 0.7, 0.0),
     "n=500, 50 of uneven quality": (500, 10, 0.5, 2.0, 0.0, 1.5),
     "n=300, 30 groups": (300, 10, 0.5, 2.0, 0.7, 0.0),
+    "n=3000": (3000, 1, 0.5, 2.0, 0.0, 0.0),
+    "n=10000": (10_000, 1, 0.5, 2.0, 0.0, 0.0),
 }
+HEADS = 8
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # y, p and groups, (n,)
 
 
 def draw(
     rng: np.random.Generator, rows: int, size: int, share: float, distance: float, shift: float, spread: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Sample:
     """Return y, p and groups of one data set."""
     groups = np.arange(rows) // size
     y = (rng.random(rows) < share).astype(np.int8)
@@ -36,21 +44,101 @@ def draw(
     return y, expit(1.5 * score), groups
 
 
-def main() -> None:
+def draw_labels(rng: np.random.Generator, rows: int, size: int, *shape: float) -> Sample:
+    """Return a data set whose p, drawn as by `draw`, are the probabilities of y."""
+    _, p, groups = draw(rng, rows, size, *shape)
+    return (rng.random(rows) < p).astype(np.int8), p, groups
+
+
+def too_sure(sample: Sample) -> Sample:
+    """Return the data set with logits 2.5 times as far out and half too high."""
+    y, p, groups = sample
+    return y, expit(2.5 * logit(p) + 0.5), groups
+
+
+def differences(rng: np.random.Generator, *shape: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows' differences in log loss and in accuracy between HEADS heads and a baseline, (n, HEADS) each."""
+    y, p, groups = draw(rng, *shape)
+    scores = logit(p)[:, None] + 0.6 * rng.normal(size=(len(y), HEADS + 1))
+    p = expit(scores * np.linspace(0.7, 1.5, HEADS + 1))
+    losses, hits = metrics.log_losses(y[:, None], p), ((p >= 0.5) == y[:, None]).astype(float)
+    return losses[:, 1:] - losses[:, :1], hits[:, 1:] - hits[:, :1], groups
+
+
+def large(rng: np.random.Generator, made: Callable[..., tuple], size: int, *shape: float) -> list[tuple]:
+    """Return five data sets of 400,000 rows in groups of `size`, whose mean figures are taken for the truth."""
+    return [made(rng, 400_000 // size * size, size, *shape) for _ in range(5)]
+
+
+def figures(runs: int) -> None:
     """Print the share of runs in which each metric's interval covers the truth."""
+    print(f"{'figures':<29}" + "".join(f"{name[:12]:>14}" for name in metrics.NAMES))
+    for case, (rows, *shape) in CASES.items():
+        rng = np.random.default_rng(0)
+        many = [metrics.evaluate(*drawn, resamples=2) for drawn in large(rng, draw, *shape)]
+        truth = {name: np.mean([found[name].value for found in many]) for name in metrics.NAMES}
+        covered = dict.fromkeys(metrics.NAMES, 0)
+        repeats = runs if rows < 3000 else runs // 4  # whose resamples take long
+        for run in range(repeats):
+            y, p, groups = draw(rng, rows, *shape)
+            for name, found in metrics.evaluate(y, p, groups, seed=run).items():
+                covered[name] += found.low <= truth[name] <= found.high
+        shares = "".join(f"{covered[name] / repeats:>14.3f}" for name in metrics.NAMES)
+        print(f"{case:<29}{shares}", flush=True)
+
+
+def calibration(runs: int) -> None:
+    """Print how often the calibration error's interval covers it; where it is 0, no interval can lie below it."""
+    kinds: dict[str, Callable[..., Sample]] = {
+        "probabilities": draw_labels,
+        "too sure": lambda *how: too_sure(draw_labels(*how)),
+        "of `figures`, too sure": lambda *how: too_sure(draw(*how)),
+    }
+    print(f"\n{'calibration error (truth)':<29}" + "".join(f"{kind:>26}" for kind in kinds))
+    for case, (rows, *shape) in CASES.items():
+        cells = []
+        for kind, made in kinds.items():
+            rng = np.random.default_rng(0)
+            many = [] if kind == "probabilities" else large(rng, made, *shape)
+            truth = np.mean([metrics.calibration_error(*drawn).value for drawn in many]) if many else 0.0
+            found = [metrics.calibration_error(*made(rng, rows, *shape)) for _ in range(runs)]
+            cells.append(f"{np.mean([m.low <= truth <= m.high for m in found]):.3f} ({truth:.3f})")
+        print(f"{case:<29}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+
+
+def pairs(runs: int) -> None:
+    """Print how often the interval of a difference covers it: the mean over heads, the worst head, all at once."""
+    names = ("log loss: mean", "worst", "all", "accuracy: mean", "worst", "all")
+    print(f"\n{'differences of 8 heads':<29}" + "".join(f"{name:>16}" for name in names))
+    for case, (rows, *shape) in CASES.items():
+        rng = np.random.default_rng(0)
+        many = large(rng, differences, *shape)
+        truths = [np.mean([drawn[at].mean(axis=0) for drawn in many], axis=0) for at in (0, 1)]
+        alone, together = np.zeros((2, HEADS)), np.zeros(2)
+        for _ in range(runs):
+            *both, groups = differences(rng, rows, *shape)
+            for at, (rows_of, truth) in enumerate(zip(both, truths, strict=True)):
+                found = np.array([paired.difference(column, groups, HEADS) for column in rows_of.T])
+                alone[at] += (found[:, 1] <= truth) & (truth <= found[:, 2])
+                together[at] += ((found[:, 3] <= truth) & (truth <= found[:, 4])).all()
+        alone, together = alone / runs, together / runs
+        shares = [x for at in (0, 1) for x in (alone[at].mean(), alone[at].min(), together[at])]
+        print(f"{case:<29}" + "".join(f"{share:>16.3f}" for share in shares), flush=True)
+
+
+def main() -> None:
+    """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     runs = parser.parse_args().runs
-    print(f"{'case':<29}" + "".join(f"{name[:12]:>14}" for name in metrics.NAMES))
-    for case, (rows, *shape) in CASES.items():
-        rng = np.random.default_rng(0)
-        truth = metrics.evaluate(*draw(rng, 400_000 // shape[0] * shape[0], *shape), resamples=2)
-        covered = dict.fromkeys(metrics.NAMES, 0)
-        for run in range(runs):
-            y, p, groups = draw(rng, rows, *shape)
-            for name, found in metrics.evaluate(y, p, groups, seed=run).items():
-                covered[name] += found.low <= truth[name].value <= found.high
-        print(f"{case:<29}" + "".join(f"{covered[name] / runs:>14.3f}" for name in metrics.NAMES), flush=True)
+    chance = 2 * np.sqrt(0.0475 / np.array([runs, runs // 4]))
+    print(
+        f"{runs:,} runs a case, but {runs // 4} of figures from n = 3000 on; "
+        f"chance alone moves a share by {chance[0]:.3f} and {chance[1]:.3f}"
+    )
+    figures(runs)
+    calibration(runs)
+    pairs(runs)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from extract.errors import DONE, UsageError, guard
 from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
+    from heads import train
     from heads.audit import Audit
     from heads.dataset import Dataset
 
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
             )
             verb.add_argument("--threshold", default="0.5", metavar="SPEC", help="what each head's threshold is for")
             verb.add_argument("--prior", type=float, help="share of positives where the threshold will be used")
+            how = ("temperature", "platt", "isotonic")
+            verb.add_argument("--calibrate", choices=how, help="a map of each head's logits, fitted out of fold")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
@@ -64,36 +67,40 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     if demo and not place.cache.exists():
         extraction.extract(extraction.Config(place))
     if demo and heads and not (place.out / "heads").exists():
-        _train_heads("head", place, None, 0)
+        _train_heads("head", place)
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size))
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
 
-def _train_heads(
-    verb: str, place: Workspace, names: list[str] | None, seed: int, threshold: str = "0.5", prior: float | None = None
-) -> None:
-    """Train heads (None: the default ones; every one for compare), print the table, and for compare write it."""
-    from heads import dataset, decision, leaks, registry, report, train
+def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
+    """Return how to train what `train` and `compare` were asked for."""
+    from heads import decision, registry, train
 
-    target = decision.parse(threshold, prior)
-    names = list(dict.fromkeys(names or [])) or list(registry.HEADS if verb == "compare" else registry.DEFAULT)
     for name in names:
-        registry.create(name, seed)  # an unknown name is refused before anything is read
+        registry.create(name, flags.seed)  # an unknown name is refused before anything is read
+    return train.Config(names, flags.seed, decision.parse(flags.threshold, flags.prior), flags.calibrate)
+
+
+def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
+    """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
+    from heads import dataset, leaks, registry, report, train
+
+    config = config or train.Config(list(registry.HEADS if verb == "compare" else registry.DEFAULT))
     print(f"{verb:<9} {place.describe()}", flush=True)
     data = dataset.join(place)
     for note in data.notes:
         print(f"labels    {note}")
-    heads, chosen = train.run(place, data, names, seed, target)
+    heads, chosen = train.run(place, data, config)
     found = leaks.find(data) if verb == "compare" else None
-    told_leaks = leaks.told(found, leaks.figures(found, data, heads, seed), heads) if found else None
+    told_leaks = leaks.told(found, leaks.figures(found, data, heads, config.seed), heads) if found else None
     print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen, told_leaks)]), flush=True)
     if found:
         leaks.write(place, found)
         print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
         told = report.write(place, data, heads, chosen, told_leaks)
-        report.write_page(place, data, heads, told, _audit(place, data, seed))
+        report.write_page(place, data, heads, told, _audit(place, data, config.seed))
 
 
 def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
@@ -113,14 +120,18 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
 
 
 def _train(flags: argparse.Namespace) -> int:
-    names = flags.head.split(",") if flags.head else None
-    _train_heads("head", _place(flags), names, flags.seed, flags.threshold, flags.prior)
+    from heads import registry
+
+    names = list(dict.fromkeys(flags.head.split(","))) if flags.head else list(registry.DEFAULT)
+    _train_heads("head", _place(flags), _config(flags, names))
     return DONE
 
 
 def _compare(flags: argparse.Namespace) -> int:
+    from heads import registry
+
     place = _place(flags)
-    _train_heads("compare", place, None, flags.seed, flags.threshold, flags.prior)
+    _train_heads("compare", place, _config(flags, list(registry.HEADS)))
     print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
     return DONE
 
@@ -188,7 +199,7 @@ def _show(flags: argparse.Namespace) -> int:
 
     place = _place(flags)
     if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
-        _train_heads("compare", place, None, flags.seed)
+        _train_heads("compare", place)
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")

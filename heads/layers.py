@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 ROWS = 8192  # rows looked at together: bounds the memory of a pass over X
-ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0)}
+ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x}
 
 
 @dataclass(frozen=True)

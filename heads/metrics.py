@@ -5,7 +5,9 @@ divides n, and Student's t with G - 1 degrees of freedom replaces the normal qua
 balanced accuracy, whose variance is linearised over the groups; F1 is 2J / (1 + J) of the proportion
 J = TP / (TP + FP + FN), and so is its interval. AUC, average precision, log loss and Brier score carry a t
 interval with the standard error of a group bootstrap, by the delta method on the logit scale (log loss: the log), so
-that it stays inside its range. No interval has zero width. Below 40 groups all of this is approximate, and is marked.
+that it stays inside its range; of the means among them (log loss, Brier score) the degrees of freedom are those of
+Satterthwaite 1946, fewer than G - 1 where a few groups carry the variance. `ece` is a calibration error, see
+`calibration_error`. No interval has zero width. Below 40 groups all of this is approximate, and is marked.
 `benchmarks/intervals.py` shows how often these intervals cover the truth.
 """
 
@@ -33,7 +35,9 @@ NAMES = (
     "average_precision",
     "log_loss",
     "brier",
+    "ece",
 )
+BINS = 20  # of the calibration error, at most
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,79 @@ def evaluate(
     of_class = min(len(np.unique(groups[y])), len(np.unique(groups[~y])))
     found["balanced_accuracy"] = _balanced_accuracy(y, called, groups, of_class)
     found["f1"] = _f1(found["jaccard"], len(y))
-    values, spread = _bootstrapped(y, p, groups, seed, resamples)
+    losses = {"log_loss": log_losses(y, p), "brier": (p - y) ** 2}
+    values, spread = _bootstrapped(y, p, losses, groups, seed, resamples)
     for name, value in values.items():
-        g = int(groups.max()) + 1 if name in ("log_loss", "brier") else of_class
-        found[name] = _interval(value, spread[name], len(y), g, log_scale=name == "log_loss")
+        g = int(groups.max()) + 1 if name in losses else of_class
+        df = freedom(np.bincount(groups, weights=losses[name] - value)) if name in losses else float(max(g - 1, 1))
+        found[name] = _interval(value, spread[name], len(y), g, df, log_scale=name == "log_loss")
+    found["ece"] = calibration_error(y, p, groups)
     return {name: found[name] for name in NAMES}
+
+
+def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return each row's log loss (n,), p (n,) clipped as scikit-learn clips float32. y: (n,) of 0 and 1."""
+    clipped = np.clip(p, np.finfo(np.float32).eps, 1 - np.finfo(np.float32).eps)
+    return -np.where(y, np.log(clipped), np.log1p(-clipped))
+
+
+def freedom(residuals: np.ndarray) -> float:
+    """Return the degrees of freedom of a variance that is estimated from the groups' residuals (G,), 1 to G - 1.
+
+    Satterthwaite 1946: 2 / (squared coefficient of variation of the estimate), which for a mean of squares is
+    2 G / (kurtosis - 1). Where a few groups carry all the variance (the rare errors of a good head), it is their number
+    that counts. Without any variance, G - 1.
+    """
+    squares = residuals**2
+    excess = float(np.mean(squares**2)) - float(np.mean(squares)) ** 2
+    most = max(len(squares) - 1, 1)
+    return min(max(2 * len(squares) * float(np.mean(squares)) ** 2 / excess, 1.0), most) if excess > 0 else most
+
+
+def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metric:
+    """Return the l2 calibration error: the root of the mean squared gap between p and the share of 1s at that p.
+
+    y (n,), p (n,) and groups (n,) of 0 to G - 1, as in `evaluate`. Over up to BINS bins of equal mass, at most one for
+    three groups; equal scores share a bin. The plug-in estimate of a squared gap is too large by its variance, which is
+    taken off (Kumar, Liang & Ma 2019), so a calibrated head may get 0. The interval holds those squares t at which the
+    estimate would be no surprise: (estimate - t)^2 <= q^2 var(t), var(t) being what the groups say of the part that
+    grows with t, plus twice the squared norm of the gaps' covariance; it is a score interval, as Wilson's.
+    """
+    n, g = len(y), int(groups.max()) + 1
+    at = _bins(p, max(-(-n // BINS), -(-3 * n // g)))
+    bins = int(at.max()) + 1
+    counts = np.bincount(at)
+    share, gap = counts / n, np.bincount(at, weights=p - y) / counts
+    cells = groups * bins + at
+    inside = np.bincount(np.unique(cells) % bins, minlength=bins)  # groups in each bin
+    residuals = np.bincount(cells, weights=(p - y - gap[at]) / counts[at], minlength=g * bins).reshape(g, bins)
+    residuals *= np.sqrt(inside / np.maximum(inside - 1, 1))
+    covariance = residuals.T @ residuals
+    squares = gap**2 - np.diag(covariance)
+    value = float(share @ squares)
+    pulls = 2 * residuals @ (share * gap) + np.bincount(groups, weights=squares[at] - value) / n  # (g,) of the estimate
+    slope = float(pulls @ pulls) * g / max(g - 1, 1) / max(float(share @ gap**2), 1e-300)
+    noise = 2 * float(share @ covariance**2 @ share)
+    if slope + noise < 1e-24:  # every gap is exactly the same in every group
+        root = float(np.sqrt(max(value, 0)))
+        return Metric(root, *_without_spread(root, g, log_scale=False), n, g)
+    q2 = float(student.ppf(0.5 + LEVEL / 2, freedom(pulls))) ** 2
+    middle = value + q2 * slope / 2
+    half = np.sqrt(max(middle**2 - value**2 + q2 * noise, 0))
+    low, shown, high = np.sqrt(np.clip([middle - half, value, middle + half], 0, 1)).tolist()
+    return Metric(shown, low, high, n, g)
+
+
+def _bins(p: np.ndarray, size: int) -> np.ndarray:
+    """Return the bin of each score, int (n,): rising, of `size` rows or more, equal scores in one."""
+    order = np.argsort(p, kind="stable")
+    ends = np.r_[np.flatnonzero(np.diff(p[order])) + 1, len(p)]
+    cuts = [0]
+    while (at := np.searchsorted(ends, cuts[-1] + size)) < len(ends) and ends[at] + size <= len(p):
+        cuts.append(int(ends[at]))
+    found = np.empty(len(p), np.int64)
+    found[order] = np.repeat(np.arange(len(cuts)), np.diff([*cuts, len(p)]))
+    return found
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -153,13 +225,13 @@ def _f1(jaccard: Metric, n: int) -> Metric:
     return Metric(value, low, high, n, jaccard.groups)
 
 
-def _interval(value: float, spread: float, n: int, groups: int, *, log_scale: bool) -> Metric:
+def _interval(value: float, spread: float, n: int, groups: int, df: float, *, log_scale: bool) -> Metric:
     """A t interval by the delta method on the log or logit scale; spread: the bootstrap's standard error of `value`."""
     if spread < 1e-12 or value <= 0 or (not log_scale and value >= 1):
         low, high = _without_spread(value, groups, log_scale=log_scale)
     else:
         to, back, slope = (np.log, np.exp, value) if log_scale else (logit, expit, value * (1 - value))
-        half = _quantile(groups) * spread / slope
+        half = float(student.ppf(0.5 + LEVEL / 2, df)) * spread / slope
         low, high = float(back(to(value) - half)), float(back(to(value) + half))
     return Metric(value, low, high, n, groups)
 
@@ -175,11 +247,10 @@ def _without_spread(value: float, groups: int, *, log_scale: bool) -> tuple[floa
 
 
 def _bootstrapped(
-    y: np.ndarray, p: np.ndarray, groups: np.ndarray, seed: int, resamples: int
+    y: np.ndarray, p: np.ndarray, losses: dict[str, np.ndarray], groups: np.ndarray, seed: int, resamples: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The figures that are no proportions: their values, and their standard errors over resamples of groups."""
-    clipped = np.clip(p, np.finfo(np.float32).eps, 1 - np.finfo(np.float32).eps)
-    losses = np.stack([-np.where(y, np.log(clipped), np.log1p(-clipped)), (p - y) ** 2], axis=1)
+    """Ranked figures and means of `losses` (n,): their values, and their standard errors over resamples of groups."""
+    of_rows = np.stack(list(losses.values()), axis=1)
     order = np.argsort(-p, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(p[order]) != 0])  # first row of each distinct score, falling
 
@@ -188,8 +259,8 @@ def _bootstrapped(
         ranked = weights[:, order]
         hits = np.add.reduceat(ranked * y[order], starts, axis=1)
         seen = np.add.reduceat(ranked, starts, axis=1)
-        log_loss, brier = (weights @ losses / weights.sum(axis=1, keepdims=True)).T
-        return {**_ranked(hits, seen - hits), "log_loss": log_loss, "brier": brier}
+        means = weights @ of_rows / weights.sum(axis=1, keepdims=True)
+        return {**_ranked(hits, seen - hits), **dict(zip(losses, means.T, strict=True))}
 
     values = {name: float(value[0]) for name, value in figures(np.ones((1, len(y)))).items()}
     blocks = [figures(counts) for counts in _resamples(groups, y, seed, resamples)]

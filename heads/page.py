@@ -32,8 +32,9 @@ METRICS = {
     "recall": "recall",
     "f1": "F1",
     "brier": "Brier score",
+    "ece": "calibration error (l2)",
 }
-FALLING = ("log_loss", "brier")  # lower is better
+FALLING = ("log_loss", "brier", "ece")  # lower is better
 
 
 def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
@@ -51,7 +52,10 @@ def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
         "policy": " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
         "title": f"{len(told['heads'])} heads: {' or '.join(map(_text, told['classes']))}",
         "sentence": _sentence(told),
-        "notes": "".join(f"<li>{_text(note)}</li>" for note in told["notes"][1:]),
+        "verdict": _text(told["notes"][1]),
+        "paired": "".join(_paired(told, split) for split in SPLITS)
+        or "<p>No baseline was trained beside another head.</p>",
+        "notes": "".join(f"<li>{_text(note)}</li>" for note in told["notes"][2:]),
         "figures": "".join(_figures(told, split) for split in SPLITS),
         "curves": "".join(map(_figure, (chart for chart in charts if chart["kind"] != "loss"))),
         "matrices": _matrices(told, scores),
@@ -136,6 +140,35 @@ def _figures(told: dict[str, Any], split: str) -> str:
         "test": "<b>Test</b>: no choice looked at it. The chosen head and the baselines only.",
     }
     return _box(f"{split} figures", _table(f"{why[split]} Estimate, 95 % interval, n.", header, rows, "figures"))
+
+
+def _paired(told: dict[str, Any], split: str) -> str:
+    """Return a split's differences from the baselines: a row a head, a column a baseline and metric."""
+    found = {(d["head"], d["against"], d["metric"]): d for d in told["paired"] if d["split"] == split}
+    if not found:
+        return ""
+    columns = list(dict.fromkeys((against, metric) for _, against, metric in found))
+    header = ["head", *(f"{_text(against)}<small>{METRICS[metric]}</small>" for against, metric in columns)]
+    rows = [
+        [_head(head, told), *(_difference(found.get((head["head"], *column))) for column in columns)]
+        for head in told["heads"]
+        if any(name == head["head"] for name, _, _ in found)
+    ]
+    some = next(iter(found.values()))
+    caption = (
+        f"<b>{split.capitalize()}</b>: the head's figure minus the baseline's, row by row; 95 % interval, so wide that "
+        f"all {some['looked_at']} of a metric hold together; n = {some['n']:,}, {some['groups']:,} independent groups."
+    )
+    return _box(f"{split} differences", _table(caption, header, rows, "paired"))
+
+
+def _difference(d: dict[str, Any] | None) -> str:
+    if d is None:
+        return "itself"
+    return (
+        f"<b>{d['value']:+.3f}</b><small>[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]</small>"
+        f"<small>{d['verdict']}</small>"
+    )
 
 
 def _head(head: dict[str, Any], told: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ HEADS: dict[str, Callable[[int], Head]] = {
     # the floor: the share of class 1, whatever the image
     "majority": lambda seed: MajorityHead(),
 }
-DEFAULT = ("sigmoid", "logistic")  # what `make head` trains, and the baselines that a chosen head is held against
+DEFAULT = ("sigmoid", "logistic")  # what `make head` trains
+BASELINES = (*DEFAULT, "sigmoid-long")  # what a chosen head is held against: with it they are measured on test
 
 
 def create(name: str, seed: int) -> Head:

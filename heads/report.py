@@ -7,7 +7,7 @@ from typing import Any
 from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import decision, metrics, page, registry
+from heads import decision, metrics, page, paired, registry
 from heads.audit import Audit
 from heads.dataset import Dataset
 from heads.metrics import Metric
@@ -53,7 +53,8 @@ def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, An
     counts, target = data.counts(), heads[0].point.target
     said = [
         f"* {chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
-        "computed for the chosen head and the baselines sigmoid and logistic only."
+        f"computed for the chosen head and the baselines {', '.join(registry.BASELINES)} only.",
+        paired.sentence(paired.compare(data, heads, chosen), chosen),
     ]
     if target != decision.DEFAULT:
         said += _thresholds(heads, chosen)
@@ -115,6 +116,7 @@ def write(
         "features": data.cache.provenance,
         "provenance": provenance(),
         "leaks": leaks,
+        "paired": [each.to_json() for each in paired.compare(data, heads, chosen)],
         "notes": legend(data, heads, chosen, leaks),
         "heads": [_head(head) for head in heads],
     }

@@ -16,7 +16,7 @@ from extract import artifacts
 from extract.cache import provenance
 from extract.errors import HeadError
 from extract.workspace import Workspace
-from heads import decision, metrics, registry
+from heads import calibration, decision, metrics, registry
 from heads.bundle import Bundle
 from heads.dataset import Dataset
 from heads.decision import OperatingPoint, Target
@@ -24,6 +24,16 @@ from heads.layers import forward
 from heads.metrics import Metric
 
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train and how. target: what thresholds are for; calibrate: one of calibration.METHODS, or None."""
+
+    names: list[str]
+    seed: int = 0
+    target: Target = decision.DEFAULT
+    calibrate: str | None = None
 
 
 @dataclass
@@ -50,24 +60,25 @@ class Trained:
         return value
 
 
-def fit(name: str, data: Dataset, seed: int, log_dir: Path | None, target: Target = decision.DEFAULT) -> Trained:
+def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
     """Train one head on train, choose its threshold and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
-    head = registry.create(name, seed)
+    head = registry.create(name, config.seed)
+    head, left = calibration.wrap(head, config.calibrate, config.seed) if config.calibrate else (head, [])
     head.prepare()
     started = time.monotonic()
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
     seconds = time.monotonic() - started
     model = head.to_model()
     p = forward(model, validation.X)
-    point = decision.choose(target, validation.y, p, validation.groups, len(data.cache))
+    point = decision.choose(config.target, validation.y, p, validation.groups, len(data.cache))
     facts = {
         "head": name,
         "classes": list(data.classes),
         "threshold": point.threshold,
         "operating_point": point.to_json(),
         "dim": data.cache.dim,
-        "seed": seed,
+        "seed": config.seed,
         "rows": data.counts(),
         "table_digest": data.table_digest,
         "fingerprint": data.cache.fingerprint,
@@ -77,8 +88,8 @@ def fit(name: str, data: Dataset, seed: int, log_dir: Path | None, target: Targe
         "provenance": provenance(),
     }
     refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
-    trained = Trained(name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes()])
-    measure(trained, data, "validation", seed)
+    trained = Trained(name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes(), *left])
+    measure(trained, data, "validation", config.seed)
     return trained
 
 
@@ -119,23 +130,21 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(
-    place: Workspace, data: Dataset, names: list[str], seed: int, target: Target = decision.DEFAULT
-) -> tuple[list[Trained], str]:
+def run(place: Workspace, data: Dataset, config: Config) -> tuple[list[Trained], str]:
     """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
 
     Only heads whose validation supports the target count. Test is read for the chosen head and the baselines only:
     looking at every head's would be choosing on it. Errors: HeadError, with nothing published, when none counts.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = [fit(name, data, seed, Path(logs) / name, target) for name in names]
+        heads = [fit(name, data, config, Path(logs) / name) for name in config.names]
         eligible = [head for head in heads if not head.point.refused]
         if not eligible:
-            raise _none_eligible(target, heads)
+            raise _none_eligible(config.target, heads)
         chosen = min(eligible, key=lambda head: head.log_loss).name
         for head in heads:
-            if head.name in (chosen, *registry.DEFAULT):
-                measure(head, data, "test", seed)
+            if head.name in (chosen, *registry.BASELINES):
+                measure(head, data, "test", config.seed)
             if head not in eligible:
                 continue
             with artifacts.replacing_folder(place.out / "heads" / head.name) as folder:

@@ -15,7 +15,7 @@ from heads.__main__ import main
 @pytest.fixture
 def trained(cached):
     """A workspace with a trained logistic head, and the folder of its bundle."""
-    train.run(cached, dataset.join(cached), ["logistic"], 0)
+    train.run(cached, dataset.join(cached), train.Config(["logistic"]))
     return cached, cached.out / "heads" / "logistic"
 
 
@@ -87,7 +87,7 @@ def test_a_head_of_another_cache_is_refused_naming_the_field(trained):
 def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained):
     """And the reason is said."""
     place, _ = trained
-    train.run(place, dataset.join(place), ["majority"], 0)
+    train.run(place, dataset.join(place), train.Config(["majority"]))
     heads = place.out / "heads"
     name, why = bundle.choose(heads, None)
     assert name == "logistic"
@@ -107,7 +107,7 @@ def test_the_head_to_use_is_the_one_asked_for_or_the_best_on_validation(trained)
 @pytest.fixture
 def stored(cached):
     """A workspace with a trained knn head, and the folder of its bundle."""
-    train.run(cached, dataset.join(cached), ["knn"], 0)
+    train.run(cached, dataset.join(cached), train.Config(["knn"]))
     return cached, cached.out / "heads" / "knn"
 
 
@@ -170,7 +170,7 @@ def test_stored_neighbours_are_not_exported_and_the_message_says_what_can_be(sto
     )
     assert main(export) == 1
     assert "knn can be exported. An export is made of layers. Run make head" in capsys.readouterr().err
-    train.run(place, dataset.join(place), ["majority"], 0)
+    train.run(place, dataset.join(place), train.Config(["majority"]))
     assert main([*export, "--head", "knn"]) == 1
     assert "Run make export HEAD= with one of majority." in capsys.readouterr().err
     knn, majority = (bundle.validation_log_loss(place.out / "heads" / name) for name in ("knn", "majority"))

@@ -212,7 +212,7 @@ def place(tmp_path):
 def test_everything_that_is_written_stands_at_the_heads_own_threshold(place):
     """Bundle, metrics, legend and comparison; test is judged at the threshold that validation chose."""
     data = dataset.join(place)
-    heads, best = train.run(place, data, ["logistic"], 0, decision.parse("recall=0.8", 0.2))
+    heads, best = train.run(place, data, train.Config(["logistic"], 0, decision.parse("recall=0.8", 0.2)))
     folder = place.out / "heads" / "logistic"
     facts, figures = (json.loads((folder / f"{name}.json").read_text()) for name in ("head", "metrics"))
     point = facts["operating_point"]
@@ -232,8 +232,8 @@ def test_everything_that_is_written_stands_at_the_heads_own_threshold(place):
 def test_a_head_that_cannot_keep_the_promise_is_neither_chosen_nor_published(place):
     """It stays in the table with a note; a bundle of before is kept for its own threshold and not chosen any more."""
     data = dataset.join(place)
-    train.run(place, data, ["majority"], 0)
-    heads, best = train.run(place, data, ["majority", "logistic"], 0, decision.parse("precision=0.5"))
+    train.run(place, data, train.Config(["majority"]))
+    heads, best = train.run(place, data, train.Config(["majority", "logistic"], 0, decision.parse("precision=0.5")))
     assert best == "logistic"
     assert "majority" in report.table(heads, best)
     notes = report.legend(data, heads, best)
@@ -264,12 +264,12 @@ def test_where_no_head_can_keep_the_promise_nothing_is_changed(place, capsys):
     assert everything(place.out) == before
     assert main([*command, "--threshold", "nonsense"]) == 2
     with pytest.raises(HeadError, match="review of"):
-        train.run(place, dataset.join(place), ["majority"], 0, decision.parse("review=1/1000"))
+        train.run(place, dataset.join(place), train.Config(["majority"], 0, decision.parse("review=1/1000")))
 
 
 def test_predict_decides_by_the_threshold_of_the_bundle(place):
     """As the probabilities that training published say."""
-    train.run(place, dataset.join(place), ["logistic"], 0, decision.parse("0.8"))
+    train.run(place, dataset.join(place), train.Config(["logistic"], 0, decision.parse("0.8")))
     facts = bundle.read_facts(place.out / "heads" / "logistic")
     rows = read_rows(place.out / "heads" / "logistic" / "predictions.csv")
     p = np.array([float(row["probability"]) for row in rows])

@@ -46,7 +46,7 @@ np.save(sys.argv[3], np.concatenate([given[name].numpy() for name in ("probabili
 def ready(place):
     """A workspace with features and a trained logistic head whose threshold is not one half."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0, decision.parse("review=20/40"))
+    train.run(place, dataset.join(place), train.Config(["logistic"], 0, decision.parse("review=20/40")))
     return place
 
 
@@ -219,7 +219,7 @@ def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album)
         album.add(f"{i:02d}--{name}", data, str(i % 2), "train")
     album.write()
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0)
+    train.run(place, dataset.join(place), train.Config(["logistic"]))
     results = {(r.format, r.input): r for r in export.export(place, "logistic", n_images=0, seed=0)}
     native = sum(images.in_graph(data, 32) for data in files.values())
     assert 0 < native < len(files)

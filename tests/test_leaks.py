@@ -119,7 +119,7 @@ def names(place, *rows):
 def compare(place, seed=0):
     """What `make compare` does, with heads that are quick."""
     data = dataset.join(place)
-    heads, chosen = train.run(place, data, ["logistic", "majority"], seed)
+    heads, chosen = train.run(place, data, train.Config(["logistic", "majority"], seed))
     found = leaks.find(data)
     leaks.write(place, found)
     return data, heads, chosen, found, leaks.told(found, leaks.figures(found, data, heads, seed), heads)
@@ -238,7 +238,7 @@ def test_clusters_are_what_was_planted(exact_rows, monkeypatch):
 def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     """All ones of test leak: that is said, and nothing is computed on zeros alone."""
     data = dataset.join(leaky)
-    heads, _ = train.run(leaky, data, ["logistic"], 0)
+    heads, _ = train.run(leaky, data, train.Config(["logistic"]))
     part = data.parts["test"]
     found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
     told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)

@@ -32,7 +32,7 @@ def test_values_are_those_of_scikit_learn(decimals):
         "brier": sk.brier_score_loss(y, p),
     }
     found = metrics.evaluate(y, p, np.arange(500))
-    assert list(found) == list(metrics.NAMES) == list(expected)
+    assert list(found) == list(metrics.NAMES) == [*expected, "ece"]
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-9), name
 
@@ -113,3 +113,36 @@ def test_accuracy_intervals_cover_the_truth():
         m = metrics.proportion(hits, groups)
         covered += m.low <= 0.7766 <= m.high  # the mean of expit(1.5 + N(0, 1)), by quadrature
     assert 0.92 <= covered / 300 <= 0.99
+
+
+def test_the_calibration_error_is_its_definition_less_the_noise():
+    """Against a loop over bins: squared gap less its variance; a constant score is one bin, equal scores share one."""
+    y, p = draw(1000, seed=2)
+    found = metrics.calibration_error(y, p, np.arange(1000))
+    total = 0.0
+    for rows in np.split(np.argsort(p), 20):
+        gaps = p[rows] - y[rows]
+        total += 50 / 1000 * (gaps.mean() ** 2 - gaps.var(ddof=1) / 50)
+    assert found.value == pytest.approx(np.sqrt(total), abs=1e-9)
+    assert metrics._bins(np.full(9, 0.3), 2).tolist() == [0] * 9
+    assert metrics._bins(np.array([0.5, 0.1, 0.1, 0.1, 0.5, 0.7, 0.8]), 2).tolist() == [1, 0, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("shift", "n", "size"), [(0.0, 500, 1), (1.0, 500, 1), (1.0, 300, 10)])
+def test_the_calibration_errors_interval_covers_the_truth(shift, n, size):
+    """Scores that are probabilities, and scores that a shift of the logit makes wrong; 300 runs; 30 groups too."""
+    rng, covered = np.random.default_rng(1), 0
+    z = rng.normal(size=1_000_000)
+    truth = np.sqrt(np.mean((expit(z + shift) - expit(z)) ** 2))
+    for _ in range(300):
+        z, groups = rng.normal(size=n), np.arange(n) // size
+        m = metrics.calibration_error(rng.random(n) < expit(z), expit(z + shift), groups)
+        covered += m.low <= truth <= m.high
+    assert covered / 300 >= 0.92
+
+
+def test_the_freedom_of_a_variance_is_satterthwaites():
+    """Normal residuals: nearly one a group; two that carry everything: four, of a thousand."""
+    assert metrics.freedom(np.random.default_rng(0).normal(size=10_000)) == pytest.approx(9999, rel=0.05)
+    assert metrics.freedom(np.r_[1.0, -1.0, np.zeros(998)]) == pytest.approx(4, rel=0.01)
+    assert metrics.freedom(np.zeros(7)) == 6

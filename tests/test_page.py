@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from benchmarks import pictures
-from heads import audit, curves, dataset, metrics, page, report, train
+from heads import audit, curves, dataset, metrics, page, paired, report, train
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>\u2028'\"&amp;{{plotly}}")
 VOID = {"meta", "link", "img", "br", "input"}
@@ -91,7 +91,13 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         "backbone": "embedded (not for your photos)",
         "features": made,
         "provenance": made,
-        "notes": ["* said above", f"the note {classes[1]}"],
+        "notes": ["* said above", f"{names[0]} is really good", f"the note {classes[1]}"],
+        "paired": [
+            paired.Difference(split, names[-1], names[0], metric, -0.02, -0.03, -0.01, -0.04, -0.005, 2, n, n).to_json()
+            for split in splits
+            for metric in paired.METRICS
+            if len(names) > 1
+        ],
         "heads": heads,
     }
     return told, scores
@@ -105,7 +111,7 @@ def rendered(**how):
 def test_the_figures_are_those_of_comparison_json(cached):
     """Every estimate, interval and n, for every head whose split was looked at; and the counts of the data."""
     data = dataset.join(cached)
-    heads, chosen = train.run(cached, data, ["majority", "logistic"], 0)
+    heads, chosen = train.run(cached, data, train.Config(["majority", "logistic"]))
     report.write_page(cached, data, heads, report.write(cached, data, heads, chosen), audit.Audit([], 3, "no folds"))
     told = json.loads((cached.out / "comparison.json").read_text())
     read = Read((cached.out / "comparison.html").read_text())
@@ -117,6 +123,11 @@ def test_the_figures_are_those_of_comparison_json(cached):
             for m, cell in zip((head["metrics"][split][key] for key in page.METRICS), cells, strict=True):
                 value = "undefined" if m["value"] is None else f"{m['value']:.3f}[{m['low']:.3f}, {m['high']:.3f}]"
                 assert cell.removesuffix("approximate") == f"{value}n = {m['n']:,}"
+    said = {(d["split"], d["head"]): d for d in told["paired"] if d["metric"] == "log_loss"}
+    (header, row), d = read.tables[2], said["validation", "majority"]
+    assert header == ["head", "logisticlog loss", "logisticaccuracy"]
+    assert row[1] == f"{d['value']:+.3f}[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]{d['verdict']}"
+    assert told["notes"][1] in read.text
     assert [row[1] for row in read.tables[-1][1:]] == [str(c["n"]) for c in told["rows"].values()]
     assert set(page.METRICS) == set(metrics.NAMES)
     for said in ("logistic was chosen", "0 images without features", told["table_digest"], "no folds"):

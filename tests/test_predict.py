@@ -32,7 +32,7 @@ def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
 
 def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
     """make predict on known images takes a second."""
-    train.run(cached, dataset.join(cached), ["logistic"], 0)
+    train.run(cached, dataset.join(cached), train.Config(["logistic"]))
     rows = read_rows(cached.out / "manifest.csv")
     code = f"""
 import sys
@@ -56,7 +56,7 @@ np.save({str(tmp_path / "p.npy")!r}, [each.p for each in found])
 def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     """Bundle and export alone say the same; the bad ones have a status and a reason."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0)
+    train.run(place, dataset.join(place), train.Config(["logistic"]))
     export.export(place, "logistic", n_images=8, seed=0)
     new = album.media / "new"
     new.mkdir()
@@ -88,7 +88,7 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
 def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
     """objectId is enough to predict."""
     run.extract(run.Config(place))
-    train.run(place, dataset.join(place), ["logistic"], 0)
+    train.run(place, dataset.join(place), train.Config(["logistic"]))
     table = tmp_path / "ids.csv"
     artifacts.write_csv(table, ("objectId",), [("0001img",), ("nothere",)])
     found = predict.from_bundle(place, "logistic", predict.list_files(table, album.media))

@@ -11,7 +11,7 @@ from tests.conftest import read_rows
 
 def run(place, names):
     data = dataset.join(place)
-    heads, chosen = train.run(place, data, names, 0)
+    heads, chosen = train.run(place, data, train.Config(names))
     return data, heads, chosen
 
 

@@ -1,0 +1,165 @@
+"""Make a head's probabilities mean what they say: a map of its logits, fitted on rows that the fit never saw.
+
+The head is refitted on grouped folds inside train; its out-of-fold logits, pooled, fit the map, which is put on the
+head's own fit on all of train. So no row that a fit saw is calibrated on, and validation is left to choose by. The map
+becomes layers: a scale and shift folds into the last one, isotonic regression is three small layers after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
+
+from extract.errors import HeadError
+from heads.baselines import TOO_FEW, Head, MajorityHead, folds_by_group
+from heads.classifiers import KnnHead, LdaHead, SvmHead
+from heads.layers import Dense, forward
+
+METHODS = ("temperature", "platt", "isotonic")
+ISOTONIC_ROWS = 1000  # under which isotonic regression overfits (Niculescu-Mizil & Caruana 2005)
+KNOTS = 32  # of isotonic's map, at most
+STEEPEST = 20.0  # slope of that map: float32 engines differ by 1e-6 in a logit, parity allows 1e-4 of a probability
+LEFT = {  # heads that stay as they are, and why
+    MajorityHead: "it has no scores, only the share of class 1",
+    KnnHead: "its smoothed votes are no layers",
+    LdaHead: "it calibrates itself, as Platt does",
+    SvmHead: "it calibrates itself, as Platt does",
+}
+
+
+def wrap(head: Head, method: str, seed: int) -> tuple[Head, list[str]]:
+    """Return the head with a calibration around it, or as it is and why."""
+    why = next((why for kind, why in LEFT.items() if isinstance(head, kind)), None)
+    return (head, [f"not calibrated: {why}"]) if why else (Calibrated(head, method, seed), [])
+
+
+class Calibrated(Head):
+    """Any head of layers, and a map of METHODS on its logits. Time: up to FOLDS more fits of the head."""
+
+    def __init__(self, head: Head, method: str, seed: int = 0) -> None:
+        self.head, self.method, self.seed = head, method, seed
+
+    def prepare(self) -> None:
+        self.head.prepare()
+
+    def notes(self) -> list[str]:
+        return [*self.head.notes(), f"calibration: {self.training_['calibration']}"]
+
+    def fit(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        log_dir: Path | None = None,
+    ) -> Calibrated:
+        """Fit the head on X (n, D), y (n,) of 0 and 1, and the map on logits of folds by groups (n,).
+
+        validation: what the head makes of it, in the folds too. Errors: HeadError for isotonic with too few rows.
+        """
+        groups = np.arange(len(y)) if groups is None else groups
+        if self.method == "isotonic" and len(y) < ISOTONIC_ROWS:
+            raise HeadError(
+                f"Isotonic calibration was asked for with {len(y):,} rows in train",
+                rule=f"It overfits below {ISOTONIC_ROWS:,}",
+                then="Use CALIBRATE=platt or temperature",
+            )
+        folds = folds_by_group(y, groups, self.seed)
+        scores = np.empty(len(y))
+        for rest, held_out in folds:
+            self.head.fit(X[rest], y[rest], groups=groups[rest], validation=validation)
+            scores[held_out] = logits(self.head.to_layers(), X[held_out])
+        self.head.fit(X, y, groups=groups, validation=validation, log_dir=log_dir)
+        layers, said = self.head.to_layers(), {"calibration": TOO_FEW}
+        if folds:
+            how = {"calibration": f"{self.method}, {len(folds)} folds by group"}
+            layers, said = self._calibrate(layers, scores, y, how)
+        self.layers_, self.training_ = layers, {**self.head.training_, **said}
+        return self
+
+    def _calibrate(
+        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray, said: dict[str, Any]
+    ) -> tuple[list[Dense], dict[str, Any]]:
+        if self.method == "isotonic":
+            x, z = isotonic(scores, y)
+            return interpolated(layers, x, z), {**said, "knots": [x.tolist(), z.tolist()]}
+        slope, shift = (temperature(scores, y), 0.0) if self.method == "temperature" else platt(scores, y)
+        last = layers[-1]
+        kernel, bias = slope * last.kernel.astype(np.float64), slope * last.bias.astype(np.float64) + shift
+        folded = replace(last, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
+        return [*layers[:-1], folded], {**said, "slope": slope, "shift": shift}
+
+
+def logits(layers: list[Dense], X: np.ndarray) -> np.ndarray:
+    """Return what the last sigmoid is applied to, float64 (n,)."""
+    return forward([*layers[:-1], replace(layers[-1], activation="linear")], X)
+
+
+def temperature(scores: np.ndarray, y: np.ndarray) -> float:
+    """Return 1 / T, the scale of the logits (n,) with the lowest log loss on y (Guo et al. 2017)."""
+    return float(_maximum_likelihood(scores[:, None], y.astype(np.float64))[0])
+
+
+def platt(scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return slope and shift of the logits (n,) by maximum likelihood, on the smoothed targets of Platt 1999."""
+    ones = int(y.sum())
+    target = np.where(y == 1, (ones + 1) / (ones + 2), 1 / (len(y) - ones + 2))
+    slope, shift = _maximum_likelihood(np.stack([scores, np.ones(len(y))], axis=1), target)
+    return float(slope), float(shift)
+
+
+def _maximum_likelihood(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the weights (k,) of columns (n, k) under a sigmoid with the lowest log loss against target (n,)."""
+    scale = np.maximum(np.abs(columns).max(axis=0), 1e-12)
+    columns = columns / scale
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        z = columns @ weights
+        return float(np.mean(np.logaddexp(0, z) - target * z)), columns.T @ (expit(z) - target) / len(z)
+
+    return minimize(loss, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B", tol=1e-12).x / scale
+
+
+def isotonic(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return knots x and calibrated logits z (k,) of the isotonic regression of y on logits (n,); between them, lines.
+
+    A knot stands at the mean score of each level. A level of 0 or 1, whose logit is infinite, becomes Laplace's
+    (ones + 1) / (rows + 2). Neighbours that then fall, or rise more steeply than STEEPEST, are pooled; of more than
+    KNOTS the smallest too.
+    """
+    level = IsotonicRegression(out_of_bounds="clip").fit_transform(scores, y)
+    at = np.unique(level, return_inverse=True)[1]
+    blocks = [
+        np.array([rows, total, ones])
+        for rows, total, ones in zip(
+            np.bincount(at), np.bincount(at, weights=scores), np.bincount(at, weights=y), strict=True
+        )
+    ]
+    while True:
+        rows, total, ones = np.array(blocks).T
+        x, z = total / rows, logit(np.clip(ones / rows, 1 / (rows + 2), (rows + 1) / (rows + 2)))
+        bad = (np.diff(z) <= 0) | (np.diff(z) > STEEPEST * np.diff(x))
+        if not bad.any():
+            if len(blocks) <= KNOTS:
+                return x, z
+            bad[:] = True
+        first = int(np.argmin(np.where(bad, np.minimum(rows[1:], rows[:-1]), np.inf)))
+        blocks[first : first + 2] = [blocks[first] + blocks[first + 1]]
+
+
+def interpolated(layers: list[Dense], x: np.ndarray, z: np.ndarray) -> list[Dense]:
+    """Return layers whose logit is piecewise linear in that of `layers`: z at the knots x (k,), constant outside them.
+
+    A hidden unit a knot: z_0 + sum of (slope after the knot - slope before it) x relu(logit - knot).
+    """
+    slopes = np.diff(np.r_[0, np.diff(z) / np.diff(x), 0]) if len(x) > 1 else np.zeros(1)
+    hinges = Dense(np.ones((1, len(x)), np.float32), (-x).astype(np.float32), "relu")
+    out = Dense(slopes[:, None].astype(np.float32), z[:1].astype(np.float32), "sigmoid")
+    return [*layers[:-1], replace(layers[-1], activation="linear"), hinges, out]

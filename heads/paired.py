@@ -1,0 +1,123 @@
+"""Is a head really better? Differences between heads on the same rows, by group, corrected for how many are looked at.
+
+Heads are scored on the same images, so the interval of their difference is that of the row-by-row differences, far
+narrower than their own two would suggest. Log loss and accuracy are means, so the standard error that a bootstrap of
+groups converges to has a closed form (the linearised variance over groups), and no resample is drawn. The quantile is
+Student's t with Satterthwaite's degrees of freedom, at most G - 1, and is Bonferroni's for the number of differences
+looked at, so that all of a split's intervals hold together in 95 %. In simulation (benchmarks/intervals.py) this
+covers as well as the studentised max-t bootstrap of Romano & Wolf 2005, at the same width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from heads import metrics
+from heads.dataset import Dataset
+from heads.train import Trained
+
+REFERENCES = ("logistic", "sigmoid-long")  # what a claim of improvement is held against
+METRICS = ("log_loss", "accuracy")  # the first is what heads are chosen by
+
+
+@dataclass(frozen=True)
+class Difference:
+    """head's figure minus the reference's, on the same n rows of `groups` groups; below 0 is better in log_loss.
+
+    low, high: 95 % interval of this difference alone; corrected_*: such that those of all `looked_at` hold together.
+    """
+
+    split: str
+    head: str
+    against: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    corrected_low: float
+    corrected_high: float
+    looked_at: int
+    n: int
+    groups: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the difference as comparison.json holds it."""
+        return {**asdict(self), "verdict": self.verdict}
+
+    @property
+    def verdict(self) -> str:
+        """What the corrected interval allows to say: "better", "worse" or "cannot tell"."""
+        if self.corrected_low <= 0 <= self.corrected_high:
+            return "cannot tell"
+        return "better" if (self.value < 0) == (self.metric == "log_loss") else "worse"
+
+
+def compare(data: Dataset, heads: list[Trained], chosen: str) -> list[Difference]:
+    """Return every head against each trained reference on validation, and the chosen one on test where it was read."""
+    found = []
+    for split, wanted in (("validation", {head.name for head in heads}), ("test", {chosen})):
+        scored = {head.name: head for head in heads if split in head.p}
+        pairs = [
+            (scored[name], scored[reference])
+            for name in scored
+            for reference in REFERENCES
+            if name in wanted and reference in scored and reference != name
+        ]
+        part = data.parts[split]
+        for metric in METRICS:
+            rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
+            for head, reference in pairs:
+                made = difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
+                groups = len(np.unique(part.groups))
+                found.append(Difference(split, head.name, reference.name, metric, *made, len(pairs), len(part), groups))
+    return found
+
+
+def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
+    """Return what each row adds to a metric, (n,)."""
+    if metric == "log_loss":
+        return metrics.log_losses(y, head.p[split])
+    return ((head.p[split] >= head.bundle.facts["threshold"]) == y).astype(np.float64)
+
+
+def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[float, float, float, float, float]:
+    """Return the mean of rows' differences (n,), its 95 % interval, and that corrected for the number looked at.
+
+    groups: (n,) integers. Rows that never differ are no certainty, nor is one group: the standard error is then 1 / G,
+    as if a group had differed by 1.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]
+    g, value = int(groups.max()) + 1, float(rows.mean())
+    residuals = np.bincount(groups, weights=rows - value)
+    error = np.sqrt(g / max(g - 1, 1) * float((residuals**2).sum())) / len(rows)
+    error = error if error > 1e-12 else 1 / g
+    alone, together = student.ppf(1 - (1 - metrics.LEVEL) / 2 / np.array([1, looked_at]), metrics.freedom(residuals))
+    low, high, corrected_low, corrected_high = value + error * np.array([-alone, alone, -together, together])
+    return value, float(low), float(high), float(corrected_low), float(corrected_high)
+
+
+def sentence(found: list[Difference], chosen: str) -> str:
+    """Say whether the chosen head is really better than each reference: from test where there is one, in log loss."""
+    split = "test" if any(each.split == "test" for each in found) else "validation"
+    of_chosen = [d for d in found if (d.split, d.head, d.metric) == (split, chosen, METRICS[0])]
+    itself = f"{chosen} is itself a baseline: " if chosen in REFERENCES else ""
+    if not of_chosen:
+        others = " and ".join(name for name in REFERENCES if name != chosen)
+        return f"{itself}whether {chosen} is really better cannot be said: {others} was not trained on these rows"
+    first = of_chosen[0]
+    told = "; ".join(
+        (
+            f"these data cannot tell {chosen} from"
+            if d.verdict == "cannot tell"
+            else f"{chosen} is really {d.verdict} than"
+        )
+        + f" {d.against}: log loss {d.value:+.3f} [{d.corrected_low:+.3f}, {d.corrected_high:+.3f}]"
+        for d in of_chosen
+    )
+    corrected = f", corrected for {first.looked_at} differences" if first.looked_at > 1 else ""
+    said = f"aired on {split}, {told} (95 %{corrected}; n = {first.n:,}, {first.groups:,} independent groups)"
+    return f"{itself}p{said}" if itself else f"P{said}"

@@ -1,0 +1,123 @@
+"""Whether a head is really better: differences on the same rows, by group, corrected, and said in one sentence."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import log_loss
+
+from heads import dataset, metrics, paired, report, train
+from heads.dataset import Part
+
+TEST_ROWS = 600
+
+
+def scored(names, *, seed=0, groups=None, n=TEST_ROWS, better=0.0):
+    """A data set of one split, and made-up heads: each sees the same score through noise of its own."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < 0.4).astype(np.int8)
+    score = 3 * (y - 0.5) + rng.normal(size=n)
+    groups = np.arange(n) if groups is None else groups
+    part, none = Part(np.arange(n), np.empty((n, 0)), y, groups), Part(*[np.empty(0, int)] * 4)
+    heads = [
+        SimpleNamespace(
+            name=name,
+            p={"validation": expit(score + (1 - better * (at == 0)) * rng.normal(size=n))},
+            bundle=SimpleNamespace(facts={"threshold": 0.4}),
+        )
+        for at, name in enumerate(names)
+    ]
+    return SimpleNamespace(parts={"validation": part, "test": none}), heads
+
+
+def test_a_difference_is_that_of_the_two_figures_and_its_error_a_loop_bootstraps():
+    """Log loss against scikit-learn's, accuracy at the heads' threshold; 4,000 resamples of groups, one by one."""
+    groups = np.arange(TEST_ROWS) // 7
+    data, (head, base) = scored(["lda", "logistic"], groups=groups)
+    loss, accuracy = paired.compare(data, [head, base], "lda")
+    y = data.parts["validation"].y
+    p, q = head.p["validation"], base.p["validation"]
+    assert loss.value == pytest.approx(log_loss(y, p) - log_loss(y, q))
+    assert accuracy.value == pytest.approx(((p >= 0.4) == y).mean() - ((q >= 0.4) == y).mean())
+    rng, rows_of = np.random.default_rng(1), [np.flatnonzero(groups == g) for g in range(groups.max() + 1)]
+    rows, means = metrics.log_losses(y, p) - metrics.log_losses(y, q), []
+    for _ in range(4000):
+        drawn = np.concatenate([rows_of[g] for g in rng.integers(0, len(rows_of), len(rows_of))])
+        means.append(rows[drawn].mean())
+    assert (loss.high - loss.low) / 2 == pytest.approx(1.99 * np.std(means), rel=0.06)  # t of 80 and more: 1.99
+    assert (loss.low + loss.high) / 2 == pytest.approx(loss.value)
+    assert (loss.n, loss.groups, loss.looked_at) == (TEST_ROWS, 86, 1)
+
+
+def test_copies_in_a_group_add_no_certainty():
+    """Ten copies of each row: the same interval; were they taken for independent, a third of it."""
+    rows = np.random.default_rng(0).normal(size=80)
+    once = paired.difference(rows, np.arange(80), 1)
+    assert paired.difference(np.repeat(rows, 10), np.repeat(np.arange(80), 10), 1) == pytest.approx(once)
+    ignored = paired.difference(np.repeat(rows, 10), np.arange(800), 1)
+    assert ignored[2] - ignored[1] < 0.4 * (once[2] - once[1])
+
+
+def test_more_heads_looked_at_make_each_claim_harder():
+    """All of a split's differences are counted: five heads against one reference, against itself none."""
+    names = ["logistic", "a", "b", "c", "d", "e"]
+    data, heads = scored(names)
+    found = paired.compare(data, heads, "a")
+    assert {d.looked_at for d in found} == {5}
+    assert {d.head for d in found} == set(names[1:])
+    assert all(d.corrected_low < d.low < d.value < d.high < d.corrected_high for d in found)
+
+
+def test_a_head_against_one_that_says_the_same_differs_by_nothing_and_is_no_certainty():
+    """No row differs: 0, and an interval of some width; one group too."""
+    data, heads = scored(["lda", "logistic"])
+    heads[0].p = heads[1].p
+    for groups in (np.arange(TEST_ROWS), np.zeros(TEST_ROWS, int)):
+        data.parts["validation"] = Part(*[*vars(data.parts["validation"]).values()][:3], groups)
+        for d in paired.compare(data, heads, "lda"):
+            assert d.value == 0
+            assert d.low < 0 < d.high
+            assert d.verdict == "cannot tell"
+
+
+def test_what_is_better_by_far_is_called_so_and_chance_is_not():
+    """A head without noise; then heads that differ by noise alone, of which under one in twelve runs calls any."""
+    data, heads = scored(["lda", "logistic", "sigmoid-long"], better=1.0)
+    said = paired.sentence(paired.compare(data, heads, "lda"), "lda")
+    assert said.startswith("Paired on validation, lda is really better than logistic: log loss -0.")
+    assert "; lda is really better than sigmoid-long: log loss -0." in said
+    assert said.endswith("(95 %, corrected for 4 differences; n = 600, 600 independent groups)")
+    called = 0
+    for seed in range(200):
+        data, heads = scored(["logistic", "a", "b", "c", "d"], seed=seed, n=200)
+        found = [d for d in paired.compare(data, heads, "a") if d.metric == "log_loss"]
+        called += any(d.verdict != "cannot tell" for d in found)
+    assert called <= 200 / 12
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "said"),
+    [
+        (["lda"], "lda", "whether lda is really better cannot be said: logistic and sigmoid-long"),
+        (["logistic"], "logistic", "logistic is itself a baseline: whether logistic is really better cannot be said"),
+        (["logistic", "sigmoid-long"], "logistic", "logistic is itself a baseline: paired on validation"),
+        (["lda", "logistic"], "lda", "Paired on validation, these data cannot tell lda from logistic: log loss"),
+    ],
+)
+def test_the_sentence_says_what_was_not_there_to_compare_with(names, chosen, said):
+    """No baseline, only itself, or one of the two."""
+    data, heads = scored(names)
+    assert paired.sentence(paired.compare(data, heads, chosen), chosen).startswith(said)
+
+
+def test_test_is_compared_for_the_chosen_head_alone_and_the_sentence_is_taken_from_it(cached):
+    """comparison.json, legend and predictions agree."""
+    data = dataset.join(cached)
+    heads, chosen = train.run(cached, data, train.Config(["majority", "knn", "logistic", "lda"]))
+    told = report.write(cached, data, heads, chosen)
+    rows = json.loads((cached.out / "comparison.json").read_text())["paired"]
+    assert {row["head"] for row in rows if row["split"] == "test"} == {chosen} - {"logistic"}
+    assert {row["head"] for row in rows if row["split"] == "validation"} == {"majority", "knn", "lda"}
+    assert told["notes"][1].split("aired on ")[1].startswith("test" if chosen != "logistic" else "validation")
