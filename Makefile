@@ -13,7 +13,7 @@ NAMED  := $(if $(HEAD),--head "$(HEAD)")
 # how heads are trained
 TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
           $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)") \
-          $(if $(CALIBRATE),--calibrate "$(CALIBRATE)")
+          $(if $(CALIBRATE),--calibrate "$(CALIBRATE)") $(if $(filter-out 0,$(SWEEP)),--sweep "$(SWEEP)")
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
@@ -34,7 +34,7 @@ help:
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE NEAR INPUT MODEL,"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
 	@echo "           GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)

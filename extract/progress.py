@@ -12,16 +12,16 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Count images; `add` may be called from several threads.
+    """Count images, or another unit; `add` may be called from several threads.
 
     total: images to come. label: the first word of each line.
     """
 
-    def __init__(self, total: int, label: str) -> None:
-        self.total, self.label, self.done, self.bad = total, label, 0, 0
+    def __init__(self, total: int, label: str, unit: str = "images") -> None:
+        self.total, self.label, self.unit, self.done, self.bad = total, label, unit, 0, 0
         self._start = self._last = time.monotonic()
         self._lock = Lock()
-        self._bar = tqdm(total=total, desc=label, unit=" images", smoothing=0.1) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, desc=label, unit=f" {unit}", smoothing=0.1) if sys.stderr.isatty() else None
 
     def add(self, done: int, *, bad: int = 0) -> None:
         """Count `done` more images, `bad` of them quarantined."""
@@ -38,10 +38,8 @@ class Progress:
     def _line(self) -> str:
         rate = self.done / max(time.monotonic() - self._start, 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
-        return (
-            f"{self.label}: {self.done:,}/{self.total:,} images, {rate:.1f} images/s, {left:.0f} s left, "
-            f"{self.bad} quarantined"
-        )
+        said = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left"
+        return said + (f", {self.bad} quarantined" if self.unit == "images" else "")
 
     def close(self) -> None:
         """End the bar; safe to call twice."""

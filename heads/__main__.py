@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
                 action=argparse.BooleanOptionalAction,
                 help="near-duplicates are one group, in made splits too; remembered",
             )
+            verb.add_argument("--sweep", nargs="?", const="", metavar="AXES", help="hundreds of linear heads, too")
             verb.add_argument("--threshold", default="0.5", metavar="SPEC", help="what each head's threshold is for")
             verb.add_argument("--prior", type=float, help="share of positives where the threshold will be used")
             how = ("temperature", "platt", "isotonic")
@@ -76,18 +77,21 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
 
 def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
     """Return how to train what `train` and `compare` were asked for."""
-    from heads import decision, registry, train
+    from heads import decision, registry, sweep, train
 
+    axes = None
+    if flags.sweep is not None:
+        axes, names = sweep.parse(flags.sweep), list(dict.fromkeys([*names, "sweep"]))
     for name in names:
         registry.create(name, flags.seed)  # an unknown name is refused before anything is read
-    return train.Config(names, flags.seed, decision.parse(flags.threshold, flags.prior), flags.calibrate)
+    return train.Config(names, flags.seed, decision.parse(flags.threshold, flags.prior), flags.calibrate, axes)
 
 
 def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
     """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
     from heads import dataset, leaks, registry, report, train
 
-    config = config or train.Config(list(registry.HEADS if verb == "compare" else registry.DEFAULT))
+    config = config or train.Config(list(registry.COMPARED if verb == "compare" else registry.DEFAULT))
     print(f"{verb:<9} {place.describe()}", flush=True)
     data = dataset.join(place)
     for note in data.notes:
@@ -131,7 +135,7 @@ def _compare(flags: argparse.Namespace) -> int:
     from heads import registry
 
     place = _place(flags)
-    _train_heads("compare", place, _config(flags, list(registry.HEADS)))
+    _train_heads("compare", place, _config(flags, list(registry.COMPARED)))
     print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
     return DONE
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from extract import artifacts
 from extract.workspace import Workspace
-from heads.baselines import FOLDS, LogisticHead
+from heads.baselines import LogisticHead, folds_by_group
 from heads.dataset import Dataset
 
 COLUMNS = ("objectId", "type", "value", "probability", "self_confidence")
@@ -38,7 +37,7 @@ class Audit:
 def suspects(data: Dataset, seed: int) -> Audit:
     """Find labels whose out-of-fold probability is under one half, over all splits; groups stay in one fold.
 
-    Time: FOLDS more logistic fits. Memory: 1.6 copies of the features beside the dataset's, one fold after another.
+    Time: five more logistic fits. Memory: 1.6 copies of the features beside the dataset's, one fold after another.
     """
     ends = np.cumsum([0, *map(len, data.parts.values())])
 
@@ -48,13 +47,11 @@ def suspects(data: Dataset, seed: int) -> Audit:
 
     y = np.concatenate([part.y for part in data.parts.values()])
     groups = np.concatenate([part.groups for part in data.parts.values()])
-    folds = min(FOLDS, *(len(np.unique(groups[y == value])) for value in (0, 1)))
-    if folds < 2:
-        return Audit([], len(y), "a class has fewer than two independent groups")
+    folds = folds_by_group(y, groups, seed)
+    if not folds:
+        return Audit([], len(y), "a class has too few independent groups for two folds")
     p = np.empty(len(y))
-    for rest, fold in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups):
-        if len(np.unique(y[rest])) < 2:
-            return Audit([], len(y), "the groups leave a fold without one of the classes")
+    for rest, fold in folds:
         head = LogisticHead(seed=seed).fit(rows(rest), y[rest], groups=groups[rest])
         p[fold] = head.predict_proba(rows(fold))[:, 1]
     confidence = np.where(y == 1, p, 1 - p)

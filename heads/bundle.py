@@ -44,7 +44,9 @@ def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what head.json says of a model, and the arrays that weights.npz holds of it."""
     if isinstance(model, Neighbours):
         return {"neighbours": {"rows": len(model.rows), "k": model.k}}, {"rows": model.rows, "labels": model.labels}
-    described = [{"units": layer.kernel.shape[1], "activation": layer.activation} for layer in model]
+    described = [
+        {"units": layer.kernel.shape[1], "activation": layer.activation, "unit": layer.unit} for layer in model
+    ]
     parts = ("kernel", "bias")
     return {"layers": described}, {f"{p}_{i}": getattr(layer, p) for i, layer in enumerate(model) for p in parts}
 
@@ -91,12 +93,15 @@ def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
 def _layers(arrays: Any, facts: dict[str, Any]) -> list[Dense]:
     layers, width = [], facts["dim"]
     for i, described in enumerate(facts["layers"]):
-        layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], described["activation"])
+        unit = described.get("unit", False)  # bundles before 0.3.0 do not say
+        layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], described["activation"], unit)
         units = described["units"]
         if layer.kernel.shape != (width, units) or layer.bias.shape != (units,):
             raise ValueError(f"layer {i} has shape {layer.kernel.shape}, not ({width}, {units})")
         if layer.activation not in ACTIVATIONS:
             raise ValueError(f"layer {i} has the unknown activation {layer.activation!r}")
+        if unit not in (True, False):
+            raise ValueError(f"layer {i} has unit {unit!r}, not true or false")
         layers.append(layer)
         width = units
     if not layers or (width, layers[-1].activation) != (1, "sigmoid"):

@@ -20,6 +20,7 @@ from extract.errors import HeadError
 from heads.baselines import TOO_FEW, Head, MajorityHead, folds_by_group
 from heads.classifiers import KnnHead, LdaHead, SvmHead
 from heads.layers import Dense, forward
+from heads.sweep import SweepHead
 
 METHODS = ("temperature", "platt", "isotonic")
 ISOTONIC_ROWS = 1000  # under which isotonic regression overfits (Niculescu-Mizil & Caruana 2005)
@@ -30,6 +31,7 @@ LEFT = {  # heads that stay as they are, and why
     KnnHead: "its smoothed votes are no layers",
     LdaHead: "it calibrates itself, as Platt does",
     SvmHead: "it calibrates itself, as Platt does",
+    SweepHead: "its settings are chosen by out-of-fold log loss already",
 }
 
 

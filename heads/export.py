@@ -119,7 +119,7 @@ def join(model: Any, layers: list[Dense], threshold: float) -> Any:
                 layer.kernel.shape[1], activation=layer.activation, name="probability" if last else f"head_{i}"
             )
         )
-        outputs = built[-1](outputs)
+        outputs = built[-1](keras.layers.UnitNormalization()(outputs) if layer.unit else outputs)
     decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
     joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
     for keras_layer, layer in zip(built, layers, strict=True):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
 
 ROWS = 8192  # rows looked at together: bounds the memory of a pass over X
-ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x}
+ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x, "exponential": np.exp}
 
 
 @dataclass(frozen=True)
 class Dense:
-    """y = activation(x @ kernel + bias). kernel: float32 (d, units); bias: float32 (units,)."""
+    """y = activation(x @ kernel + bias). kernel: float32 (d, units); bias: float32 (units,).
+
+    unit: each row of x is brought to length 1 first.
+    """
 
     kernel: np.ndarray
     bias: np.ndarray
     activation: str
+    unit: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ def forward(model: Model, X: np.ndarray) -> np.ndarray:
     if isinstance(model, Neighbours):
         return model.probability(X)
     for layer in model:
+        X = unit(X) if layer.unit else X
         X = ACTIVATIONS[layer.activation]((X @ layer.kernel + layer.bias).astype(np.float64))
     return X[:, 0]
 
 
 def unit(X: np.ndarray) -> np.ndarray:
     """Return the rows of X (n, D) at length 1, float32; a row of zeros stays one."""
-    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny).astype(np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))[:, None]  # without a temporary of X's size
+    return (X / np.maximum(length, np.finfo(np.float32).tiny).astype(np.float32)).astype(np.float32, copy=False)
 
 
 def nearest(rows: np.ndarray, X: np.ndarray, k: int) -> np.ndarray:
@@ -80,8 +86,8 @@ def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The scale of a column that is constant to float32 is 1. Memory: one block of rows.
     """
     total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    for start in range(0, len(X), ROWS):
-        block = X[start : start + ROWS].astype(np.float64)
+    for start in range(0, len(X), ROWS // 8):
+        block = X[start : start + ROWS // 8].astype(np.float64)
         total += block.sum(axis=0)
         squares += (block**2).sum(axis=0)
     mean = total / len(X)
@@ -97,7 +103,10 @@ def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarra
 
 
 def fold(layer: Dense, mean: np.ndarray, scale: np.ndarray) -> Dense:
-    """Turn a layer on standardised features, float32 or float64, into one on raw features. mean, scale: (D,)."""
+    """Turn a layer on standardised features, float32 or float64, into one on raw features, or raw ones at length 1.
+
+    mean, scale: (D,), of what the layer multiplies.
+    """
     kernel = layer.kernel.astype(np.float64) / scale[:, None]
     bias = layer.bias - mean @ kernel
-    return Dense(kernel.astype(np.float32), bias.astype(np.float32), layer.activation)
+    return replace(layer, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))

@@ -101,6 +101,15 @@ def evaluate(
     return {name: found[name] for name in NAMES}
 
 
+def mean_loss(losses: np.ndarray, groups: np.ndarray) -> Metric:
+    """Return the mean of rows' losses (n,) above 0, with a t interval on the log scale by groups (n,), no resample."""
+    groups = np.unique(groups, return_inverse=True)[1]
+    g, value = int(groups.max()) + 1, float(losses.mean())
+    residuals = np.bincount(groups, weights=losses - value)
+    error = float(np.sqrt(g / max(g - 1, 1) * (residuals**2).sum())) / len(losses)
+    return _interval(value, error, len(losses), g, freedom(residuals), log_scale=True)
+
+
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return each row's log loss (n,), p (n,) clipped as scikit-learn clips float32. y: (n,) of 0 and 1."""
     clipped = np.clip(p, np.finfo(np.float32).eps, 1 - np.finfo(np.float32).eps)

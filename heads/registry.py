@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from extract.errors import UsageError
 from heads.baselines import Head, LogisticHead, MajorityHead
 from heads.classifiers import KnnHead, LdaHead, SvmHead
 from heads.keras_head import SigmoidHead
+from heads.kernel import RbfHead
+from heads.sweep import SweepHead
 
 # name -> a function of the seed that makes an untrained head
 HEADS: dict[str, Callable[[int], Head]] = {
@@ -27,15 +30,20 @@ HEADS: dict[str, Callable[[int], Head]] = {
     "svm": lambda seed: SvmHead(seed=seed),
     # nearest rows of train by cosine, k by grouped cross-validation inside train; cannot be exported
     "knn": lambda seed: KnnHead(seed=seed),
+    # logistic regression under an RBF kernel by Nystroem; width and C by grouped cross-validation inside train
+    "rbf": lambda seed: RbfHead(seed=seed),
+    # the best of hundreds of linear heads by grouped cross-validation inside train (heads/sweep.py has the axes)
+    "sweep": lambda seed: SweepHead(seed=seed),
     # the floor: the share of class 1, whatever the image
     "majority": lambda seed: MajorityHead(),
 }
+COMPARED = tuple(name for name in HEADS if name != "sweep")  # what `make compare` trains; SWEEP= adds the sweep
 DEFAULT = ("sigmoid", "logistic")  # what `make head` trains
 BASELINES = (*DEFAULT, "sigmoid-long")  # what a chosen head is held against: with it they are measured on test
 
 
-def create(name: str, seed: int) -> Head:
-    """Make an untrained head. Errors: UsageError that lists what there is."""
+def create(name: str, seed: int, axes: dict[str, Any] | None = None) -> Head:
+    """Make an untrained head; axes: of the sweep. Errors: UsageError that lists what there is."""
     if name not in HEADS:
         raise UsageError(f"HEAD={name} is no head", rule=f"Heads are {', '.join(HEADS)}")
-    return HEADS[name](seed)
+    return SweepHead(axes, seed) if name == "sweep" else HEADS[name](seed)

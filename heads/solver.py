@@ -48,12 +48,13 @@ def spectrum(Z: np.ndarray) -> Spectrum:
 
 
 def logistic(
-    Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: Fit | None = None
+    Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: np.ndarray | None = None
 ) -> Fit:
     """Minimise C_k sum_i weight_ik log(1 + exp(-t_i score_ik)) + |w_k|^2 / 2, t = 2y - 1, as scikit-learn does.
 
     Z: float32 (n, D), columns of mean 0, which costs nothing as the intercept is free. y: (n,) of 0 and 1.
-    weight: float32 (n, K), 0 for a held-out row. C: (K,). gram: `spectrum(Z)`. start: where to begin, else at W = 0.
+    weight: float32 (n, K), 0 for a held-out row. C: (K,). gram: `spectrum(Z)`. start: weights
+    over intercepts (D + 1, K) to begin at, else W = 0.
 
     Conjugate gradients after Polak and Ribiere, restarted where they would ascend (Nocedal & Wright 2006, 5.2). The
     preconditioner is the inverse Hessian as it would be if all rows had the head's mean curvature. A head stops once
@@ -64,7 +65,7 @@ def logistic(
     C = C.astype(np.float32)
     done = _empty(Z.shape[1], len(C))
     live = np.arange(len(C))  # the heads still being solved
-    W, b = (start.W, start.b) if start else (np.zeros_like(done.W), _log_odds(y, weight))
+    W, b = (np.zeros_like(done.W), _log_odds(y, weight)) if start is None else (start[:-1], start[-1])
     S = Z @ W + b
     last: tuple[np.ndarray, ...] | None = None  # gradient, its preconditioned square, direction of the step before
     for step in range(MOST_STEPS + 1):
@@ -148,6 +149,7 @@ def adam(
     """
     y = y.astype(np.float32)[:, None]
     D, K = Z.shape[1], len(learning_rate)
+    label_smoothing, focal_gamma = label_smoothing.astype(np.float32), focal_gamma.astype(np.float32)
     limit = np.sqrt(6 / (D + 1))
     W = np.stack([np.random.default_rng(s).uniform(-limit, limit, D) for s in seeds], axis=1)
     # the intercept is the last row, so that Adam treats it as any weight
@@ -158,12 +160,12 @@ def adam(
         order = rng.permutation(len(y))
         for rows in np.split(order, range(batch_size, len(y), batch_size)):
             x, w = Z[rows], weight[rows]
-            count = (w > 0).sum(axis=0)
-            moves = (count > 0).astype(np.float32)
+            count = (w > 0).sum(axis=0, dtype=np.float32)
+            moves = np.minimum(count, 1)
             target = y[rows] * (1 - label_smoothing) + label_smoothing / 2
             slope = w * _loss_slope(x @ parameters[:-1] + parameters[-1], target, focal_gamma) / np.maximum(count, 1)
             gradient = np.concatenate([x.T @ slope, slope.sum(axis=0, keepdims=True)])
-            steps += count > 0
+            steps += moves.astype(int)
             m += np.float32(0.1) * moves * (gradient - m)
             v += np.float32(0.001) * moves * (gradient * gradient - v)
             after = np.maximum(steps, 1)
@@ -181,7 +183,7 @@ def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndar
     entropy = np.maximum(S, 0) - target * S + np.log1p(np.exp(-np.abs(S)))
     missed = 1 - (target * p + (1 - target) * (1 - p))
     turning = gamma * missed ** np.maximum(gamma - 1, 0) * (2 * target - 1) * p * (1 - p) * entropy
-    return (missed**gamma * (p - target) - turning).astype(np.float32)
+    return missed**gamma * (p - target) - turning
 
 
 def _empty(D: int, K: int) -> Fit:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 
 @dataclass(frozen=True)
 class Config:
-    """What to train and how. target: what thresholds are for; calibrate: one of calibration.METHODS, or None."""
+    """What to train and how. target: what thresholds are for; calibrate: one of calibration.METHODS, or None.
+
+    axes: of the sweep, as `sweep.parse` returns them; None for its own.
+    """
 
     names: list[str]
     seed: int = 0
     target: Target = decision.DEFAULT
     calibrate: str | None = None
+    axes: dict[str, Any] | None = None
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Trained:
     """One trained head. p: probabilities by split, where looked at; figures: metrics by split; seconds: of the fit.
 
     point: its threshold; where validation does not support the one asked for, it can be neither chosen nor published.
-    notes: what a reader of the figures should know.
+    notes: what a reader of the figures should know. tables: see `Head.tables`.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Trained:
     figures: dict[str, dict[str, Metric]]
     seconds: float
     notes: list[str]
+    tables: dict[str, Any] = field(default_factory=dict)
 
     @property
     def log_loss(self) -> float:
@@ -63,7 +68,7 @@ class Trained:
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
     """Train one head on train, choose its threshold and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
-    head = registry.create(name, config.seed)
+    head = registry.create(name, config.seed, config.axes)
     head, left = calibration.wrap(head, config.calibrate, config.seed) if config.calibrate else (head, [])
     head.prepare()
     started = time.monotonic()
@@ -88,7 +93,9 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         "provenance": provenance(),
     }
     refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
-    trained = Trained(name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes(), *left])
+    trained = Trained(
+        name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes(), *left], head.tables()
+    )
     measure(trained, data, "validation", config.seed)
     return trained
 
@@ -114,6 +121,8 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
         },
     }
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    for name, (columns, rows) in trained.tables.items():
+        artifacts.write_csv(folder / name, columns, rows)
     artifacts.write_csv(
         folder / "predictions.csv",
         PREDICTION_COLUMNS,

@@ -75,7 +75,7 @@ def test_too_few_groups_are_said_not_guessed(cached):
     parts = {name: replace(part, groups=part.y.astype(int)) for name, part in data.parts.items()}
     found = audit.suspects(replace(data, parts=parts), 0)
     assert found.rows == []
-    assert found.why_not == "a class has fewer than two independent groups"
+    assert found.why_not == "a class has too few independent groups for two folds"
 
 
 @pytest.mark.tensorflow

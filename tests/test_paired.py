@@ -1,6 +1,7 @@
 """Whether a head is really better: differences on the same rows, by group, corrected, and said in one sentence."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ def scored(names, *, seed=0, groups=None, n=TEST_ROWS, better=0.0):
     y = (rng.random(n) < 0.4).astype(np.int8)
     score = 3 * (y - 0.5) + rng.normal(size=n)
     groups = np.arange(n) if groups is None else groups
-    part, none = Part(np.arange(n), np.empty((n, 0)), y, groups), Part(*[np.empty(0, int)] * 4)
+    part, none = Part(np.arange(n), np.empty((n, 0)), y, groups, np.arange(n)), Part(*[np.empty(0, int)] * 5)
     heads = [
         SimpleNamespace(
             name=name,
@@ -75,7 +76,7 @@ def test_a_head_against_one_that_says_the_same_differs_by_nothing_and_is_no_cert
     data, heads = scored(["lda", "logistic"])
     heads[0].p = heads[1].p
     for groups in (np.arange(TEST_ROWS), np.zeros(TEST_ROWS, int)):
-        data.parts["validation"] = Part(*[*vars(data.parts["validation"]).values()][:3], groups)
+        data.parts["validation"] = replace(data.parts["validation"], groups=groups)
         for d in paired.compare(data, heads, "lda"):
             assert d.value == 0
             assert d.low < 0 < d.high

@@ -1,0 +1,113 @@
+"""A head that is not linear: logistic regression under an RBF kernel, made of layers that any export holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from heads import solver
+from heads.baselines import TOO_FEW, folds_by_group, some_rows
+from heads.classifiers import Unweighted
+from heads.layers import Dense, fold, standardisation, standardise, unit
+
+LANDMARKS = 512
+COMPONENTS = 64
+GAMMAS = (0.125, 0.25, 0.5, 1.0, 2.0)
+CS = tuple(np.logspace(-2, 3, 11).tolist())
+
+
+class RbfHead(Unweighted):
+    """Logistic regression under exp(-gamma |u - v|^2), approximated by Nystroem's method (Williams & Seeger 2001).
+
+    u: standardised features on their first COMPONENTS principal axes, brought to length 1, so that the kernel is
+    exp(2 gamma (u.v - 1)): a Dense layer with an exponential. v: LANDMARKS rows of train, drawn at random. gamma and C
+    by grouped cross-validation of the log loss inside train, on at most cv_rows rows; axes and landmarks are of all of
+    train, which looks at no label. Memory: n x LANDMARKS float32, twice.
+    """
+
+    def __init__(self, cv_rows: int = 20_000, seed: int = 0) -> None:
+        self.cv_rows, self.seed = cv_rows, seed
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        project = _projection(X)
+        u = unit((X @ project.kernel + project.bias).astype(np.float32))
+        landmarks = u[np.random.default_rng(self.seed).permutation(len(u))[:LANDMARKS]]
+        gamma, c, searched = self._choose(u, landmarks, y, groups)
+        F, above = _kernel_features(u, landmarks, gamma)
+        F, mean = _centred(F)
+        ones = np.ones((len(y), 1), np.float32)
+        fit = solver.logistic(F, y, ones, np.array([c]), solver.spectrum(F))
+        last = Dense((above @ fit.W).astype(np.float32), (fit.b - mean @ fit.W).astype(np.float32), "sigmoid")
+        kernel, bias = (2 * gamma * landmarks.T).astype(np.float32), np.full(len(landmarks), -2 * gamma, np.float32)
+        self.layers_ = [project, Dense(kernel, bias, "exponential", unit=True), last]
+        self.training_ = {
+            "gamma": gamma,
+            "C": c,
+            "landmarks": len(landmarks),
+            "components": u.shape[1],
+            "cross_validation": searched,
+            "converged": bool(fit.converged.all()),
+        }
+
+    def notes(self) -> list[str]:
+        said = [] if self.training_["converged"] else ["not converged"]
+        chosen = {"gamma": GAMMAS, "C": CS}
+        return said + [
+            f"{name} = {self.training_[name]:g} lies at the edge of what was searched"
+            for name, values in chosen.items()
+            if self.training_[name] in (values[0], values[-1]) and self.training_["cross_validation"] != TOO_FEW
+        ]
+
+    def _choose(
+        self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, groups: np.ndarray
+    ) -> tuple[float, float, str]:
+        """Return gamma, C and how they were found; where there are too few groups for folds, the middle of each."""
+        rows = some_rows(y, self.cv_rows, self.seed)
+        u, y, groups = u[rows], y[rows], groups[rows]
+        folds = folds_by_group(y, groups, self.seed)
+        if not folds:
+            return GAMMAS[len(GAMMAS) // 2], CS[len(CS) // 2], TOO_FEW
+        weight = np.ones((len(y), len(folds)), np.float32)
+        fold_of = np.zeros(len(y), int)
+        for number, (_, held_out) in enumerate(folds):
+            weight[held_out, number], fold_of[held_out] = 0, number
+        losses = {}
+        for gamma in GAMMAS:
+            F, _ = _centred(_kernel_features(u, landmarks, gamma)[0])
+            columns = np.tile(weight, len(CS)), np.repeat(CS, len(folds))
+            fit = solver.logistic(F, y, *columns, solver.spectrum(F))
+            scores = fit.scores(F).reshape(len(y), len(CS), len(folds))[np.arange(len(y)), :, fold_of]
+            of_c = np.logaddexp(0, np.where(y == 1, -1, 1)[:, None] * scores.astype(np.float64)).mean(axis=0)
+            losses.update({(gamma, c): float(loss) for c, loss in zip(CS, of_c, strict=True)})
+        gamma, c = min(losses, key=losses.__getitem__)
+        searched = (
+            f"{len(folds)} folds by group, {len(rows):,} rows, gamma of {GAMMAS[0]:g} to {GAMMAS[-1]:g} and "
+            f"C of {CS[0]:g} to {CS[-1]:g} by log loss"
+        )
+        return gamma, c, searched
+
+
+def _projection(X: np.ndarray) -> Dense:
+    """Return the layer from raw features (n, D) to the first principal axes of the standardised ones."""
+    mean, scale = standardisation(X)
+    axes = solver.spectrum(standardise(X, mean, scale)).axes[:, ::-1][:, :COMPONENTS]
+    return fold(Dense(axes, np.zeros(axes.shape[1], np.float32), "linear"), mean, scale)
+
+
+def _kernel_features(u: np.ndarray, landmarks: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, r) float32 whose products approximate the kernel, and what makes them of u's kernel values.
+
+    u, landmarks: rows of length 1. That is the inverse root of the landmarks' own kernel, float64 (m, r).
+    """
+    own = np.exp(2 * gamma * (landmarks @ landmarks.T - 1)).astype(np.float64)
+    with threadpool_limits(1):
+        values, vectors = np.linalg.eigh(own)
+    keep = values > 1e-5 * values[-1]  # what float32 features can tell from none
+    above = vectors[:, keep] / np.sqrt(values[keep])
+    return np.exp(np.float32(2 * gamma) * (u @ landmarks.T - 1)) @ above.astype(np.float32), above
+
+
+def _centred(F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = F.mean(axis=0, dtype=np.float64)
+    F -= mean.astype(np.float32)
+    return F, mean

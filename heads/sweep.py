@@ -1,0 +1,299 @@
+"""Hundreds of linear heads from one cache: every setting and every fold is a column of the solver's matrix problem.
+
+Settings are compared by grouped cross-validation inside train, so validation is left to hold the winner against other
+heads. Features are scaled on all of train, its held-out rows too: that looks at no label.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from extract.errors import HeadError, UsageError
+from extract.progress import Progress
+from heads import metrics, solver
+from heads.baselines import folds_by_group
+from heads.classifiers import Unweighted
+from heads.layers import Dense, fold, standardisation, standardise, unit
+
+SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1
+CLASS_WEIGHTS = ("none", "balanced")
+# every head of a family is one choice from each of its axes; SWEEP="C=0.001,0.01 epochs=10" replaces axes by name
+AXES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "logistic": {  # solved to convergence
+        "scaling": SCALINGS,
+        "class_weight": CLASS_WEIGHTS,
+        "C": tuple(np.logspace(-6, 1, 25).round(12).tolist()),
+    },
+    "adam": {  # the original's Dense(1, sigmoid) in batches of 512
+        "scaling": ("standard",),
+        "class_weight": CLASS_WEIGHTS,
+        "learning_rate": (1e-3, 3e-3, 1e-2),
+        "label_smoothing": (0.0, 0.1),
+        "focal_gamma": (0.0, 2.0),
+        "seed": (0,),
+        "epochs": (10, 30, 100),
+    },
+}
+RANGES = {  # of the axes that are numbers: the least, what they stay below, whether they are whole
+    "C": (1e-12, np.inf, False),
+    "learning_rate": (1e-12, np.inf, False),
+    "label_smoothing": (0, 1, False),
+    "focal_gamma": (0, np.inf, False),
+    "seed": (0, np.inf, True),
+    "epochs": (1, np.inf, True),
+}
+COLUMNS = ("solver", *dict.fromkeys(name for axes in AXES.values() for name in axes))
+FIGURES = ("log_loss", "low", "high", "accuracy", "n", "groups", "steps", "converged")
+TOGETHER = 96  # columns solved at a time: bounds memory, and wide enough for a fast product
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting: its axes' values, and figures from out-of-fold scores of all rows; layers: of its fit on all."""
+
+    solver: str
+    setting: dict[str, Any]
+    log_loss: metrics.Metric
+    accuracy: float
+    steps: int
+    converged: bool
+    layers: list[Dense] = field(repr=False)
+
+    def row(self) -> tuple[Any, ...]:
+        """Return the row of sweep.csv."""
+        m = self.log_loss
+        figures = (m.value, m.low, m.high, self.accuracy, m.n, m.groups, self.steps, self.converged)
+        return (self.solver, *(self.setting.get(name, "") for name in COLUMNS[1:]), *figures)
+
+    def describe(self) -> str:
+        """Return the setting as SWEEP= would name it."""
+        return " ".join(f"{name}={_word(value)}" for name, value in self.setting.items())
+
+
+def parse(text: str) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Return AXES as overridden by `text`: "" or "1" as they are; a family with an empty axis is left out.
+
+    Errors: UsageError that lists the axes.
+    """
+    axes = {family: dict(each) for family, each in AXES.items()}
+    for word in text.split() if text != "1" else ():
+        name, equals, values = word.partition("=")
+        families = [each for each in axes.values() if name in each]
+        if not equals or not families:
+            raise UsageError(f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}")
+        for each in families:
+            each[name] = tuple(_read(name, value) for value in values.split(",") if value)
+    axes = {family: each for family, each in axes.items() if all(each.values())}
+    if not axes:
+        raise UsageError(f"SWEEP={text} leaves no head", rule="Each family needs a value for each of its axes")
+    return axes
+
+
+def _read(name: str, text: str) -> Any:
+    words = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}.get(name)
+    if words:
+        if text in words:
+            return text
+        raise UsageError(f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}")
+    least, below, whole = RANGES[name]
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = -1
+    if not least <= value < below:
+        raise UsageError(
+            f"SWEEP: {text!r} is no {name}",
+            rule=f"It is a {'whole ' if whole else ''}number from {least:g} on"
+            + (f", below {below:g}" if below < np.inf else ""),
+        )
+    return value
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class SweepHead(Unweighted):
+    """The best of many linear heads by log loss in grouped cross-validation inside train.
+
+    axes: as `parse` returns; None for AXES. tried_: all of them, the best first. Memory: one copy of X, and a dozen
+    arrays of (n, TOGETHER). Errors: HeadError where a class has too few groups for folds.
+    """
+
+    tried_: list[Tried]
+
+    def __init__(self, axes: dict[str, dict[str, tuple[Any, ...]]] | None = None, seed: int = 0) -> None:
+        self.axes, self.seed = axes, seed
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        folds = folds_by_group(y, groups, self.seed)
+        if not folds:
+            raise HeadError(
+                "A sweep needs folds, and a class has too few groups for two",
+                rule="Settings are compared by grouped cross-validation inside train",
+                then="Label more, or leave SWEEP out",
+            )
+        fold_of = np.zeros(len(y), int)
+        for number, (_, held_out) in enumerate(folds):
+            fold_of[held_out] = number
+        axes = self.axes or AXES
+        self.tried_ = sorted(_tried(X, y, groups, fold_of, axes, self.seed), key=lambda each: each.log_loss.value or 0)
+        best = self.tried_[0]
+        self.layers_ = best.layers
+        self.training_ = {
+            "solver": best.solver,
+            **best.setting,
+            "heads": len(self.tried_),
+            "folds": len(folds),
+            "cv_log_loss": best.log_loss.to_json(),
+            "converged": best.converged,
+        }
+
+    def tables(self) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
+        return {"sweep.csv": ((*COLUMNS, *FIGURES), [each.row() for each in self.tried_])}
+
+    def notes(self) -> list[str]:
+        best = self.tried_[0]
+        said = [
+            f"best of {len(self.tried_):,} heads x {self.training_['folds']} folds by log loss inside train: "
+            f"{best.solver} {best.describe()}"
+        ]
+        if left := sum(not each.converged for each in self.tried_):
+            said.append(f"{left} of the heads did not converge")
+        edge = [v for v in (self.axes or AXES).get("logistic", {}).get("C", ()) if best.solver == "logistic"]
+        if edge and best.setting["C"] in (min(edge), max(edge)):
+            said.append(f"C = {best.setting['C']:g} lies at the edge of what was searched")
+        return said
+
+
+def _tried(
+    X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, axes: dict[str, Any], seed: int
+) -> Iterator[Tried]:
+    settings = {
+        family: [dict(zip(each, v, strict=True)) for v in itertools.product(*each.values())]
+        for family, each in axes.items()
+    }
+    progress = Progress(sum(map(len, settings.values())), "sweep", "heads")
+    for scaling in SCALINGS:
+        here = {family: [s for s in each if s["scaling"] == scaling] for family, each in settings.items()}
+        if not any(here.values()):
+            continue
+        Z, mean, scale = scaled(X, scaling)
+        columns = _Columns(Z, y, groups, fold_of)
+        for family, some in here.items():
+            if not some:
+                continue
+            for found, fit in {"logistic": _logistic, "adam": _adam}[family](columns, some, seed):
+                for setting, own, scores in columns.each_of(found, fit):
+                    layer = Dense(own.W[:, :1], own.b[:1], "sigmoid", unit=scaling != "standard")
+                    yield columns.tried(family, setting, own, scores, [fold(layer, mean, scale)])
+                progress.add(len(found))
+        del Z, columns
+    progress.close()
+
+
+def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return Z (n, D) float32, a new array of columns of mean 0, and the mean and scale (D,) that made it.
+
+    Of rows at length 1 the scale is 1 / sqrt(D) where they are not standardised, so that C means about the same.
+    """
+    if scaling == "standard":
+        mean, scale = standardisation(X)
+        return standardise(X, mean, scale), mean, scale
+    Z = unit(X)
+    mean, scale = standardisation(Z)
+    if scaling == "unit":
+        scale = np.full_like(scale, 1 / np.sqrt(X.shape[1]))
+    Z -= mean.astype(np.float32)
+    Z *= (1 / scale).astype(np.float32)
+    return Z, mean, scale
+
+
+class _Columns:
+    """Rows as the solver takes them: each setting is 1 + folds columns, the first fitted on all rows."""
+
+    def __init__(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray) -> None:
+        self.Z, self.y, self.groups, self.fold_of = Z, y, groups, fold_of
+        self.each = 2 + int(fold_of.max())
+        kept = [np.ones(len(y)), *(fold_of != number for number in range(self.each - 1))]
+        self.kept = np.stack(kept, axis=1).astype(np.float32)  # (n, 1 + folds)
+        self.balanced = (len(y) / (2 * np.bincount(y)))[y].astype(np.float32)[:, None]
+
+    def weight(self, settings: list[dict[str, Any]]) -> np.ndarray:
+        """Return the weight of each row in each column, float32 (n, settings x (1 + folds))."""
+        by_class = {"none": self.kept, "balanced": self.kept * self.balanced}
+        return np.concatenate([by_class[each["class_weight"]] for each in settings], axis=1)
+
+    def repeated(self, settings: list[dict[str, Any]], name: str) -> np.ndarray:
+        """Return an axis' value of each column, (settings x (1 + folds),)."""
+        return np.repeat([each[name] for each in settings], self.each)
+
+    def each_of(
+        self, settings: list[dict[str, Any]], fit: solver.Fit
+    ) -> Iterator[tuple[dict[str, Any], solver.Fit, np.ndarray]]:
+        """Yield each setting, its columns of a fit, and the score of each row by the fold that did not see it, (n,)."""
+        scores = fit.scores(self.Z).reshape(len(self.y), len(settings), self.each)
+        unseen = scores[np.arange(len(self.y)), :, 1 + self.fold_of].astype(np.float64)
+        for i, setting in enumerate(settings):
+            at = slice(i * self.each, (i + 1) * self.each)
+            yield setting, solver.Fit(fit.W[:, at], fit.b[at], fit.steps[at], fit.converged[at]), unseen[:, i]
+
+    def tried(
+        self, family: str, setting: dict[str, Any], fit: solver.Fit, scores: np.ndarray, layers: list[Dense]
+    ) -> Tried:
+        """Measure one setting by the scores (n,) of rows that its folds did not see."""
+        losses = np.logaddexp(0, np.where(self.y == 1, -scores, scores))
+        return Tried(
+            family,
+            setting,
+            metrics.mean_loss(losses, self.groups),
+            float(((scores >= 0) == self.y).mean()),
+            int(fit.steps.max()),
+            bool(fit.converged.all()),
+            layers,
+        )
+
+
+Fitted = Iterator[tuple[list[dict[str, Any]], solver.Fit]]  # settings, and their columns side by side
+
+
+def _logistic(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> Fitted:
+    """Solve from the smallest C up, some at a time; each starts where the last one of its class weight ended."""
+    gram = solver.spectrum(columns.Z)
+    settings = sorted(settings, key=lambda each: each["C"])
+    lot = max(1, TOGETHER // columns.each)
+    ended: dict[str, np.ndarray] = {}
+    for begin in range(0, len(settings), lot):
+        some = settings[begin : begin + lot]
+        weight, C = columns.weight(some), columns.repeated(some, "C")
+        known = all(each["class_weight"] in ended for each in some)
+        start = np.concatenate([ended[each["class_weight"]] for each in some], axis=1) if known else None
+        fit = solver.logistic(columns.Z, columns.y, weight, C, gram, start)
+        yield some, fit
+        for i, setting in enumerate(some):
+            at = slice(i * columns.each, (i + 1) * columns.each)
+            ended[setting["class_weight"]] = np.concatenate([fit.W[:, at], fit.b[None, at]])
+
+
+def _adam(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> Fitted:
+    """Train all at once to the most epochs, and take each setting at its own number of them."""
+    epochs = tuple(sorted({each["epochs"] for each in settings}))
+    runs = [each for each in settings if each["epochs"] == epochs[-1]]
+    fits = solver.adam(
+        columns.Z,
+        columns.y,
+        columns.weight(runs),
+        learning_rate=columns.repeated(runs, "learning_rate"),
+        label_smoothing=columns.repeated(runs, "label_smoothing"),
+        focal_gamma=columns.repeated(runs, "focal_gamma"),
+        seeds=columns.repeated(runs, "seed"),
+        epochs=epochs,
+        order_seed=seed,
+    )
+    for epoch, fit in fits:
+        yield [{**run, "epochs": epoch} for run in runs], fit
