@@ -56,7 +56,7 @@ demo: $(RUNTIME)
 	$(PY) -m extract demo --out $(DEMO)
 	$(PY) -m extract features --out $(DEMO)
 	$(PY) -m heads compare --out $(DEMO)
-	$(PY) -m heads export --out $(DEMO)
+	$(PY) -m heads export --out $(DEMO) --parity-images 64
 	$(PY) -m heads predict --out $(DEMO)
 	$(PY) -m heads show --out $(DEMO)
 	@echo "demo      all of it lies in $(DEMO); README.md says what each file is"

@@ -67,17 +67,10 @@ class RbfHead(Unweighted):
         folds = folds_by_group(y, groups, self.seed)
         if not folds:
             return GAMMAS[len(GAMMAS) // 2], CS[len(CS) // 2], TOO_FEW
-        weight = np.ones((len(y), len(folds)), np.float32)
-        fold_of = np.zeros(len(y), int)
-        for number, (_, held_out) in enumerate(folds):
-            weight[held_out, number], fold_of[held_out] = 0, number
         losses = {}
         for gamma in GAMMAS:
             F, _ = _centred(_kernel_features(u, landmarks, gamma)[0])
-            columns = np.tile(weight, len(CS)), np.repeat(CS, len(folds))
-            fit = solver.logistic(F, y, *columns, solver.spectrum(F))
-            scores = fit.scores(F).reshape(len(y), len(CS), len(folds))[np.arange(len(y)), :, fold_of]
-            of_c = np.logaddexp(0, np.where(y == 1, -1, 1)[:, None] * scores.astype(np.float64)).mean(axis=0)
+            of_c = solver.out_of_fold(F, y, np.array(CS), folds)[1]
             losses.update({(gamma, c): float(loss) for c, loss in zip(CS, of_c, strict=True)})
         gamma, c = min(losses, key=losses.__getitem__)
         searched = (

@@ -99,6 +99,21 @@ def logistic(
     return done
 
 
+def out_of_fold(
+    Z: np.ndarray, y: np.ndarray, C: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (n, K) of each row by the logistic heads that did not see it, and their mean log loss (K,).
+
+    Z, y, C: as in `logistic`. folds: (rest, held out) row numbers; each row is held out once.
+    """
+    weight, fold_of = np.ones((len(y), len(folds)), np.float32), np.empty(len(y), int)
+    for number, (_, held_out) in enumerate(folds):
+        weight[held_out, number], fold_of[held_out] = 0, number
+    fit = logistic(Z, y, np.tile(weight, len(C)), np.repeat(C, len(folds)), spectrum(Z))
+    scores = fit.scores(Z).reshape(len(y), len(C), len(folds))[np.arange(len(y)), :, fold_of].astype(np.float64)
+    return scores, np.logaddexp(0, np.where(y == 1, -1, 1)[:, None] * scores).mean(axis=0)
+
+
 def _step(
     S: np.ndarray,
     U: np.ndarray,

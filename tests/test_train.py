@@ -45,10 +45,10 @@ def test_test_is_read_for_the_chosen_head_and_the_baselines_only(cached):
 @pytest.mark.tensorflow
 def test_a_comparison_covers_the_registry_and_a_rerun_gives_the_same_numbers(cached):
     """Terminal, CSV and JSON say the same; only the seconds differ."""
-    data, heads, chosen = run(cached, list(registry.HEADS))
+    data, heads, chosen = run(cached, list(registry.COMPARED))
     report.write(cached, data, heads, chosen)
     first = (cached.out / "comparison.csv").read_text()
-    assert [head.name for head in heads] == list(registry.HEADS)
+    assert [head.name for head in heads] == list(registry.COMPARED)
     table = report.table(heads, chosen)
     assert f"{chosen} *" in table
     told = json.loads((cached.out / "comparison.json").read_text())
@@ -58,7 +58,7 @@ def test_a_comparison_covers_the_registry_and_a_rerun_gives_the_same_numbers(cac
         m = by_name[row["head"]]["metrics"][row["split"]][row["metric"]]
         assert float(row["low"]) == m["low"] < float(row["high"]) == m["high"]
         assert (row["chosen"] == "True") == (row["head"] == chosen)
-    data, heads, chosen = run(cached, list(registry.HEADS))
+    data, heads, chosen = run(cached, list(registry.COMPARED))
     report.write(cached, data, heads, chosen)
     assert (cached.out / "comparison.csv").read_text() == first
     assert (cached.out / "heads" / "sigmoid" / "tensorboard" / "train").is_dir()
