@@ -69,6 +69,7 @@ pictures: demo $(DEV)
 
 bench: $(DEV)
 	$(PY) -m benchmarks.heads
+	$(PY) -m benchmarks.sweep
 	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.operating_points
