@@ -41,10 +41,10 @@ class Spectrum:
 
 def spectrum(Z: np.ndarray) -> Spectrum:
     """Decompose Z'Z for rows Z (n, D)."""
-    gram = (Z.T @ Z).astype(np.float64)
+    gram = Z.T @ Z
     with threadpool_limits(1):  # on busy cores LAPACK's threads wait for each other: 15 s for 0.3
-        values, axes = np.linalg.eigh(gram)
-    return Spectrum(axes.astype(np.float32), np.maximum(values, 0).astype(np.float32))
+        values, axes = np.linalg.eigh(gram)  # in float32: a preconditioner need not be exact
+    return Spectrum(axes, np.maximum(values, 0))
 
 
 def logistic(

@@ -281,19 +281,22 @@ def _logistic(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> F
 
 
 def _adam(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> Fitted:
-    """Train all at once to the most epochs, and take each setting at its own number of them."""
+    """Train some at a time to the most epochs, and take each setting at its own number of them."""
     epochs = tuple(sorted({each["epochs"] for each in settings}))
     runs = [each for each in settings if each["epochs"] == epochs[-1]]
-    fits = solver.adam(
-        columns.Z,
-        columns.y,
-        columns.weight(runs),
-        learning_rate=columns.repeated(runs, "learning_rate"),
-        label_smoothing=columns.repeated(runs, "label_smoothing"),
-        focal_gamma=columns.repeated(runs, "focal_gamma"),
-        seeds=columns.repeated(runs, "seed"),
-        epochs=epochs,
-        order_seed=seed,
-    )
-    for epoch, fit in fits:
-        yield [{**run, "epochs": epoch} for run in runs], fit
+    lot = max(1, TOGETHER // columns.each)
+    for begin in range(0, len(runs), lot):
+        some = runs[begin : begin + lot]
+        fits = solver.adam(
+            columns.Z,
+            columns.y,
+            columns.weight(some),
+            learning_rate=columns.repeated(some, "learning_rate"),
+            label_smoothing=columns.repeated(some, "label_smoothing"),
+            focal_gamma=columns.repeated(some, "focal_gamma"),
+            seeds=columns.repeated(some, "seed"),
+            epochs=epochs,
+            order_seed=seed,
+        )
+        for epoch, fit in fits:
+            yield [{**run, "epochs": epoch} for run in some], fit
