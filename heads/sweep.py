@@ -40,10 +40,10 @@ AXES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 RANGES = {  # of the axes that are numbers: the least, what they stay below, whether they are whole
-    "C": (1e-12, np.inf, False),
-    "learning_rate": (1e-12, np.inf, False),
+    "C": (1e-12, 1e12, False),
+    "learning_rate": (1e-12, 1e3, False),
     "label_smoothing": (0, 1, False),
-    "focal_gamma": (0, np.inf, False),
+    "focal_gamma": (0, 1e3, False),
     "seed": (0, np.inf, True),
     "epochs": (1, np.inf, True),
 }
@@ -87,7 +87,7 @@ def parse(text: str) -> dict[str, dict[str, tuple[Any, ...]]]:
         if not equals or not families:
             raise UsageError(f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}")
         for each in families:
-            each[name] = tuple(_read(name, value) for value in values.split(",") if value)
+            each[name] = tuple(dict.fromkeys(_read(name, value) for value in values.split(",") if value))
     axes = {family: each for family, each in axes.items() if all(each.values())}
     if not axes:
         raise UsageError(f"SWEEP={text} leaves no head", rule="Each family needs a value for each of its axes")
@@ -142,7 +142,8 @@ class SweepHead(Unweighted):
         for number, (_, held_out) in enumerate(folds):
             fold_of[held_out] = number
         axes = self.axes or AXES
-        self.tried_ = sorted(_tried(X, y, groups, fold_of, axes, self.seed), key=lambda each: each.log_loss.value or 0)
+        tried = _tried(X, y, groups, fold_of, axes, self.seed)
+        self.tried_ = sorted(tried, key=lambda each: np.nan_to_num(each.log_loss.value or 0, nan=np.inf))
         best = self.tried_[0]
         self.layers_ = best.layers
         self.training_ = {
