@@ -16,6 +16,7 @@ from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
+BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise HeadError(
             f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
         )
+    _refuse_unsound(folder / "head.json", facts)
     return facts
+
+
+def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
+    """Raise HeadError unless the threshold is a number of 0 or more, and the operating point says what it is for."""
+    threshold, point = facts["threshold"], facts.get("operating_point", BEFORE)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < np.inf:
+        said = f"threshold {threshold!r}, which is no number of 0 or more"
+    elif not (isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point):
+        said = "an operating_point without spec or prior"
+    else:
+        return
+    raise HeadError(f"{path} has {said}", then="Train the head again with make head")
 
 
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
@@ -197,7 +211,7 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
 def _made_of(folder: Path) -> tuple[Any, ...]:
     """Return labels, recipe and target of a trained head: losses on others do not compare, nor do other promises."""
     facts = read_facts(folder)
-    point = facts.get("operating_point", {"spec": "0.5", "prior": None})  # as it was before 0.3.0
+    point = facts.get("operating_point", BEFORE)
     return facts["table_digest"], facts["fingerprint"], point["spec"], point["prior"]
 
 

@@ -53,6 +53,11 @@ def test_a_bundle_holds_no_pickle(trained):
         ({"layers": [{"units": 1, "activation": "sigmoid"}] * 2}, "kernel_1"),
         ({"layers": [{"units": 1, "activation": "relu"}]}, "the last layer is not one sigmoid unit"),
         ({"layers": []}, "the last layer is not one sigmoid unit"),
+        ({"threshold": "0.5"}, "threshold '0.5', which is no number"),
+        ({"threshold": float("nan")}, "threshold nan, which is no number"),
+        ({"threshold": None}, "threshold None, which is no number"),
+        ({"operating_point": {"spec": "0.5"}}, "an operating_point without spec or prior"),
+        ({"operating_point": "0.5"}, "an operating_point without spec or prior"),
     ],
 )
 def test_a_bundle_that_does_not_fit_itself_is_refused(trained, facts, message):
