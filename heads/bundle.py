@@ -82,15 +82,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
-    """Raise HeadError unless the threshold is a number of 0 or more, and the operating point says what it is for."""
-    threshold, point = facts["threshold"], facts.get("operating_point", BEFORE)
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < np.inf:
-        said = f"threshold {threshold!r}, which is no number of 0 or more"
-    elif not (isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point):
-        said = "an operating_point without spec or prior"
-    else:
-        return
-    raise HeadError(f"{path} has {said}", then="Train the head again with make head")
+    """Raise HeadError, naming the field, unless head.json holds what a decision needs."""
+    facts = {"operating_point": BEFORE, **facts}
+    threshold, classes, point = facts["threshold"], facts["classes"], facts["operating_point"]
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    for name, holds, rule in (
+        ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
+        ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
+        ("recipe", isinstance(facts["recipe"], dict), "It says by name how features were made"),
+        (
+            "operating_point",
+            isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point,
+            "It says spec and prior",
+        ),
+    ):
+        if not holds:
+            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then="Train the head again with make head")
 
 
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
