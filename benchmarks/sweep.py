@@ -32,11 +32,16 @@ CS = np.logspace(-5, 1, 7)
 TOLERANCE = 1e-7  # of scikit-learn's gradient, at which its objectives are as low as ours
 
 
-def rows_and_folds(rows: int) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Return Z (rows, DIM) float32 standardised, y and five folds."""
+def standardised(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return Z (rows, DIM) float32 standardised, and y."""
     X, y = synthetic.features(rows, DIM, 0)
-    mean, scale = standardisation(X)
-    return standardise(X, mean, scale), y, folds_by_group(y, np.arange(rows), 0)
+    return standardise(X, *standardisation(X)), y
+
+
+def save_rows(rows: int, folder: str) -> None:
+    """Write Z.npy and y.npy."""
+    for name, array in zip(("Z.npy", "y.npy"), standardised(rows), strict=True):
+        np.save(Path(folder) / name, array)
 
 
 def by_solver(Z: np.ndarray, y: np.ndarray, folds: Any, tol: float) -> np.ndarray:
@@ -116,10 +121,9 @@ def _objective(Z: np.ndarray, y: np.ndarray, c: float, weights: np.ndarray) -> f
 def against_scikit_learn(rows: int, tol: float) -> None:
     """Print a line for each method."""
     told = {}
-    Z, y, _ = rows_and_folds(rows)
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "Z.npy", Z)
-        np.save(Path(folder) / "y.npy", y)
+        make = f"from benchmarks import sweep; sweep.save_rows({rows}, {folder!r})"
+        run([sys.executable, "-c", make])  # a process of its own: a child's peak memory begins with its parent's
         for method in METHODS:
             command = [sys.executable, "-m", "benchmarks.sweep", "--one", method, "--folder", folder]
             command += ["--tolerance", str(tol)]
@@ -156,7 +160,7 @@ def against_keras(rows: int, heads: int, epochs: int) -> None:
     from extract import engines
 
     _, keras = engines.load()
-    Z, y, _ = rows_and_folds(rows)
+    Z, y = standardised(rows)
     target = y.astype(np.float32)[:, None]
 
     def theirs() -> None:

@@ -17,7 +17,7 @@ from extract.workspace import Workspace
 from heads import solver
 from heads.baselines import CS, folds_by_group
 from heads.dataset import Dataset
-from heads.layers import standardisation
+from heads.layers import standardisation, standardise
 
 COLUMNS = ("objectId", "type", "value", "probability", "self_confidence")
 
@@ -49,10 +49,8 @@ def suspects(data: Dataset, seed: int) -> Audit:
     if not folds:
         return Audit([], len(y), "a class has too few independent groups for two folds")
     X = np.concatenate([part.X for part in data.parts.values()])
-    mean, scale = standardisation(X)
-    X -= mean.astype(np.float32)
-    X *= (1 / scale).astype(np.float32)
-    scores, losses = solver.out_of_fold(X, y, CS, folds)
+    Z = standardise(X, *standardisation(X), out=X)
+    scores, losses = solver.out_of_fold(Z, y, CS, folds)
     p = expit(scores[:, np.argmin(losses)])
     confidence = np.where(y == 1, p, 1 - p)
     ids = np.concatenate([part.ids for part in data.parts.values()])

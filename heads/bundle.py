@@ -16,6 +16,7 @@ from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
+BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,27 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise HeadError(
             f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
         )
+    _refuse_unsound(folder / "head.json", facts)
     return facts
+
+
+def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
+    """Raise HeadError, naming the field, unless head.json holds what a decision needs."""
+    facts = {"operating_point": BEFORE, **facts}
+    threshold, classes, point = facts["threshold"], facts["classes"], facts["operating_point"]
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    for name, holds, rule in (
+        ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
+        ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
+        ("recipe", isinstance(facts["recipe"], dict), "It says by name how features were made"),
+        (
+            "operating_point",
+            isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point,
+            "It says spec and prior",
+        ),
+    ):
+        if not holds:
+            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then="Train the head again with make head")
 
 
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
@@ -197,7 +218,7 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
 def _made_of(folder: Path) -> tuple[Any, ...]:
     """Return labels, recipe and target of a trained head: losses on others do not compare, nor do other promises."""
     facts = read_facts(folder)
-    point = facts.get("operating_point", {"spec": "0.5", "prior": None})  # as it was before 0.3.0
+    point = facts.get("operating_point", BEFORE)
     return facts["table_digest"], facts["fingerprint"], point["spec"], point["prior"]
 
 

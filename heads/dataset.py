@@ -16,6 +16,8 @@ from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
 from heads import leaks
 
+LARGEST = 1e12  # of a feature
+
 
 @dataclass(frozen=True)
 class Part:
@@ -142,6 +144,12 @@ def _left_out(said: Labels, at: np.ndarray) -> list[str]:
 def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray) -> dict[str, Part]:
     chosen = [np.flatnonzero(usable & (said.split == name)) for name in SPLITS]
     X = found.read(at[np.concatenate(chosen)])
+    if len(X) and (largest := max(float(X.max()), -float(X.min()))) > LARGEST:
+        raise CacheError(
+            f"{found.path} holds a feature of {largest:.1e}",
+            rule=f"Heads compute in float32, whose sums overflow with features above {LARGEST:g}",
+            then="Look at the backbone: no layer of it should give such numbers",
+        )
     ends = np.cumsum([0, *map(len, chosen)])
     return {
         name: Part(said.ids[rows], X[ends[i] : ends[i + 1]], said.y[rows], said.component[rows], said.sha256[rows])

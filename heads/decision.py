@@ -94,7 +94,7 @@ def parse(spec: str, prior: float | None = None) -> Target:
 def _sound(kind: str, values: tuple[float, ...]) -> bool:
     if kind in ("threshold", "precision", "recall"):
         return 0 < values[0] < 1
-    return all(value > 0 for value in values) and not (kind == "review" and values[0] > values[-1])
+    return all(0 < value < math.inf for value in values) and not (kind == "review" and values[0] > values[-1])
 
 
 DEFAULT = parse("0.5")
@@ -238,7 +238,8 @@ def _best(target: Target, rows: Validation) -> int:
     elif target.kind == "balanced":
         value = tpr - fpr
     else:
-        value = -(target.values[0] * fp + target.values[1] * (rows.share - tp))
+        false_positive, false_negative = np.array(target.values) / max(target.values)
+        value = -(false_positive * fp + false_negative * (rows.share - tp))
     return int(np.argmax(np.round(value, 12)))
 
 

@@ -95,9 +95,9 @@ def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(variance > 1e-10 * np.maximum(1, mean**2), np.sqrt(variance), 1.0)
 
 
-def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return (X - mean) / scale as a new float32 array, without a second temporary of X's size."""
-    Z = np.subtract(X, mean.astype(np.float32), dtype=np.float32)
+def standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return (X - mean) / scale as a new float32 array or in `out`, without a second temporary of X's size."""
+    Z = np.subtract(X, mean.astype(np.float32), out=out, dtype=np.float32)
     Z *= (1 / scale).astype(np.float32)
     return Z
 

@@ -106,12 +106,8 @@ def sentence(found: list[Difference], chosen: str) -> str:
     of_chosen = [d for d in found if (d.split, d.head, d.metric) == (split, chosen, METRICS[0])]
     itself = f"{chosen} is itself a baseline: " if chosen in REFERENCES else ""
     if not of_chosen:
-        others = [name for name in REFERENCES if name != chosen]
-        were = "was" if len(others) == 1 else "were"
-        return (
-            f"{itself}whether {chosen} is really better cannot be said: {' and '.join(others)} {were} not trained on "
-            "these rows"
-        )
+        others = " or ".join(name for name in REFERENCES if name != chosen)
+        return f"{itself}whether {chosen} is really better cannot be said without {others} on these rows"
     first = of_chosen[0]
     told = "; ".join(
         (

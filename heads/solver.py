@@ -196,8 +196,10 @@ def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndar
     if not gamma.any():
         return p - target
     entropy = np.maximum(S, 0) - target * S + np.log1p(np.exp(-np.abs(S)))
-    missed = 1 - (target * p + (1 - target) * (1 - p))
-    turning = gamma * missed ** np.maximum(gamma - 1, 0) * (2 * target - 1) * p * (1 - p) * entropy
+    missed = np.maximum(
+        1 - (target * p + (1 - target) * (1 - p)), np.float32(1e-7)
+    )  # Keras' floor; 0^-0.5 has no value
+    turning = gamma * missed ** (gamma - 1) * (2 * target - 1) * p * (1 - p) * entropy
     return missed**gamma * (p - target) - turning
 
 

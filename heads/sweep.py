@@ -40,10 +40,10 @@ AXES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 RANGES = {  # of the axes that are numbers: the least, what they stay below, whether they are whole
-    "C": (1e-12, np.inf, False),
-    "learning_rate": (1e-12, np.inf, False),
+    "C": (1e-12, 1e12, False),
+    "learning_rate": (1e-12, 1e3, False),
     "label_smoothing": (0, 1, False),
-    "focal_gamma": (0, np.inf, False),
+    "focal_gamma": (0, 1e3, False),
     "seed": (0, np.inf, True),
     "epochs": (1, np.inf, True),
 }
@@ -87,7 +87,7 @@ def parse(text: str) -> dict[str, dict[str, tuple[Any, ...]]]:
         if not equals or not families:
             raise UsageError(f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}")
         for each in families:
-            each[name] = tuple(_read(name, value) for value in values.split(",") if value)
+            each[name] = tuple(dict.fromkeys(_read(name, value) for value in values.split(",") if value))
     axes = {family: each for family, each in axes.items() if all(each.values())}
     if not axes:
         raise UsageError(f"SWEEP={text} leaves no head", rule="Each family needs a value for each of its axes")
@@ -115,7 +115,7 @@ def _read(name: str, text: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 class SweepHead(Unweighted):
@@ -142,7 +142,8 @@ class SweepHead(Unweighted):
         for number, (_, held_out) in enumerate(folds):
             fold_of[held_out] = number
         axes = self.axes or AXES
-        self.tried_ = sorted(_tried(X, y, groups, fold_of, axes, self.seed), key=lambda each: each.log_loss.value or 0)
+        tried = _tried(X, y, groups, fold_of, axes, self.seed)
+        self.tried_ = sorted(tried, key=lambda each: np.nan_to_num(each.log_loss.value or 0, nan=np.inf))
         best = self.tried_[0]
         self.layers_ = best.layers
         self.training_ = {
@@ -165,8 +166,8 @@ class SweepHead(Unweighted):
         ]
         if left := sum(not each.converged for each in self.tried_):
             said.append(f"{left} of the heads did not converge")
-        edge = [v for v in (self.axes or AXES).get("logistic", {}).get("C", ()) if best.solver == "logistic"]
-        if edge and best.setting["C"] in (min(edge), max(edge)):
+        values = sorted((self.axes or AXES)["logistic"]["C"]) if best.solver == "logistic" else []
+        if len(values) > 1 and best.setting["C"] in (values[0], values[-1]):
             said.append(f"C = {best.setting['C']:g} lies at the edge of what was searched")
         return said
 
@@ -209,9 +210,7 @@ def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     mean, scale = standardisation(Z)
     if scaling == "unit":
         scale = np.full_like(scale, 1 / np.sqrt(X.shape[1]))
-    Z -= mean.astype(np.float32)
-    Z *= (1 / scale).astype(np.float32)
-    return Z, mean, scale
+    return standardise(Z, mean, scale, out=Z), mean, scale
 
 
 class _Columns:

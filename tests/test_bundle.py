@@ -53,6 +53,13 @@ def test_a_bundle_holds_no_pickle(trained):
         ({"layers": [{"units": 1, "activation": "sigmoid"}] * 2}, "kernel_1"),
         ({"layers": [{"units": 1, "activation": "relu"}]}, "the last layer is not one sigmoid unit"),
         ({"layers": []}, "the last layer is not one sigmoid unit"),
+        ({"threshold": "0.5"}, r"has threshold '0\.5'\. It is a number"),
+        ({"threshold": float("nan")}, r"has threshold nan\. It is a number"),
+        ({"threshold": None}, r"has threshold None\. It is a number"),
+        ({"classes": ["0"]}, r"has classes \['0'\]"),
+        ({"recipe": 5}, r"has recipe 5\."),
+        ({"operating_point": {"spec": "0.5"}}, r"It says spec and prior"),
+        ({"operating_point": "0.5"}, r"It says spec and prior"),
     ],
 )
 def test_a_bundle_that_does_not_fit_itself_is_refused(trained, facts, message):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import synthetic
 from extract import artifacts, cache, manifest, workspace
 from extract.errors import CacheError, InputError
 from extract.labels import SPLITS
@@ -139,3 +140,11 @@ def test_rows_that_share_a_group_share_a_number(tmp_path):
 
     data = dataset.join(synthetic.workspace(tmp_path, 400, 8, group_size=5))
     assert data.counts()["train"]["groups"] * 5 == data.counts()["train"]["n"]
+
+
+def test_features_that_float32_sums_cannot_hold_are_refused(tmp_path, monkeypatch):
+    """They ended in a traceback of the search for near-duplicates, or in figures that are no numbers."""
+    X, y = synthetic.features(100, 8, 0)
+    monkeypatch.setattr(synthetic, "features", lambda *_: (X * np.float32(1e25), y))
+    with pytest.raises(CacheError, match=r"holds a feature of \d\.\de\+2[56]"):
+        dataset.join(synthetic.workspace(tmp_path / "huge", 100, 8))

@@ -81,6 +81,11 @@ def test_a_threshold_lies_midway_between_two_scores_as_a_float32(spec):
     assert p[at - 1] < threshold < p[at]
 
 
+def test_only_the_ratio_of_the_costs_counts():
+    """However small they are: rounding, which makes ties, is of the larger one."""
+    assert chosen("cost=5e-14:1e-14", scored()).threshold == chosen("cost=5:1", scored()).threshold < 1
+
+
 def test_scores_that_a_float32_cannot_part_are_tied():
     """A threshold between them would mean one thing in the bundle and another in an export."""
     p = np.array([0.2, 0.7, 0.7 + 1e-9, 0.9])
@@ -189,7 +194,22 @@ def test_a_prior_changes_precision_and_leaves_recall():
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "f2", "1", "0", "-0.5", "nan", "precision=98", "recall=1", "precision", "cost=1", "cost=0:1", "review=0"],
+    [
+        "",
+        "f2",
+        "1",
+        "0",
+        "-0.5",
+        "nan",
+        "precision=98",
+        "recall=1",
+        "precision",
+        "cost=1",
+        "cost=0:1",
+        "cost=1e400:1",
+        "review=0",
+        f"review={'9' * 400}",
+    ],
 )
 def test_a_spec_that_cannot_be_read_is_refused_with_those_that_can(spec):
     """And so is a prior that is no share."""
@@ -263,7 +283,7 @@ def test_where_no_head_can_keep_the_promise_nothing_is_changed(place, capsys):
     )
     assert everything(place.out) == before
     assert main([*command, "--threshold", "nonsense"]) == 2
-    with pytest.raises(HeadError, match="review of"):
+    with pytest.raises(HeadError, match=r"review of .* Ask for more, or label"):
         train.run(place, dataset.join(place), train.Config(["majority"], 0, decision.parse("review=1/1000")))
 
 

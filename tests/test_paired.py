@@ -101,7 +101,7 @@ def test_what_is_better_by_far_is_called_so_and_chance_is_not():
 @pytest.mark.parametrize(
     ("names", "chosen", "said"),
     [
-        (["lda"], "lda", "whether lda is really better cannot be said: logistic and sigmoid-long"),
+        (["lda"], "lda", "whether lda is really better cannot be said without logistic or sigmoid-long"),
         (["logistic"], "logistic", "logistic is itself a baseline: whether logistic is really better cannot be said"),
         (["logistic", "sigmoid-long"], "logistic", "logistic is itself a baseline: paired on validation"),
         (["lda", "logistic"], "lda", "Paired on validation, these data cannot tell lda from logistic: log loss"),

@@ -136,3 +136,20 @@ def test_a_held_out_row_is_in_no_batch_of_its_adam_head():
     *_, (_, oracle) = solver.adam(Z[kept], y[kept], ones, **alone, seeds=np.array([0]), epochs=(20,), batch_size=256)
     np.testing.assert_allclose(fit.W[:, 1], oracle.W[:, 0], atol=1e-5)
     assert np.abs(fit.W[:, 0] - oracle.W[:, 0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.9, 1.0, 2.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.05])
+def test_the_slope_of_the_focal_loss_is_its_derivative(gamma, target):
+    """For every gamma, those under 1 too, where the loss turns most steeply; finite at the far ends."""
+
+    def loss(s):
+        p = expit(s)
+        missed = 1 - (target * p + (1 - target) * (1 - p))
+        return missed**gamma * -(target * np.log(p) + (1 - target) * np.log1p(-p))
+
+    S, gammas = np.linspace(-6, 6, 13)[:, None], np.array([gamma, 2.0])
+    slope = solver._loss_slope(S, np.full_like(S, target), gammas)[:, :1]
+    assert np.abs(slope - (loss(S + 1e-5) - loss(S - 1e-5)) / 2e-5).max() < 1e-6
+    far = np.array([[-200.0], [200.0]], np.float32)
+    assert np.isfinite(solver._loss_slope(far, np.full_like(far, target), gammas.astype(np.float32))).all()

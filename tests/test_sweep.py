@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_a_rerun_gives_the_same_figures(data, swept):
         ("C", "'C' names no axis"),
         ("C=-1", "'-1' is no C"),
         ("C=nan", "'nan' is no C"),
+        ("C=1e300", "'1e300' is no C. It is a number from 1e-12 on, below 1e"),
+        ("learning_rate=1e300", "'1e300' is no learning_rate"),
         ("epochs=1.5", "'1.5' is no epochs. It is a whole number from 1 on"),
         ("scaling=raw", "'raw' is no scaling. It is one of standard, unit, both"),
         ("C= epochs=", "leaves no head"),
@@ -113,6 +116,29 @@ def test_an_empty_axis_leaves_its_family_out():
     """`C=` turns the logistic heads off."""
     assert set(sweep.parse("C=")) == {"adam"}
     assert set(sweep.parse("learning_rate=")) == {"logistic"}
+
+
+def test_a_value_that_is_named_twice_is_one_head():
+    """So the count of heads is that of different ones."""
+    assert sweep.parse("C=0.01,1e-2 epochs=10,30,10")["logistic"]["C"] == (0.01,)
+    assert sweep.parse("C=0.01,1e-2 epochs=10,30,10")["adam"]["epochs"] == (10, 30)
+
+
+def test_a_setting_whose_loss_is_no_number_is_never_the_best(data, monkeypatch):
+    """A NaN sorts nowhere: without care the winner would depend on where it stands."""
+    X, y, groups = data
+    measured = sweep._Columns.tried
+
+    def tried(self, family, setting, *rest):
+        found = measured(self, family, setting, *rest)
+        lost = replace(found.log_loss, value=float("nan")) if setting["C"] in (1e-3, 1e-1) else found.log_loss
+        return replace(found, log_loss=lost)
+
+    monkeypatch.setattr(sweep._Columns, "tried", tried)
+    found = SweepHead(sweep.parse("scaling=standard class_weight=none C=0.001,0.00001,0.1,0.01 epochs=")).fit(
+        X, y, groups=groups
+    )
+    assert [each.setting["C"] for each in found.tried_[:2]] == [0.01, 0.00001]
 
 
 def test_too_few_groups_are_an_error_not_a_guess(data):
