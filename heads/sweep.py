@@ -49,7 +49,7 @@ RANGES = {  # of the axes that are numbers: the least, what they stay below, whe
 }
 COLUMNS = ("solver", *dict.fromkeys(name for axes in AXES.values() for name in axes))
 FIGURES = ("log_loss", "low", "high", "accuracy", "n", "groups", "steps", "converged")
-TOGETHER = 96  # columns solved at a time: bounds memory, and wide enough for a fast product
+TOGETHER = 48  # columns solved at a time: bounds memory, and wide enough for a fast product
 
 
 @dataclass(frozen=True)
