@@ -34,13 +34,13 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def verbs(rows: int, folder: Path) -> None:
-    """Time `python -m heads train` on `rows` rows: the default heads (20,000 only), then logistic alone."""
+    """Time `python -m heads train` on `rows` rows: the default heads and the sweep (20,000 only), then logistic alone."""
     out = folder / str(rows)
     make = f"import pathlib; from benchmarks import synthetic; synthetic.workspace(pathlib.Path({str(out)!r}), {rows})"
     run([sys.executable, "-c", make])  # a process of its own: a child's peak memory begins with its parent's
     matrix = rows * DIM * 4 / 1e9
     _, floor = run([sys.executable, "-c", IMPORTS])
-    for head in (["sigmoid,logistic"] if rows <= 20_000 else []) + ["logistic"]:
+    for head in (["sigmoid,logistic", "sweep"] if rows <= 20_000 else []) + ["logistic"]:
         seconds, peak = run([sys.executable, "-m", "heads", "train", "--out", str(out), "--head", head])
         print(
             f"{rows:>8,} rows  {head:<18}{seconds:6.1f} s  peak {peak:5.2f} GB = imports {floor:.2f} GB "

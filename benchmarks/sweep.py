@@ -1,10 +1,10 @@
 """Many heads at once against scikit-learn and Keras, one by one: `python -m benchmarks.sweep`.
 
-First the whole verb, `heads train --head sweep`, on a made-up cache. Then logistic heads over C and folds: the solver,
+Logistic heads over C and folds: the solver,
 a loop over LogisticRegression, LogisticRegressionCV and GridSearchCV, each in a process of its own, one after another,
 on the same standardised rows and folds; seconds are of the fits alone, memory is above what stood before them, and the
-gap is how far the objective of each fold's fit lies above the lowest that any of them found. Last, Adam heads together
-against Keras one by one.
+gap is how far the objective of each fold's fit lies above the lowest that any of them found. Then Adam heads together against
+Keras one by one. `benchmarks.heads` times the whole verb.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import synthetic
-from benchmarks.heads import DIM, IMPORTS, run
+from benchmarks.heads import DIM, run
 from heads import solver
 from heads.baselines import folds_by_group
 from heads.layers import standardisation, standardise
@@ -139,22 +139,6 @@ def against_scikit_learn(rows: int, tol: float) -> None:
         )
 
 
-def the_verb(rows: int) -> None:
-    """Time `heads train --head sweep` as a user runs it; memory above the imports."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        make = f"import pathlib; from benchmarks import synthetic as s; s.workspace(pathlib.Path({str(out)!r}), {rows})"
-        run([sys.executable, "-c", make])
-        _, floor = run([sys.executable, "-c", IMPORTS])
-        seconds, peak = run([sys.executable, "-m", "heads", "train", "--out", str(out), "--head", "sweep"])
-    matrix = rows * DIM * 4 / 1e9
-    print(
-        f"{rows:,} rows x {DIM}: 222 heads x 5 folds, whole process {seconds:.1f} s, peak {peak:.2f} GB = imports "
-        f"{floor:.2f} GB + {(peak - floor) / matrix:.1f} x the matrix of {matrix:.2f} GB",
-        flush=True,
-    )
-
-
 def against_keras(rows: int, heads: int, epochs: int) -> None:
     """Time `heads` Adam heads together, and as many Keras trainings on the same batches one by one."""
     from extract import engines
@@ -213,7 +197,6 @@ def main() -> None:
     if flags.one:
         one(flags.one, flags.folder, flags.tolerance)
         return
-    the_verb(flags.rows)
     against_scikit_learn(flags.rows, flags.tolerance)
     against_keras(flags.rows, 24, 3)
 

@@ -46,7 +46,8 @@ class Unweighted(Head):
         return self
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        raise NotImplementedError
+        """Fit on X (n, D), y (n,) and groups (n,), and leave `training_` and the model behind."""
+        raise NotImplementedError  # each head has its own; a new one without it must not pass for fitted
 
 
 def _calibrated(model: Any, Z: np.ndarray, y: np.ndarray, folds: Any) -> tuple[Dense, dict[str, Any]]:

@@ -240,6 +240,7 @@ def test_the_same_comparison_gives_the_same_page():
     assert rendered()[2] == rendered()[2]
 
 
+# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there this always runs
 @pytest.mark.skipif(not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH")
 def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     """In light and dark, wide and narrow; hostile names do nothing, and the page does not scroll sideways."""
