@@ -34,7 +34,7 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def verbs(rows: int, folder: Path) -> None:
-    """Time `python -m heads train` on `rows` rows: the default heads and the sweep (20,000 only), then logistic alone."""
+    """Time `python -m heads train` on `rows` rows: the default heads and the sweep up to 20,000, then logistic."""
     out = folder / str(rows)
     make = f"import pathlib; from benchmarks import synthetic; synthetic.workspace(pathlib.Path({str(out)!r}), {rows})"
     run([sys.executable, "-c", make])  # a process of its own: a child's peak memory begins with its parent's

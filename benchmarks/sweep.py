@@ -1,10 +1,9 @@
 """Many heads at once against scikit-learn and Keras, one by one: `python -m benchmarks.sweep`.
 
-Logistic heads over C and folds: the solver,
-a loop over LogisticRegression, LogisticRegressionCV and GridSearchCV, each in a process of its own, one after another,
-on the same standardised rows and folds; seconds are of the fits alone, memory is above what stood before them, and the
-gap is how far the objective of each fold's fit lies above the lowest that any of them found. Then Adam heads together against
-Keras one by one. `benchmarks.heads` times the whole verb.
+Logistic heads over C and folds: the solver, a loop over LogisticRegression, LogisticRegressionCV and GridSearchCV, each
+in a process of its own, one after another, on the same standardised rows and folds; seconds are of the fits alone,
+memory is above what stood before them, and the gap is how far the objective of each fold's fit lies above the lowest
+that any of them found. Then Adam heads together against Keras one by one. `benchmarks.heads` times the whole verb.
 """
 
 from __future__ import annotations
