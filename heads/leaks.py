@@ -284,8 +284,8 @@ def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
     ]
     n = leaks.counts()["rows"]["test"]
     line = (
-        f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or near-duplicate in train or "
-        "validation: "
+        f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or "
+        "near-duplicate in train or validation: "
         f"{', '.join(lines) or 'none, the other rows lack a class'}"
     )
     return {
