@@ -219,7 +219,7 @@ def load_any(paths: list[str], size: int, *, sha256: str) -> np.ndarray:
 def from_bytes(data: bytes, size: int) -> np.ndarray:
     """Return the pixels of one encoded image, uint8 (size, size, 3). Errors: BadImage("undecodable")."""
     tf, _ = engines.load()
-    header = _refuse(data)
+    header = refuse(data)
     try:
         return _decoder(size)(tf.constant(data)).numpy()
     except tf.errors.OpError as error:
@@ -233,7 +233,7 @@ def in_graph(data: bytes, size: int) -> bool:
     """Say whether `decode` reads these bytes, so that an export's signature `bytes` does."""
     tf, _ = engines.load()
     try:
-        _refuse(data)
+        refuse(data)
         _decoder(size)(tf.constant(data))
     except (tf.errors.OpError, BadImage):
         return False
@@ -243,9 +243,8 @@ def in_graph(data: bytes, size: int) -> bool:
 def _with_pillow(data: bytes, size: int) -> np.ndarray:
     """Decode the first frame of what TensorFlow does not read. Errors: BadImage."""
     tf, _ = engines.load()
-    Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with opened(data) as image:
             image.load()
             orientation = _orientation(image.getexif())  # Pillow takes the tag away where it has turned the image
             pixels = _rgb(image)
@@ -254,6 +253,12 @@ def _with_pillow(data: bytes, size: int) -> np.ndarray:
     except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
         raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
     return _finisher(size)(tf.constant(pixels), tf.constant(orientation, tf.int64)).numpy()
+
+
+def opened(data: bytes) -> Image.Image:
+    """Open encoded bytes with Pillow, as one of FORMATS and nothing else. Errors: whatever a plugin raises."""
+    Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
+    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
@@ -268,7 +273,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _refuse(data: bytes) -> Header:
+def refuse(data: bytes) -> Header:
     """Return the header, or raise BadImage for what no decoder should be given: a foreign format, or a bomb."""
     header = sniff(io.BytesIO(data))
     if not data:

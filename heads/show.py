@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageOps
 
 from extract import artifacts, labels
 from extract.errors import HeadError
+from extract.images import BadImage
 from extract.manifest import Manifest
 from extract.workspace import Workspace
-from heads import audit, bundle, train
+from heads import audit, bundle, thumbnails, train
 
 COLUMNS, ROWS = 10, 2  # of predictions; above them stands one row of suspects
 SIDE, MARGIN, LINE = 72, 14, 14  # pixels
@@ -73,21 +74,16 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
         for at, tile in enumerate(tiles):
             left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
             try:
-                sheet.paste(_thumbnail(paths.get(tile.object_id, "")), (left, top))
-            except OSError:
+                sheet.paste(_square(paths.get(tile.object_id, "")), (left, top))
+            except BadImage:
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
             pen.text((left, top + SIDE), _words(pen, tile), fill="#c00000" if tile.red else "black")
         y += -(-len(tiles) // COLUMNS) * high
     return sheet
 
 
-def _thumbnail(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        white = Image.new("RGBA", upright.size, "white")  # as the features see what is transparent
-        return ImageOps.pad(Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB"), (SIDE, SIDE))
+def _square(path: str) -> Image.Image:
+    return ImageOps.pad(thumbnails.load(path, SIDE), (SIDE, SIDE))
 
 
 def _words(pen: ImageDraw.ImageDraw, tile: Tile) -> str:
