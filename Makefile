@@ -17,10 +17,11 @@ TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
+REVIEW  := $(VENV)/.review-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo features head compare export predict pretrain pictures bench test lint
+.PHONY: help demo features head compare export predict review labels pretrain pictures bench test lint
 
 help:
 	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
@@ -29,6 +30,8 @@ help:
 	@echo "make compare   every head side by side on the same rows"
 	@echo "make export    backbone and head as one saved model, after parity (HEAD=name)"
 	@echo "make predict   probabilities for INPUT=file, folder or table (HEAD=name, or MODEL=an export alone)"
+	@echo "make review    look at labels in the browser, the most suspicious first, and mend them"
+	@echo "make labels    write the table with the labels that review gave -> OUT/labels.csv"
 	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
 	@echo "make pictures  the README's pictures anew, from the demo; needs Chromium"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
@@ -51,6 +54,12 @@ export: $(RUNTIME)
 
 predict: $(RUNTIME)
 	$(PY) -m heads predict $(INPUTS) $(NAMED) $(FILES) $(ARGS)
+
+review: $(REVIEW)
+	$(PY) -m heads review $(INPUTS) $(ARGS)
+
+labels: $(RUNTIME)
+	$(PY) -m heads labels $(INPUTS) $(ARGS)
 
 demo: $(RUNTIME)
 	$(PY) -m extract demo --out $(DEMO)
@@ -97,6 +106,10 @@ $(VENV)/.gpu-installed: requirements-gpu.txt requirements.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt $(VENV)/.cpu-installed
+$(REVIEW): requirements-review.txt | $(RUNTIME)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-review.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt requirements-review.txt $(VENV)/.cpu-installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import os
 import re
@@ -126,9 +127,20 @@ class _LineFeeds:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV table; names survive as they are, bytes that are not UTF-8, line feeds and carriage returns too."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(_LineFeeds(file), lineterminator="\r\n")  # with "\n" it would leave a "\r" unquoted
+        writer = _writer(file)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as `write_csv` writes them."""
+    text = io.StringIO(newline="")
+    _writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _writer(file: TextIO) -> Any:
+    return csv.writer(_LineFeeds(file), lineterminator="\r\n")  # with "\n" it would leave a "\r" unquoted
 
 
 def read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:

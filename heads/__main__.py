@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         "export": "join backbone and head into one saved model, after parity",
         "predict": "write probabilities for a file, a folder or a table",
         "show": "draw the most suspect labels and some predictions as pictures",
+        "review": "look at labels in the browser, the most suspicious first, and mend them",
+        "labels": "write the table with the labels that review gave",
         "list": "say which heads there are",
     }
     parsers = {name: verbs.add_parser(name, help=what) for name, what in about.items()}
@@ -51,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--prior", type=float, help="share of positives where the threshold will be used")
             how = ("temperature", "platt", "isotonic")
             verb.add_argument("--calibrate", choices=how, help="a map of each head's logits, fitted out of fold")
+    parsers["review"].add_argument("--port", type=number(0), default=0, help="on 127.0.0.1; default: any that is free")
+    parsers["review"].add_argument("--who", help="who answers, for labels_review.csv; default: the user's name here")
+    parsers["labels"].add_argument("--output", help="where the table goes; default: OUT/labels.csv")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
@@ -210,6 +216,38 @@ def _show(flags: argparse.Namespace) -> int:
     return DONE
 
 
+def _review(flags: argparse.Namespace) -> int:
+    try:
+        from heads.review import server
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"Label review needs {error.name}, which is not installed",
+            then=f"Run {sys.executable} -m pip install -r requirements-review.txt",
+        ) from error
+    place = _place(flags)
+    print(f"review    {place.describe()}", flush=True)
+    server.run(place, flags.who or _user(), flags.port)
+    return DONE
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return str(os.getuid())
+
+
+def _labels(flags: argparse.Namespace) -> int:
+    from heads.review import merged
+
+    place = _place(flags)
+    target = Path(flags.output) if flags.output else place.out / "labels.csv"
+    rows, changed = merged.write(place, target)
+    print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
+    print(f'labels    to go on with it: make features DATA="{shown(target)}" MEDIA="{shown(place.media)}"')
+    return DONE
+
+
 def _list(flags: argparse.Namespace) -> int:
     from heads import bundle, registry
 
@@ -222,7 +260,16 @@ def _list(flags: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see extract/errors.py)."""
     flags = _parser().parse_args(argv)
-    verbs = {"train": _train, "compare": _compare, "export": _export, "predict": _predict, "show": _show, "list": _list}
+    verbs = {
+        "train": _train,
+        "compare": _compare,
+        "export": _export,
+        "predict": _predict,
+        "show": _show,
+        "review": _review,
+        "labels": _labels,
+        "list": _list,
+    }
     return guard(lambda: verbs[flags.verb](flags))
 
 

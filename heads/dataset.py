@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from extract import artifacts, cache, labels, manifest, workspace
 from extract.cache import FeatureCache
@@ -15,6 +16,7 @@ from extract.labels import SPLITS, Labels
 from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
 from heads import leaks
+from heads.review import answers
 
 LARGEST = 1e12  # of a feature
 
@@ -60,7 +62,15 @@ class Dataset:
 
 
 def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
-    """Read the table afresh, complete its splits as recorded, and say what changed since.
+    """Read the table and its review afresh, complete its splits as recorded, and say what changed since.
+
+    Errors: as `read_table`.
+    """
+    return complete(place, *read_table(place))
+
+
+def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table as the user has it, and each row's sha256.
 
     Errors: InputError for a table that names objects the manifest lacks.
     """
@@ -75,10 +85,19 @@ def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
             rule="Heads are trained on images that were embedded",
             then="Run make features; what was only renamed, or moved to another class folder, is not embedded again",
         )
+    return table, [known[name] for name in table["objectId"]]
+
+
+def complete(place: Workspace, table: pd.DataFrame, sha256: list[str]) -> tuple[Labels, list[str]]:
+    """Turn what `read_table` returns into labels, with the answers of label review and the splits of the record."""
+    found = answers.stacks(answers.read(place.out / answers.FILE))
+    values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
+    table = table.assign(value=pd.Series(values, table.index, dtype=str))
     recorded = labels.read_record(place.beside_cache, place.out)
-    near, notes = _near_duplicates(place, [known[name] for name in table["objectId"]]) if place.near else (None, [])
-    said = labels.read(table, known, place.data, place.positive, recorded.made, near)
-    return said, [*labels.changes(said, labels.read_record(place.out)), *notes, *said.notes]
+    near, notes = _near_duplicates(place, sha256) if place.near else (None, [])
+    digests = dict(zip(table["objectId"], sha256, strict=True))
+    said = labels.read(table, digests, place.data, place.positive, recorded.made, near)
+    return said, [*labels.changes(said, labels.read_record(place.out)), *reviewed, *notes, *said.notes]
 
 
 def _near_duplicates(place: Workspace, sha256: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -220,18 +220,28 @@ def _inverted_file(Z: np.ndarray, base: np.ndarray, whiten: Whiten, k: int) -> t
 def clusters(X: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> np.ndarray:
     """Number the clusters of near-duplicates among features X (n, D), int (n,); a row like no other has its own number.
 
-    Rows are joined that are near-duplicates as measured from both sides. Memory: a copy of X, and another
-    where the search is approximate, which it is above `exact_rows` rows.
+    Memory: a copy of X, and another where the search is approximate, which it is above `exact_rows` rows.
     """
-    n = len(X)
-    if n < 2:
-        return np.arange(n)
-    whiten = whitening([X])
-    cosine, other = nearest(whiten(X), X, whiten, approximate=n > exact_rows, k=NEIGHBOURS + 1)
+    if len(X) < 2:
+        return np.arange(len(X))
+    return joined(*neighbours(whitening([X])(X), exact_rows=exact_rows))
+
+
+def neighbours(Z: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines (n, k), falling, and row numbers (n, k) of the k other rows most like each of Z, whitened (n, D).
+
+    k is NEIGHBOURS, or n - 1 where that is less.
+    """
+    n = len(Z)
+    cosine, other = nearest(Z, Z, lambda block: block, approximate=n > exact_rows, k=NEIGHBOURS + 1)
     own = other == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True  # so many rows are just like it that it did not find itself
-    cosine, other = cosine[~own].reshape(n, -1), other[~own].reshape(n, -1)
-    ordinary = _ordinary(cosine)
+    return cosine[~own].reshape(n, -1), other[~own].reshape(n, -1)
+
+
+def joined(cosine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Join the rows that are near-duplicates as measured from both sides; of `neighbours`. Returns as `clusters`."""
+    n, ordinary = len(cosine), _ordinary(cosine)
     a, b, found = _above(cosine, other, ordinary, 0, 0)
     both = found > ordinary[b] + NEAR
     graph = coo_array((np.ones(int(both.sum()), np.int8), (a[both], b[both])), shape=(n, n))

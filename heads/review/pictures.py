@@ -1,0 +1,61 @@
+"""The pictures of the review: only the manifest's own bytes, made small once and kept beside the cache."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from extract.images import BadImage
+from extract.manifest import Manifest
+from extract.workspace import Workspace
+from heads import thumbnails
+
+FOLDER = "thumbnails"
+SMALL, LARGE = 200, 1600  # pixels of the longer side
+
+
+class Pictures:
+    """The images of digests, str (n,); row numbers name them. A file that is not what was embedded is not shown."""
+
+    def __init__(self, place: Workspace, sha256: np.ndarray) -> None:
+        self._folder, self._media, self._sha256 = place.beside_cache / FOLDER, place.media, sha256.tolist()
+        rows = Manifest.read(place.beside_cache / "manifest.csv").rows
+        wanted = set(self._sha256)
+        self._files: dict[str, list[tuple[str, int, int]]] = {}
+        for digest, path, width, height in rows[["sha256", "path", "width", "height"]].itertuples(index=False):
+            if digest in wanted:
+                self._files.setdefault(digest, []).append((path, width, height))
+
+    def describe(self, row: int) -> dict[str, str | int]:
+        """Return path (below MEDIA where it lies there), width and height."""
+        path, width, height = self._files[self._sha256[row]][0]
+        return {"path": path.removeprefix(f"{self._media}{os.sep}"), "width": width, "height": height}
+
+    def large(self, row: int) -> bytes:
+        """Return a JPEG of at most LARGE pixels. Errors: BadImage."""
+        return self._made(row, LARGE)
+
+    def small(self, row: int) -> bytes:
+        """Return a JPEG of at most SMALL pixels, made at the first call and kept. Errors: BadImage."""
+        kept = self._folder / self._sha256[row][:2] / f"{self._sha256[row]}.jpg"
+        if kept.exists() and (data := kept.read_bytes()):  # empty: the power failed before it reached the disk
+            return data
+        data = self._made(row, SMALL)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{os.getpid()}-{threading.get_ident()}-{kept.name}")
+        partial.write_bytes(data)
+        os.replace(partial, kept)
+        return data
+
+    def _made(self, row: int, side: int) -> bytes:
+        digest = self._sha256[row]
+        *copies, (last, _, _) = self._files[digest]
+        for path, _, _ in copies:
+            try:
+                return thumbnails.encode(thumbnails.load(Path(path), side, sha256=digest))
+            except BadImage:
+                continue
+        return thumbnails.encode(thumbnails.load(Path(last), side, sha256=digest))

@@ -1,0 +1,144 @@
+"""Which labels to look at first: what heads that did not see a picture, and its neighbours, say of its label.
+
+After an answer every head is solved anew from where it stood. What costs time, the spectrum of the features and the
+neighbours, does not depend on labels and is computed once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from extract.errors import InputError
+from extract.labels import UNLABELLED
+from heads import leaks, metrics, solver
+from heads.baselines import CS, folds_by_group, some_rows
+from heads.layers import standardisation, standardise
+from heads.metrics import Metric
+
+SEARCHED = 2000  # labelled rows that the choice of C looks at
+SHOWN = 8  # neighbours beside a picture
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is known of n pictures at one state of their labels.
+
+    p: float (n,), probability of class 1 by heads that saw neither the row nor its group. suspicion: float (n,), 0 to
+    1, how far heads and neighbours are from the label; NaN without one. cluster: int (n,), of near-duplicates; None
+    while neighbours are not known. doubted: bool (n,), the likely errors as Northcutt, Jiang and Chuang 2021 count
+    them: the other class is at least as probable as it is on the mean for rows that have it. accuracy: on validation,
+    of a head trained on train; None where one of them lacks labels. seconds: that all of it took.
+    """
+
+    p: np.ndarray
+    suspicion: np.ndarray
+    cluster: np.ndarray | None
+    doubted: np.ndarray
+    accuracy: Metric | None
+    seconds: float
+
+
+class Ranker:
+    """Features X (n, D) of labelled and unlabelled pictures, their groups int (n,) and splits str (n,).
+
+    X is overwritten; with it a copy is held. y, wherever it is given: int8 (n,), UNLABELLED among 0 and 1.
+    """
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, split: np.ndarray, seed: int = 0) -> None:
+        """Choose folds and C by the labels as they are. Errors: InputError where a class has too few groups."""
+        self._groups, self._train, self._validation = groups, split == "train", split == "validation"
+        self._white = leaks.whitening([X])(X)
+        self._Z = standardise(X, *standardisation(X), out=X)
+        self._gram = solver.spectrum(self._Z)
+        self._fold = _folds(y, groups, seed)
+        self._C = self._choose_C(y, seed)
+        self._start: np.ndarray | None = None
+        self._other: np.ndarray | None = None
+        self._cluster: np.ndarray | None = None
+
+    def _choose_C(self, y: np.ndarray, seed: int) -> float:
+        labelled = np.flatnonzero(y != UNLABELLED)
+        rows = labelled[some_rows(y[labelled], SEARCHED, seed)]
+        fold = self._fold[rows]
+        folds = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold)]
+        _, losses = solver.out_of_fold(self._Z[rows], y[rows], CS, folds)
+        return float(CS[np.argmin(losses)])
+
+    def gather(self) -> None:
+        """Find each picture's neighbours, for votes and clusters: seconds at 20,000 rows."""
+        cosine, self._other = leaks.neighbours(self._white)
+        self._cluster = leaks.joined(cosine, self._other)
+
+    def rank(self, y: np.ndarray) -> Ranking:
+        """Train one head a fold, and one on train, and return what they say."""
+        started = time.monotonic()
+        labelled = y != UNLABELLED
+        seen = [labelled & (self._fold != number) for number in range(self._fold.max() + 1)]
+        seen.append(labelled & self._train)
+        measured = labelled & self._validation if len(np.unique(y[seen[-1]])) == 2 else np.zeros(len(y), bool)
+        scores = self._scores(y, np.stack(seen if measured.any() else seen[:-1], axis=1))
+        p = expit(scores[np.arange(len(y)), self._fold].astype(np.float64))
+        hits = (scores[measured, -1] >= 0) == y[measured]
+        return Ranking(
+            p,
+            np.where(labelled, 1 - self._confidence(y, p), np.nan),
+            self._cluster,
+            _doubted(y, p),
+            metrics.proportion(hits, np.unique(self._groups[measured], return_inverse=True)[1]) if len(hits) else None,
+            time.monotonic() - started,
+        )
+
+    def _scores(self, y: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Return the logits (n, K) of K heads. seen: bool (n, K), the rows that each is trained on."""
+        start = self._start if self._start is not None and self._start.shape[1] == seen.shape[1] else None
+        C = np.full(seen.shape[1], self._C)
+        weight = seen.astype(np.float32)
+        fit = solver.logistic(self._Z, y == 1, weight, C, self._gram, start)
+        self._start = np.concatenate([fit.W, fit.b[None]])
+        return fit.scores(self._Z)
+
+    def _confidence(self, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Return the mean of what heads and neighbours give the label, (n,), or the heads' alone without neighbours."""
+        if self._other is None:
+            return np.where(y == 1, p, 1 - p)
+        votes = y[self._other]
+        counts = (votes != UNLABELLED) & (self._groups[self._other] != self._groups[:, None])
+        share = ((votes == 1) & counts).sum(axis=1) + 1
+        vote = share / (counts.sum(axis=1) + 2)
+        return np.where(y == 1, p + vote, 2 - p - vote) / 2
+
+    def nearest(self, row: int, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest labelled rows of other groups, at most SHOWN, nearest first, and their cosines."""
+        fit = np.flatnonzero((y != UNLABELLED) & (self._groups != self._groups[row]))
+        cosine = (self._white @ self._white[row])[fit]
+        best = np.argsort(-cosine, kind="stable")[:SHOWN]
+        return fit[best], cosine[best]
+
+
+def _doubted(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Say which labels are likely errors, bool (n,); see `Ranking`."""
+    found = np.zeros(len(y), bool)
+    for value, of_other in ((0, p), (1, 1 - p)):
+        found |= (y == value) & (of_other >= of_other[y == 1 - value].mean())
+    return found
+
+
+def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return the fold of each row, int (n,), groups whole; rows without a label too."""
+    labelled = np.flatnonzero(y != UNLABELLED)
+    pairs = folds_by_group(y[labelled], groups[labelled], seed)
+    if not pairs:
+        raise InputError(
+            "Labels cannot be reviewed: a class has too few independent groups",
+            rule="Heads that did not see a picture judge its label, so each class needs two groups or more",
+            then="Label some more images of either class",
+        )
+    of_group = groups % len(pairs)
+    for number, (_, held_out) in enumerate(pairs):
+        rows = labelled[held_out]
+        of_group[np.isin(groups, groups[rows])] = number
+    return of_group

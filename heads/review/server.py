@@ -1,0 +1,172 @@
+"""The review's small server: one page and what it asks, on this machine alone, behind a token in the address."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from extract import artifacts
+from extract.errors import InputError
+from extract.images import BadImage
+from extract.workspace import Workspace, shown
+from heads.review import answers
+from heads.review.desk import ANSWERED, QUEUES, Conflict, Desk
+
+HERE = Path(__file__).parent
+HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")  # any other name is another site's, pointed at this machine
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",  # the pictures are not for the browser's disk
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+MOST = 1000  # rows of a queue in one reply
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: a name may hold bytes that are no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def build(desk: Desk, token: str) -> FastAPI:
+    """Return the application. Without the token, or under another host's name, there is nothing to find."""
+
+    def known(given: str, request: Request) -> None:
+        host = request.headers.get("host", "").rsplit(":", 1)[0]
+        if host not in HOSTS or not secrets.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(404)
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    pages = APIRouter(prefix="/{given}", dependencies=[Depends(known)], default_response_class=Json)
+    _add_page(pages)
+    _add_questions(pages, desk)
+    _add_answers(pages, desk)
+    app.include_router(pages)
+
+    @app.middleware("http")
+    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await go_on(request)
+        response.headers.update(HEADERS)
+        return response
+
+    return app
+
+
+def _add_page(pages: APIRouter) -> None:
+    def file(name: str) -> Callable[[], Response]:
+        return lambda: Response((HERE / name).read_bytes(), media_type=TYPES[name.rsplit(".")[-1]])
+
+    for path, name in (("/", "page.html"), ("/page.js", "page.js"), ("/page.css", "page.css")):
+        pages.add_api_route(path, file(name), response_class=Response)
+
+
+def _add_questions(pages: APIRouter, desk: Desk) -> None:
+    @pages.get("/api/state")
+    def state() -> Any:
+        return Json(desk.state())
+
+    @pages.get("/api/queue/{name}")
+    def queue(
+        name: str, start: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=MOST)] = 200
+    ) -> Any:
+        if name not in (*QUEUES, ANSWERED):
+            raise HTTPException(404)
+        return Json(desk.queue(name, start, count))
+
+    @pages.get("/api/card/{row}")
+    def card(row: int) -> Any:
+        return Json(desk.card(_existing(desk, row)))
+
+    @pages.get("/thumb/{row}")
+    def thumb(row: int) -> Any:
+        return _jpeg(desk.pictures.small, _existing(desk, row))
+
+    @pages.get("/image/{row}")
+    def image(row: int) -> Any:
+        return _jpeg(desk.pictures.large, _existing(desk, row))
+
+
+def _jpeg(make: Callable[[int], bytes], row: int) -> Response:
+    try:
+        return Response(make(row), media_type="image/jpeg")
+    except BadImage as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _add_answers(pages: APIRouter, desk: Desk) -> None:
+    @pages.post("/api/answer")
+    def answer(given: str, said: Annotated[dict[str, Any], Body()]) -> Any:
+        row, number = _existing(desk, _field(said, "row", int)), _field(said, "number", int)
+        word, old, new = (_field(said, name, str) for name in ("answer", "old", "new"))
+        try:
+            return Json({"number": desk.answer(row, word, old=old, new=new, number=number)})
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        except Conflict as error:
+            return Json({"detail": str(error), "row": desk.row(row)}, 409)
+        except OSError as error:
+            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
+
+    @pages.post("/api/undo")
+    def undo(given: str, said: Annotated[dict[str, Any], Body()]) -> Any:
+        try:
+            return Json({"row": desk.row(desk.undo(_field(said, "number", int)))})
+        except Conflict as error:
+            raise HTTPException(409, str(error)) from error
+        except OSError as error:
+            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
+
+
+def _existing(desk: Desk, row: int) -> int:
+    if not 0 <= row < len(desk.ids):
+        raise HTTPException(404)
+    return row
+
+
+def _field(said: dict[str, Any], name: str, kind: type) -> Any:
+    if type(said.get(name)) is not kind:
+        raise HTTPException(422, f"{name} should be of type {kind.__name__}")
+    return said[name]
+
+
+def run(place: Workspace, who: str, port: int) -> None:
+    """Say the address and answer until interrupted, then say what was done. port: 0 for any that is free.
+
+    Errors: InputError for a port that is taken; BusyError where another process reviews the same OUT; as `Desk`.
+    """
+    token, path = secrets.token_urlsafe(24), place.out / answers.FILE
+    with socket.socket() as listening, artifacts.lock(path.with_name(f".{path.name}.lock"), str(path)):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out") from error
+        desk = Desk(place, who)
+        for note in desk.notes:
+            print(f"labels    {note}")
+        address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
+        print(f"review    open {address} in a browser on this machine; Ctrl-C ends", flush=True)
+        config = uvicorn.Config(build(desk, token), log_level="error", access_log=False, server_header=False)
+        desk.start()
+        try:
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            desk.close()
+        done = desk.state()
+        print(f"review    {done['errors']['changed']:,} labels changed in all; {shown(path)}; make head reads it")
