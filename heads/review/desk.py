@@ -27,6 +27,7 @@ from heads.review.ranking import Ranker, Ranking
 QUEUES = ("suspects", "copies", "near", "unlabelled", "control")
 ANSWERED = "answered"
 OPEN, SKIPPED, DECIDED = 0, 1, 2  # of a row
+PAUSE = 1  # seconds without an answer, after which there is time to choose C anew
 SAME = 12  # near-duplicates that are shown beside a picture
 
 
@@ -67,11 +68,14 @@ class Desk:
         self._component, self._y = said.component[here], said.y[here].copy()
         self._codes = {"": UNLABELLED, said.classes[0]: 0, said.classes[1]: 1}
         self._given = table["value"].to_numpy(str)[here]
+        self._was = np.array([self._codes[value] for value in self._given.tolist()], np.int8)
         self._X: np.ndarray | None = found.read(at[here])
         self._read_answers(place)
         self._ranking: Ranking | None = None
         self._ranker: Ranker | None = None
-        self._orders, self._order = self._fixed_orders(), 0
+        self._picture = np.unique(self.sha256, return_inverse=True)[1]
+        self._fixed = self._fixed_orders()
+        self._orders, self._order = self._fixed, 0
         self._history: dict[int, dict[str, Any]] = {}  # by the number of answers
         self._busy, self._error = "training", ""
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), False
@@ -246,8 +250,7 @@ class Desk:
         The control sample is the longest beginning of the queue `control`, a random order, that was gone through; its
         share of changed labels, less what has been changed everywhere, is what is left. Skipped rows are left out.
         """
-        was = np.array([self._codes[value] for value in self._given.tolist()])
-        changed = (was != UNLABELLED) & (was != self._y)
+        changed = (self._was != UNLABELLED) & (self._was != self._y)
         order = self._orders["control"]
         status = self._status[order]
         looked = order[: int(np.argmax(np.r_[status, OPEN] == OPEN))]
@@ -298,14 +301,20 @@ class Desk:
             ranker.gather()
             while not self._closing:
                 self._busy = "training"
-                self._rank(ranker)
+                y = self._rank(ranker)
                 self._busy = ""
+                if not self._wake.wait(PAUSE):
+                    self._busy = "training"
+                    if ranker.choose(y):
+                        continue
+                    self._busy = ""
                 self._wake.wait()
         except Exception as error:  # whatever it is: a page that goes on showing an old order must say so
             self._busy, self._error = "", f"ranking has stopped: {error or type(error).__name__}"
             print(f"review    {self._error}; answers are saved all the same", file=sys.stderr, flush=True)
 
-    def _rank(self, ranker: Ranker) -> None:
+    def _rank(self, ranker: Ranker) -> np.ndarray:
+        """Publish what the labels of now, which are returned, say."""
         self._wake.clear()
         with self._lock:
             y, count = self._y.copy(), self._count
@@ -316,6 +325,7 @@ class Desk:
             self._order += 1
             if ranking.accuracy:
                 self._history[count] = {"answers": count, **_bounds(ranking.accuracy)}
+        return y
 
     def _fixed_orders(self) -> dict[str, np.ndarray]:
         """Return the queues as they are before the first ranking; which rows they hold, the table alone decides."""
@@ -334,21 +344,20 @@ class Desk:
 
     def _ranked_orders(self, y: np.ndarray, ranking: Ranking) -> dict[str, np.ndarray]:
         """Return the queues by what is known now: suspects and the unlabelled by it, clusters of two labels first."""
-        fixed = self._fixed_orders()
-        suspects, unlabelled = fixed["suspects"], fixed["unlabelled"]
+        suspects, unlabelled = self._fixed["suspects"], self._fixed["unlabelled"]
         orders = {
-            **fixed,
+            **self._fixed,
             "suspects": suspects[np.argsort(-ranking.suspicion[suspects], kind="stable")],
             "unlabelled": unlabelled[np.argsort(np.abs(ranking.p[unlabelled] - 0.5), kind="stable")],
         }
         if ranking.cluster is not None:
-            orders["near"] = _near(ranking.cluster, y, np.unique(self.sha256, return_inverse=True)[1])
+            orders["near"] = _near(ranking.cluster, y, self._picture)
         return orders
 
 
 def _near(cluster: np.ndarray, y: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Return the rows of clusters that hold more than one picture, those with both labels first. All: int (n,)."""
-    pairs = np.unique(np.stack([cluster, picture]), axis=1)[0]
+    pairs = np.unique(cluster.astype(np.int64) * len(picture) + picture) // len(picture)
     several = np.bincount(pairs, minlength=cluster.max() + 1) > 1
     both = np.logical_and(*(np.bincount(cluster, weights=y == value) > 0 for value in (0, 1)))
     rows = np.flatnonzero(several[cluster])

@@ -15,11 +15,11 @@ from scipy.special import expit
 from extract.errors import InputError
 from extract.labels import UNLABELLED
 from heads import leaks, metrics, solver
-from heads.baselines import CS, folds_by_group, some_rows
+from heads.baselines import CS, folds_by_group
 from heads.layers import standardisation, standardise
 from heads.metrics import Metric
 
-SEARCHED = 2000  # labelled rows that the choice of C looks at
+SEARCHED = 2000  # rows of train that the choice of C looks at
 SHOWN = 8  # neighbours beside a picture
 
 
@@ -49,24 +49,28 @@ class Ranker:
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, split: np.ndarray, seed: int = 0) -> None:
-        """Choose folds and C by the labels as they are. Errors: InputError where a class has too few groups."""
+        """Choose folds and C. Errors: InputError where a class has too few groups."""
         self._groups, self._train, self._validation = groups, split == "train", split == "validation"
         self._white = leaks.whitening([X])(X)
         self._Z = standardise(X, *standardisation(X), out=X)
         self._gram = solver.spectrum(self._Z)
         self._fold = _folds(y, groups, seed)
-        self._C = self._choose_C(y, seed)
+        train = np.flatnonzero((y != UNLABELLED) & (split == "train"))
+        self._searched = np.sort(np.random.default_rng(seed).permutation(train)[:SEARCHED])
+        self._seed, self._C = seed, float(CS[len(CS) // 2])
+        self.choose(y)
         self._start: np.ndarray | None = None
         self._other: np.ndarray | None = None
         self._cluster: np.ndarray | None = None
 
-    def _choose_C(self, y: np.ndarray, seed: int) -> float:
-        labelled = np.flatnonzero(y != UNLABELLED)
-        rows = labelled[some_rows(y[labelled], SEARCHED, seed)]
-        fold = self._fold[rows]
-        folds = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold)]
-        _, losses = solver.out_of_fold(self._Z[rows], y[rows], CS, folds)
-        return float(CS[np.argmin(losses)])
+    def choose(self, y: np.ndarray) -> bool:
+        """Choose C inside train by the labels as they are; return whether it is another now. Most of a second."""
+        rows, before = self._searched, self._C
+        folds = folds_by_group(y[rows], self._groups[rows], self._seed) if len(rows) else []
+        if folds:
+            _, losses = solver.out_of_fold(self._Z[rows], y[rows], CS, folds)
+            self._C = float(CS[np.argmin(losses)])
+        return before != self._C
 
     def gather(self) -> None:
         """Find each picture's neighbours, for votes and clusters: seconds at 20,000 rows."""
