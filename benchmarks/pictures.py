@@ -37,7 +37,10 @@ def find() -> str | None:
 
 
 class Browser:
-    """One page of a headless Chromium. complaints: what it logged as error or warning, and exceptions."""
+    """One page of a headless Chromium.
+
+    complaints: what it logged as error or warning, and exceptions. requests: every address that it asked for.
+    """
 
     def __init__(self, program: str) -> None:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -56,9 +59,10 @@ class Browser:
         os.close(theirs_out)
         self._left, self._sent, self._session = b"", 0, ""
         self.complaints: list[str] = []
+        self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
@@ -97,6 +101,13 @@ class Browser:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
 
+    def press(self, key: str, code: int) -> None:
+        """Press and release a key on what has the focus. code: its virtual key code."""
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        for kind in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **typed)
+
     def picture(self, *, whole: bool = False) -> Image.Image:
         """Return what is seen, or the whole page."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
@@ -105,6 +116,8 @@ class Browser:
     def _until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         while True:
             message = self._read()
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.complaints.append(json.dumps(message["params"]))
             if message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] in (

@@ -110,7 +110,7 @@ def _train_heads(verb: str, place: Workspace, config: train.Config | None = None
         leaks.write(place, found)
         print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
         told = report.write(place, data, heads, chosen, told_leaks)
-        report.write_page(place, data, heads, told, _audit(place, data, config.seed))
+        report.write_page(place, data, heads, told, _audit(place, data, config.seed), found)
 
 
 def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:

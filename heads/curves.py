@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from heads import metrics
+
 Curve = tuple[list[float], list[float], list[float | str]]  # x, y, and the threshold of each point
 STEP = 1e-3  # of an axis: under half a pixel in a plot of 400
+BINS = 10  # of a reliability diagram, at most
 
 
 def roc(y: np.ndarray, p: np.ndarray) -> Curve:
@@ -23,6 +26,20 @@ def precision_recall(y: np.ndarray, p: np.ndarray) -> Curve:
     scores, hits, misses = _ranked(y, p)
     precision, recall = hits / (hits + misses), hits / hits[-1]
     return _thinned(np.r_[0, recall], np.r_[precision[0], precision], np.r_[scores[:1], scores])
+
+
+def reliability(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> dict[str, list[float]]:
+    """Return a point a bin: x, the mean p; y, the share of 1s, with its 95 % interval low to high; n rows.
+
+    y: (n,) of 0 and 1; p: (n,); groups: (n,) integers. Bins are of equal mass, at most BINS and one for three groups;
+    equal scores share a bin.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]
+    at = metrics.equal_mass(p, max(-(-len(y) // BINS), -(-3 * len(y) // (int(groups.max()) + 1))))
+    inside = [at == each for each in range(int(at.max()) + 1)]
+    shares = [metrics.proportion(y[rows] == 1, groups[rows]) for rows in inside]
+    columns = ((float(p[rows].mean()), m.value, m.low, m.high, m.n) for rows, m in zip(inside, shares, strict=True))
+    return dict(zip(("x", "y", "low", "high", "n"), map(list, zip(*columns, strict=True)), strict=True))
 
 
 def _ranked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -139,7 +139,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
     grows with t, plus twice the squared norm of the gaps' covariance; it is a score interval, as Wilson's.
     """
     n, g = len(y), int(groups.max()) + 1
-    at = _bins(p, max(-(-n // BINS), -(-3 * n // g)))
+    at = equal_mass(p, max(-(-n // BINS), -(-3 * n // g)))
     bins = int(at.max()) + 1
     counts = np.bincount(at)
     share, gap = counts / n, np.bincount(at, weights=p - y) / counts
@@ -163,7 +163,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
     return Metric(shown, low, high, n, g)
 
 
-def _bins(p: np.ndarray, size: int) -> np.ndarray:
+def equal_mass(p: np.ndarray, size: int) -> np.ndarray:
     """Return the bin of each score, int (n,): rising, of `size` rows or more, equal scores in one."""
     order = np.argsort(p, kind="stable")
     ends = np.r_[np.flatnonzero(np.diff(p[order])) + 1, len(p)]

@@ -1,6 +1,7 @@
 """comparison.html: one page for a person, opened from the file, with nothing loaded from elsewhere.
 
-Tables, bars and matrices are plain HTML; curves are plotly.js, inlined. Every word that comes from the user's data is
+Tables, bars and matrices are plain HTML; curves are plotly.js, inlined; the threshold's figures are computed by page.js
+from every row's score, label and group, as `metrics.proportion` does. Every word that comes from the user's data is
 escaped, and the page's content security policy runs the two scripts that are its own by their digests, nothing else.
 """
 
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
-from heads import curves
+from heads import audit, curves, leaks, metrics, registry
+from heads.audit import Audit
+from heads.mistakes import Mistake
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 
@@ -35,10 +39,24 @@ METRICS = {
     "ece": "calibration error (l2)",
 }
 FALLING = ("log_loss", "brier", "ece")  # lower is better
+LISTED = 10  # rows of leaks.csv and suspects.csv
+QUANTILES = 100  # of Student's t, degrees of freedom from 1; page.js expands those above
 
 
-def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
-    """Return the page. told: comparison.json; suspects: what the audit says. The same arguments give the same page."""
+def render(
+    told: dict[str, Any],
+    scores: Scores,
+    *,
+    groups: dict[str, np.ndarray],
+    suspects: Audit,
+    leaky: list[tuple[Any, ...]],
+    mistakes: list[Mistake],
+) -> str:
+    """Return the page; the same arguments give the same page.
+
+    told: comparison.json. groups: by split, int (n,). suspects, leaky: the rows of suspects.csv and leaks.csv.
+    mistakes: the chosen head's.
+    """
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
     here = Path(__file__)
@@ -46,7 +64,11 @@ def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
         "plotly": get_plotlyjs(),
         "script": here.with_name("page.js").read_text(encoding="utf-8"),
     }
-    charts = _charts(told, scores)
+    charts = _charts(told, scores) + _reliability(told, scores, groups)
+    figures_of = {
+        kind: "".join(_figure(chart) for chart in charts if chart["kind"] in kind)
+        for kind in (("roc", "pr"), ("reliability",), ("loss",))
+    }
     parts = {
         **scripts,
         "policy": " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
@@ -57,13 +79,19 @@ def render(told: dict[str, Any], scores: Scores, suspects: str) -> str:
         or "<p>No baseline was trained beside another head.</p>",
         "notes": "".join(f"<li>{_text(note)}</li>" for note in told["notes"][2:]),
         "figures": "".join(_figures(told, split) for split in SPLITS),
-        "curves": "".join(map(_figure, (chart for chart in charts if chart["kind"] != "loss"))),
+        "curves": figures_of["roc", "pr"],
+        "reliability": figures_of["reliability",],
+        "heads": "".join(
+            f'<option value="{at}"{" selected" * (head["head"] == told["chosen"])}>{html.escape(head["head"])}</option>'
+            for at, head in enumerate(told["heads"])
+        ),
         "matrices": _matrices(told, scores),
-        "training": "".join(map(_figure, (chart for chart in charts if chart["kind"] == "loss")))
-        or "<p>No head was trained in epochs.</p>",
-        "data": _data(told, suspects),
+        "mistakes": _mistakes(told, mistakes),
+        "training": figures_of["loss",] or "<p>No head was trained in epochs.</p>",
+        "data": _data(told, suspects, leaky),
         "provenance": _provenance(told),
         "charts": _json([{key: chart[key] for key in ("id", "kind", "traces", "share")} for chart in charts]),
+        "rows": _json(_rows(told, scores, groups)),
     }
     template = here.with_name("page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # one pass: data are never a template
@@ -221,6 +249,83 @@ def _charts(told: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
     return charts + [_loss_chart(at, head) for at, head in enumerate(heads) if head["training"].get("loss")]
 
 
+def _reliability(told: dict[str, Any], scores: Scores, groups: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return a chart a split, of the chosen head and the baselines: as those of `_charts`."""
+    names = (told["chosen"], *registry.BASELINES)
+    shown = [(at, head) for at, head in enumerate(told["heads"]) if head["head"] in names]
+    charts = []
+    for split, of_rows in groups.items():
+        points = {at: curves.reliability(*scores[head["head"]][split], of_rows) for at, head in shown}
+        bins = next(points[at] for at, head in shown if head["head"] == told["chosen"])
+        errors = ", ".join(f"{head['head']} {head['metrics'][split]['ece']['value']:.3f}" for _, head in shown)
+        of_chosen = "; ".join(
+            f"{x:.3f}: {y:.3f} [{low:.3f}, {high:.3f}], n = {n}"
+            for x, y, low, high, n in zip(*bins.values(), strict=True)
+        )
+        charts.append(
+            {
+                "id": f"reliability-{split}",
+                "kind": "reliability",
+                "traces": [
+                    _trace(head["head"], at, head["head"] == told["chosen"], [], [], []) | points[at]
+                    for at, head in shown
+                ],
+                "share": 0.0,
+                "title": f"Reliability, {split}, n = {len(of_rows):,}",
+                "words": f"{METRICS['ece']}: {errors}. {told['chosen']}, probability and observed share: {of_chosen}",
+            }
+        )
+    return charts
+
+
+def _rows(told: dict[str, Any], scores: Scores, groups: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what page.js needs for any threshold: labels and groups by split, scores by head, float64 in base64."""
+    some = scores[told["chosen"]]
+    return {
+        "classes": [str(name) for name in told["classes"]],
+        "few": metrics.FEW_GROUPS,
+        "t": [round(float(q), 9) for q in student.ppf(0.5 + metrics.LEVEL / 2, np.arange(1, QUANTILES + 1))],
+        "y": {split: y.astype(int).tolist() for split, (y, _) in some.items()},
+        "groups": {split: _numbered(of_rows) for split, of_rows in groups.items()},
+        "heads": [
+            {
+                "threshold": head["threshold"],
+                "p": {
+                    split: base64.b64encode(p.astype("<f8").tobytes()).decode()
+                    for split, (_, p) in scores[head["head"]].items()
+                },
+            }
+            for head in told["heads"]
+        ],
+    }
+
+
+def _numbered(groups: np.ndarray) -> list[int] | None:
+    """Return each row's group from 0, or None where each row is its own."""
+    names, at = np.unique(groups, return_inverse=True)
+    return None if len(names) == len(groups) else at.tolist()
+
+
+def _mistakes(told: dict[str, Any], mistakes: list[Mistake]) -> str:
+    """Return a tile a mistake: a picture that stays blurred until its button is pressed, and words."""
+    if not mistakes:
+        return f"<p>{_text(told['chosen'])} makes no mistake on these rows.</p>"
+    tiles = []
+    for each in mistakes:
+        alt = html.escape(f"Photo {each.object_id}, labelled {each.label}; blurred until pressed")
+        picture = (
+            f'<button type="button" class="see" aria-pressed="false"><img src="data:image/jpeg;base64,{each.jpeg}" '
+            f'alt="{alt}"></button>'
+            if each.jpeg
+            else f'<div class="gone">no picture: {_text(each.why_not)}</div>'
+        )
+        tiles.append(
+            f"<li>{picture}called <b>{_text(each.says)}</b>, p = {each.p:.4f}<br>labelled <b>{_text(each.label)}</b>"
+            f"<small>{each.split} · {_text(each.object_id)}</small></li>"
+        )
+    return f'<ul class="grid mistakes" style="--least: 10rem">{"".join(tiles)}</ul>'
+
+
 def _loss_chart(at: int, head: dict[str, Any]) -> dict[str, Any]:
     losses_of = {"train": head["training"]["loss"], "validation": head["training"]["validation_loss"]}
     epochs = range(1, len(losses_of["train"]) + 1)
@@ -294,28 +399,46 @@ def _cell(n: int, share: float, word: str) -> str:
     )
 
 
-def _data(told: dict[str, Any], suspects: str) -> str:
+def _data(told: dict[str, Any], suspects: Audit, leaky: list[tuple[Any, ...]]) -> str:
     negative, positive = map(_text, told["classes"])
     rows = [
-        [split, f"{c['n']:,}", f"{c['n'] - c['positive']:,}", f"{c['positive']:,}", f"{c['groups']:,}"]
+        [split, f"{c['n']:,}", *(_of(n, c["n"]) for n in (c["n"] - c["positive"], c["positive"])), f"{c['groups']:,}"]
         for split, c in told["rows"].items()
     ]
-    reasons = ", ".join(f"{n:,} {_text(reason)}" for reason, n in told["quarantined"].items())
+    reasons = [[_text(reason), f"{n:,}"] for reason, n in told["quarantined"].items()]
     facts = {
         "quarantined": f"{sum(told['quarantined'].values()):,} images without features"
-        + (f": {reasons}; see <code>quarantine.csv</code>" if reasons else ""),
+        + ("; see <code>quarantine.csv</code>" if reasons else ""),
         "conflicts": f"{told['conflicts']:,} rows of copies or groups that contradict each other"
         + ("; see <code>conflicts.csv</code>" if told["conflicts"] else ""),
-        "suspect labels": _text(suspects),
+        "suspect labels": _text(suspects.sentence("suspects.csv")),
     }
-    leaks = told["leaks"]
-    if leaks:
+    across = told["leaks"]
+    if across:
         facts["across splits"] = (
-            f"{leaks['copies']:,} pairs of copies, {leaks['near_duplicates']:,} of near-duplicates, "
-            f"{leaks['opposite_labels']:,} with opposite labels; see <code>leaks.csv</code>"
+            f"{across['copies']:,} pairs of copies, {across['near_duplicates']:,} of near-duplicates, "
+            f"{across['opposite_labels']:,} with opposite labels; see <code>leaks.csv</code>"
         )
     header = ["split", "rows", negative, f"{positive}<small>counts as 1</small>", "independent groups"]
-    return _leaks(told) + _box("rows", _table("Labelled rows with features", header, rows)) + _list(facts)
+    return (
+        _box("rows", _table("Labelled rows with features", header, rows))
+        + _list(facts)
+        + (_table("Images without features", ["reason", "images"], reasons) if reasons else "")
+        + _leaks(told)
+        + _first("leaks.csv", leaks.COLUMNS, leaky)
+        + _first("suspects.csv", audit.COLUMNS, suspects.rows)
+    )
+
+
+def _of(n: int, whole: int) -> str:
+    return f"{n:,}" + (f"<small>{100 * n / whole:.1f}&nbsp;%</small>" if whole else "")
+
+
+def _first(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """Return the first rows of a table in OUT, if it has any."""
+    shown = [list(map(_text, row)) for row in rows[:LISTED]]
+    caption = f"The first {len(shown)} of {len(rows):,} rows of <code>{name}</code>"
+    return _box(name, _table(caption, list(columns), shown)) if shown else ""
 
 
 def _leaks(told: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from extract import artifacts
 from extract.cache import provenance
 from extract.workspace import Workspace
-from heads import decision, metrics, page, paired, registry
+from heads import decision, metrics, mistakes, page, paired, registry
 from heads.audit import Audit
 from heads.dataset import Dataset
+from heads.leaks import Leaks
 from heads.metrics import Metric
 from heads.train import Trained
 
@@ -124,13 +125,22 @@ def write(
     return told
 
 
-def write_page(place: Workspace, data: Dataset, heads: list[Trained], told: dict[str, Any], audit: Audit) -> None:
+def write_page(
+    place: Workspace, data: Dataset, heads: list[Trained], told: dict[str, Any], audit: Audit, leaks: Leaks
+) -> None:
     """Write comparison.html. told: what comparison.json holds."""
     scores = {head.name: {split: (data.parts[split].y, p) for split, p in head.p.items()} for head in heads}
+    chosen = next(head for head in heads if head.name == told["chosen"])
+    text = page.render(
+        told,
+        scores,
+        groups={split: data.parts[split].groups for split in chosen.p},
+        suspects=audit,
+        leaky=leaks.rows,
+        mistakes=mistakes.worst(place, data, chosen),
+    )
     with artifacts.replacing(place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
-        partial.write_text(
-            page.render(told, scores, audit.sentence("suspects.csv")), encoding="utf-8", errors="replace"
-        )
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _head(head: Trained) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import synthetic
 from extract import artifacts, cache, labels, workspace
-from heads import dataset, leaks, metrics, page, report, train
+from heads import audit, dataset, leaks, metrics, report, train
 from heads.__main__ import main
 from tests.conftest import read_rows
 
@@ -147,7 +147,7 @@ def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
 
 def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
     """The oracle: the same figures on rows that were left out by hand. In JSON, in the legend, on the page."""
-    data, heads, chosen, _, told = compare(leaky)
+    data, heads, chosen, found, told = compare(leaky)
     gone = {"test": names(leaky, 1, 3, 4, 7), "validation": names(leaky, 5, 6)}
     for split, ids in gone.items():
         part = data.parts[split]
@@ -163,8 +163,9 @@ def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
     assert any("without the 4 rows that have a copy or near-duplicate in train or validation" in x for x in legend)
     written = report.write(leaky, data, heads, chosen, told)
     assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == told
-    scores = {head.name: {split: (data.parts[split].y, p) for split, p in head.p.items()} for head in heads}
-    text = page.render(written, scores, "")
+    report.write_page(leaky, data, heads, written, audit.Audit([], 0, "not looked at"), found)
+    text = (leaky.out / "comparison.html").read_text()
+    assert f"The first {min(10, len(found.rows))} of {len(found.rows)} rows of <code>leaks.csv</code>" in text
     assert "an earlier split</span></caption>" in text
     assert f"{told['without']['logistic']['test']['accuracy']['value']:.3f}" in text
 

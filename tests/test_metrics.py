@@ -124,8 +124,8 @@ def test_the_calibration_error_is_its_definition_less_the_noise():
         gaps = p[rows] - y[rows]
         total += 50 / 1000 * (gaps.mean() ** 2 - gaps.var(ddof=1) / 50)
     assert found.value == pytest.approx(np.sqrt(total), abs=1e-9)
-    assert metrics._bins(np.full(9, 0.3), 2).tolist() == [0] * 9
-    assert metrics._bins(np.array([0.5, 0.1, 0.1, 0.1, 0.5, 0.7, 0.8]), 2).tolist() == [1, 0, 0, 0, 1, 2, 2]
+    assert metrics.equal_mass(np.full(9, 0.3), 2).tolist() == [0] * 9
+    assert metrics.equal_mass(np.array([0.5, 0.1, 0.1, 0.1, 0.5, 0.7, 0.8]), 2).tolist() == [1, 0, 0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("shift", "n", "size"), [(0.0, 500, 1), (1.0, 500, 1), (1.0, 300, 10)])

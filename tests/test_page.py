@@ -1,7 +1,10 @@
-"""comparison.html: the figures of comparison.json, curves whose area is the figure, and no word that becomes code."""
+"""comparison.html: the figures of comparison.json, at any threshold too, curves whose area is the figure, pictures that
+stay blurred, and no word that becomes code."""
 
 import base64
+import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -9,12 +12,22 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+from PIL import Image
+from scipy.stats import t as student
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from benchmarks import pictures
-from heads import audit, curves, dataset, metrics, page, paired, report, train
+from extract.manifest import Manifest
+from heads import audit, curves, dataset, leaks, metrics, mistakes, page, paired, report, thumbnails, train
+from heads.mistakes import Mistake
+from tests.conftest import encoded, picture
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>\u2028'\"&amp;{{plotly}}")
+NOTHING = audit.Audit([], 3, "no folds")
+# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there these always run
+browsed = pytest.mark.skipif(
+    not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH"
+)
 VOID = {"meta", "link", "img", "br", "input"}
 
 
@@ -51,16 +64,16 @@ class Read(HTMLParser):
 
 
 def scored(n, seed=0):
-    """Labels and probabilities with ties, neither good nor bad."""
+    """Labels, the same for every seed, and probabilities with ties, neither good nor bad."""
     rng = np.random.default_rng(seed)
-    y = rng.permutation(np.arange(n) % 3 == 0).astype(np.int8)
+    y = np.random.default_rng(0).permutation(np.arange(n) % 3 == 0).astype(np.int8)
     return y, np.round(1 / (1 + np.exp(-rng.normal(1.5 * y - 1, 1))), 3 if n < 1000 else 9)
 
 
 def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=True, training=True):
     """A made-up comparison: what comparison.json would hold, and the scores behind it."""
     splits = ("validation", "test") if test else ("validation",)
-    scores = {name: {split: scored(n, 2 * at) for split in splits} for at, name in enumerate(names)}
+    scores = {name: {split: scored(n, 2 * at + i) for i, split in enumerate(splits)} for at, name in enumerate(names)}
     losses = {"loss": [0.7, 0.5, 0.45], "validation_loss": [0.69, 0.55, 0.56]} if training else {}
     heads = [
         {
@@ -105,14 +118,27 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
 
 def rendered(**how):
     told, scores = story(**how)
-    return told, scores, page.render(told, scores, "7 of 90 labels are disputed; see suspects.csv")
+    cat, dog = map(str, told["classes"])
+    some = scores[told["chosen"]]
+    text = page.render(
+        told,
+        scores,
+        groups={split: np.arange(len(y)) // 2 for split, (y, _) in some.items()},
+        suspects=audit.Audit([(f"{cat} {i}", "train", dog, 0.1, 0.1) for i in range(12)], 90),
+        leaky=[("copy", f"a {cat}", "test", dog, f"b {dog}", "train", cat, 1.0)],
+        mistakes=[
+            Mistake(f"c {cat}", "test", dog, cat, 0.9, base64.b64encode(thumbnails.encode(picture(1))).decode()),
+            Mistake(f"d {dog}", "validation", cat, dog, 0.8, "", "missing"),
+        ],
+    )
+    return told, scores, text
 
 
 def test_the_figures_are_those_of_comparison_json(cached):
     """Every estimate, interval and n, for every head whose split was looked at; and the counts of the data."""
     data = dataset.join(cached)
     heads, chosen = train.run(cached, data, train.Config(["majority", "logistic"]))
-    report.write_page(cached, data, heads, report.write(cached, data, heads, chosen), audit.Audit([], 3, "no folds"))
+    report.write_page(cached, data, heads, report.write(cached, data, heads, chosen), NOTHING, leaks.find(data))
     told = json.loads((cached.out / "comparison.json").read_text())
     read = Read((cached.out / "comparison.html").read_text())
     for split, table in zip(("validation", "test"), read.tables[:2], strict=True):
@@ -128,7 +154,8 @@ def test_the_figures_are_those_of_comparison_json(cached):
     assert header == ["head", "logisticlog loss", "logisticaccuracy"]
     assert row[1] == f"{d['value']:+.3f}[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]{d['verdict']}"
     assert told["notes"][1] in read.text
-    assert [row[1] for row in read.tables[-1][1:]] == [str(c["n"]) for c in told["rows"].values()]
+    of_splits = next(table for table in read.tables if table and table[0][-1] == "independent groups")
+    assert [row[1] for row in of_splits[1:]] == [str(c["n"]) for c in told["rows"].values()]
     assert set(page.METRICS) == set(metrics.NAMES)
     for said in ("logistic was chosen", "0 images without features", told["table_digest"], "no folds"):
         assert said in read.text
@@ -168,7 +195,7 @@ def test_each_point_says_its_threshold():
 def test_the_matrices_count_as_scikit_learn_does():
     """Rows are labels, columns are what the head says at its own threshold."""
     told, scores, text = rendered()
-    matrices = [table for table in Read(text).tables if table[0][1:] == ["catcalled", "dogcalled"]]
+    matrices = [table for table in Read(text).tables if table and table[0][1:] == ["catcalled", "dogcalled"]]
     wanted = [
         confusion_matrix(y, p >= head["threshold"])
         for split in ("validation", "test")
@@ -184,12 +211,16 @@ def test_the_matrices_count_as_scikit_learn_does():
 def test_no_word_from_the_data_becomes_markup_or_code():
     """Class names, head names, file names and notes are read as they were written, and are nothing else."""
     read = Read(rendered(classes=HOSTILE, names=(HOSTILE[1], HOSTILE[0]))[2])
-    assert not {"img", "link", "iframe", "object", "embed"} & {tag for tag, _ in read.elements}
+    assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in read.elements}
+    assert [attrs["src"][:23] for tag, attrs in read.elements if tag == "img"] == ["data:image/jpeg;base64,"]
     assert not [name for _, attrs in read.elements for name in attrs if name.startswith("on")]
-    assert len(read.scripts) == 3
+    assert len(read.scripts) == 4
     for said in (*HOSTILE, f"{HOSTILE[0]}.csv", f"the note {HOSTILE[1]}"):
         assert said in read.text
-    assert all(ord(character) < 128 for character in read.scripts[0])
+    cells = {cell for table in read.tables for row in table for cell in row}
+    assert {f"a {HOSTILE[0]}", f"b {HOSTILE[1]}", f"{HOSTILE[0]} 9"} <= cells
+    assert next(attrs for tag, attrs in read.elements if tag == "img")["alt"].startswith(f"Photo c {HOSTILE[0]}, ")
+    assert all(ord(character) < 128 for script in read.scripts[:2] for character in script)
     names = {trace["name"] for chart in json.loads(read.scripts[0]) for trace in chart["traces"]}
     assert not any("<" in name for name in names)
     inlined = page._json(HOSTILE)
@@ -201,13 +232,16 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts():
     """No address to fetch from, and a policy with the digest of each script that may run."""
     text = rendered()[2]
     read = Read(text)
-    assert not [attrs for _, attrs in read.elements if {"src", "href", "srcset", "data"} & set(attrs)]
+    addresses = {
+        attrs[name] for _, attrs in read.elements for name in ("src", "href", "srcset", "data") if name in attrs
+    }
+    assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert not re.search(r"url\(|@import", style)
     policy = next(attrs["content"] for _, attrs in read.elements if attrs.get("http-equiv"))
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert set(re.findall(r"sha256-(\S+)'", policy)) == {
-        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in read.scripts[1:]
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in read.scripts[2:]
     }
 
 
@@ -219,7 +253,7 @@ def test_it_can_be_read_without_seeing_it():
     assert count("caption") == count("table") == len(read.tables)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in read.elements if tag == "th")
     plots = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
-    assert len(plots) == 5
+    assert len(plots) == 7
     assert all(re.search(r"\d\.\d{3}", attrs["aria-label"]) for attrs in plots)
     levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
@@ -232,7 +266,8 @@ def test_few_rows_no_test_split_and_no_training_curves_are_said():
     read = Read(text)
     for said in ("There is no test split", "No test figures", "No head was trained in epochs", "a" * 3000):
         assert said in read.text
-    assert {chart["id"] for chart in json.loads(read.scripts[0])} == {"roc-validation", "pr-validation"}
+    drawn = {"roc-validation", "pr-validation", "reliability-validation"}
+    assert {chart["id"] for chart in json.loads(read.scripts[0])} == drawn
 
 
 def test_the_same_comparison_gives_the_same_page():
@@ -240,8 +275,202 @@ def test_the_same_comparison_gives_the_same_page():
     assert rendered()[2] == rendered()[2]
 
 
-# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there this always runs
-@pytest.mark.skipif(not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH")
+@pytest.mark.parametrize("ties", [False, True])
+def test_each_point_of_reliability_is_a_bin_of_its_own_rows(ties):
+    """Rows by rising score, cut where a bin is full and no score straddles the cut: means, shares, intervals."""
+    y, p = scored(400)
+    p, groups = (np.round(p, 1) if ties else p + np.arange(400) * 1e-9), np.arange(400) // 2
+    bins, left = [], sorted(range(400), key=lambda row: p[row])
+    while left:
+        size = 40
+        while size < len(left) and p[left[size]] == p[left[size - 1]]:
+            size += 1
+        if len(left) - size < 40:
+            size = len(left)
+        bins.append(left[:size])
+        left = left[size:]
+    found = curves.reliability(y, p, groups)
+    assert found["n"] == list(map(len, bins))
+    assert sum(found["n"]) == 400
+    assert len(found["n"]) == 10 or ties
+    assert found["x"] == pytest.approx([np.mean(p[rows]) for rows in bins])
+    assert found["y"] == pytest.approx([np.mean(y[rows]) for rows in bins])
+    for rows, low, high in zip(bins, found["low"], found["high"], strict=True):
+        assert metrics.proportion(y[rows] == 1, groups[rows]) == metrics.Metric(
+            pytest.approx(y[rows].mean()), low, high, len(rows), len(set(groups[rows]))
+        )
+
+
+def test_reliability_is_drawn_for_the_chosen_head_and_the_baselines():
+    """As `curves.reliability` says, in both splits; any other head is left out."""
+    _, scores, text = rendered(names=("mlp", "logistic", "knn"))
+    found = {c["id"]: c["traces"] for c in json.loads(Read(text).scripts[0]) if c["kind"] == "reliability"}
+    for split in ("validation", "test"):
+        traces = found[f"reliability-{split}"]
+        assert [trace["name"] for trace in traces] == ["mlp", "logistic"]
+        for trace in traces:
+            y, p = scores[trace["name"]][split]
+            assert trace.items() >= curves.reliability(y, p, np.arange(60) // 2).items()
+
+
+def test_the_page_holds_every_score_bit_by_bit():
+    """What a threshold's figures are computed from: labels, groups, scores, thresholds, quantiles of t."""
+    told, scores, text = rendered()
+    rows = json.loads(Read(text).scripts[1])
+    for head, held in zip(told["heads"], rows["heads"], strict=True):
+        assert held["threshold"] == head["threshold"]
+        for split, (_, p) in scores[head["head"]].items():
+            assert np.array_equal(np.frombuffer(base64.b64decode(held["p"][split])), p)
+    for split, (y, _) in scores["logistic"].items():
+        assert rows["y"][split] == y.tolist()
+        assert rows["groups"][split] == (np.arange(60) // 2).tolist()
+    assert rows["t"] == pytest.approx(student.ppf(0.975, np.arange(1, 101)), abs=1e-9)
+    assert page._numbered(np.array([7, 3, 5])) is None
+    assert page._numbered(np.array([7, 3, 7])) == [1, 0, 1]
+
+
+def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
+    """Wrong at the head's threshold, both splits together; shown only if the file still is what was embedded."""
+    data = dataset.join(cached)
+    (head,), _ = train.run(cached, data, train.Config(["logistic"]))
+    wanted = sorted(
+        (-np.log(p if y else 1 - p), name)
+        for split in ("validation", "test")
+        for name, y, p in zip(data.parts[split].ids, data.parts[split].y, head.p[split], strict=True)
+        if (p >= 0.5) != y
+    )[::-1]
+    assert len(wanted) > 3
+    found = mistakes.worst(cached, data, head)
+    assert [each.object_id for each in found] == [name for _, name in wanted][: mistakes.MOST]
+    assert [-np.log(1 - each.p) for each in found] == pytest.approx([loss for loss, _ in wanted][: mistakes.MOST])
+    assert all(each.label != each.says and each.why_not == "missing" for each in found)
+
+    photo = encoded(picture(5, 400))
+    known = Manifest.read(cached.beside_cache / "manifest.csv")
+    for at, each in enumerate(found[:2]):
+        (cached.out / f"{at}.jpg").write_bytes(photo)
+        known.rows.loc[known.rows["objectId"] == each.object_id, "path"] = str(cached.out / f"{at}.jpg")
+        part = data.parts[each.split]
+        digest = hashlib.sha256(photo).hexdigest()
+        if at == 0:
+            sha256 = np.where(part.ids == each.object_id, digest, part.sha256)
+            data = dataclasses.replace(data, parts=data.parts | {each.split: dataclasses.replace(part, sha256=sha256)})
+    known.write(cached.beside_cache / "manifest.csv")
+    first, second, third, *_ = mistakes.worst(cached, data, head)
+    assert Image.open(io.BytesIO(base64.b64decode(first.jpeg))).size == (160, 160)
+    assert [each.why_not for each in (first, second, third)] == ["", "changed", "missing"]
+
+
+def test_pictures_are_blurred_before_any_script_runs():
+    """By the style sheet, as long as their button is not pressed; what is gone says why."""
+    text = rendered()[2]
+    read = Read(text)
+    buttons = [attrs for tag, attrs in read.elements if tag == "button" and attrs.get("class") == "see"]
+    assert [attrs["aria-pressed"] for attrs in buttons] == ["false"]
+    assert re.search(r"\.see img \{[^}]*filter: blur\(", text)
+    assert "no picture: missing" in read.text
+
+
+READ = """(() => [
+  ...[...document.querySelectorAll("#rates tbody td")].map(cell => cell.innerText),
+  ...[...document.querySelectorAll("#counts td b")].map(cell => cell.innerText),
+  document.getElementById("said").innerText, document.getElementById("command").innerText,
+])()"""
+SET = """((name, value) => {
+  const field = document.getElementById(name);
+  field.value = value;
+  field.dispatchEvent(new Event(field.type.startsWith("select") ? "change" : "input"));
+})"""
+
+
+def at_threshold(y, p, groups, threshold):
+    """What the page should say: scikit-learn's figures, and the intervals that metrics.json would hold."""
+    called = p >= threshold
+    (tn, fp), (fn, tp) = confusion_matrix(y, called).tolist()
+    subsets = {
+        "precision": (y == 1, called, precision_score(y, called, zero_division=np.nan)),
+        "recall": (called, y == 1, recall_score(y, called)),
+        "specificity": (~called, y == 0, recall_score(1 - y, ~called)),
+        "accuracy": (called == y, y >= 0, (called == y).mean()),
+        "review queue": (called, y >= 0, called.mean()),
+    }
+    cells = []
+    for hits, rows, value in subsets.values():
+        m = metrics.proportion(hits[rows], groups[rows])
+        few = ", approximate" if m.approximate else ""
+        shown = "undefined" if np.isnan(value) else f"{value:.3f}"
+        cells += [f"{shown}\n[{m.low:.3f}, {m.high:.3f}]{few}", f"{m.n:,}"]
+    return [*cells, *(f"{n:,}" for n in (tn, fp, fn, tp))], [1000 * share for share in (m.value, m.low, m.high)]
+
+
+@browsed
+@pytest.mark.parametrize("n", [58, 2000])  # of 29 groups, and of 1,000
+def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
+    """By slider, field and keys, for each head and split; its own again by a button; the command is ready."""
+    _, scores, text = rendered(n=n, names=("sigmoid", "logistic", "knn"))
+    (tmp_path / "comparison.html").write_text(text)
+    groups = np.arange(n) // 2
+    with pictures.Browser(pictures.find()) as browser:
+        browser.open(tmp_path / "comparison.html")
+
+        def check(head, split, threshold):
+            y, p = scores[head][split]
+            *cells, said, command = browser.run(READ)
+            wanted, of_1000 = at_threshold(y, p, groups, threshold)
+            assert cells == wanted
+            assert command == f"make compare THRESHOLD={threshold:g}"
+            assert f"{(p >= threshold).sum():,} of {n:,} {split} images" in said.replace("\u2068", "")
+            found = re.search(r"of 1,000 such images ([\d,]+) \[([\d,]+), ([\d,]+)\]", said)
+            assert [int(n.replace(",", "")) for n in found.groups()] == pytest.approx(of_1000, abs=0.5001)
+
+        check("sigmoid", "validation", 0.4)
+        for at, name in enumerate(scores):
+            for split in ("validation", "test"):
+                browser.run(f"{SET}('head', '{at}'); {SET}('split', '{split}')")
+                check(name, split, 0.4)
+                for field, threshold in (("slider", 0.37), ("slider", 0.999), ("number", 0.0005), ("number", 0.8125)):
+                    browser.run(f"{SET}('{field}', '{threshold}')")
+                    check(name, split, threshold)
+        of_a_row = float(f"{scores['knn']['test'][1][3]:.6g}") if n < 1000 else 0.5
+        browser.run(f"{SET}('number', '{of_a_row}'); document.getElementById('slider').focus()")
+        check("knn", "test", of_a_row)
+        browser.run(f"{SET}('number', '1.5')")  # no threshold: nothing moves
+        check("knn", "test", of_a_row)
+        browser.run(f"{SET}('slider', '0.5')")
+        browser.press("ArrowRight", 39)
+        check("knn", "test", 0.501)
+        browser.run("document.getElementById('own').click()")
+        check("knn", "test", 0.4)
+        assert browser.complaints == []
+
+
+@browsed
+def test_a_picture_is_clear_only_when_asked_for(tmp_path):
+    """By click, by Enter, all by the key B and by a button; and nothing was ever loaded but the file."""
+    path = tmp_path / "comparison.html"
+    path.write_text(rendered()[2])
+    look = "[...document.querySelectorAll('.see img')].map(image => getComputedStyle(image).filter)"
+    with pictures.Browser(pictures.find()) as browser:
+        browser.open(path)
+        blurred = browser.run(look)
+        assert [each.startswith("blur(") for each in blurred] == [True]
+        steps = {
+            "click": lambda: browser.run("document.querySelector('.see').click()"),
+            "Enter": lambda: (browser.run("document.querySelector('.see').focus()"), browser.press("Enter", 13)),
+            "B": lambda: browser.press("b", 66),
+            "button": lambda: browser.run("document.getElementById('clear').click()"),
+        }
+        for step in steps.values():
+            step()
+            assert browser.run(look) == ["none"]
+            assert browser.run("document.querySelector('.see').getAttribute('aria-pressed')") == "true"
+            step()
+            assert browser.run(look) == blurred
+        assert {address for address in browser.requests if not address.startswith("data:")} == {path.as_uri()}
+        assert browser.complaints == []
+
+
+@browsed
 def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     """In light and dark, wide and narrow; hostile names do nothing, and the page does not scroll sideways."""
     path = tmp_path / "comparison.html"
@@ -251,11 +480,13 @@ def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     with pictures.Browser(pictures.find()) as browser:
         for width, theme in ((1280, "light"), (390, "dark")):
             browser.open(path, width=width, theme=theme)
-            # two heads and chance in each of four plots, train and validation in the fifth
-            assert browser.run("document.querySelectorAll('.scatterlayer path.js-line').length") == 4 * 3 + 2
+            # two heads and chance in each of four plots, of reliability the chosen head and the diagonal in two,
+            # train and validation in the last
+            assert browser.run("document.querySelectorAll('.scatterlayer path.js-line').length") == 4 * 3 + 2 * 2 + 2
             assert browser.run("document.documentElement.scrollWidth") == width
-            assert browser.run("document.images.length + document.querySelectorAll('svg a').length") == 0
+            assert browser.run("document.images.length + document.querySelectorAll('svg a').length") == 1  # a mistake's
             assert HOSTILE[0] in browser.run("document.querySelector('.legend').textContent")
+            assert HOSTILE[0] in browser.run("document.getElementById('counts').textContent")
             colours.add(browser.run("getComputedStyle(document.querySelector('.plot .xtick text')).fill"))
         assert browser.complaints == []
     assert len(colours) == 2

@@ -1,0 +1,60 @@
+"""What a head is most surely wrong about, with a small picture of each: for a person to say who is right."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import numpy as np
+
+from extract.images import BadImage
+from extract.manifest import Manifest
+from extract.workspace import Workspace
+from heads import metrics, thumbnails
+from heads.dataset import Dataset
+from heads.train import Trained
+
+MOST, SIDE = 24, 160  # mistakes; pixels
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A row that a head gets wrong. says: the class it calls, p: the probability it gives that class.
+
+    jpeg: the picture in base64, "" where there is none, for the reason why_not (of images.REASONS).
+    """
+
+    object_id: str
+    split: str
+    label: str
+    says: str
+    p: float
+    jpeg: str = ""
+    why_not: str = ""
+
+
+def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
+    """Return the rows that a head calls wrongly, up to MOST, of every split it was measured on, highest loss first."""
+    wrong = [
+        (float(loss[at]), split, at)
+        for split, p in head.p.items()
+        for loss in [metrics.log_losses(data.parts[split].y, p)]
+        for at in np.flatnonzero((p >= head.point.threshold) != data.parts[split].y).tolist()
+    ]
+    known = Manifest.read(place.beside_cache / "manifest.csv").rows
+    paths = dict(zip(known["objectId"], known["path"], strict=True))
+    found = []
+    for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:
+        part, p = data.parts[split], float(head.p[split][at])
+        name, label = str(part.ids[at]), int(part.y[at])
+        words = (name, split, data.classes[label], data.classes[1 - label], 1 - p if label else p)
+        found.append(Mistake(*words, *_picture(paths.get(name, ""), str(part.sha256[at]))))
+    return found
+
+
+def _picture(path: str, sha256: str) -> tuple[str, str]:
+    """Return a file's picture in base64, or "" and why there is none."""
+    try:
+        return base64.b64encode(thumbnails.encode(thumbnails.load(path, SIDE, sha256=sha256))).decode(), ""
+    except BadImage as error:
+        return "", error.reason
