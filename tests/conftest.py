@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import synthetic
-from extract import artifacts
-from extract.workspace import Workspace
+from extract import artifacts, cache, manifest
+from extract.workspace import Workspace, write_record
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,6 +106,28 @@ def place(album: Album, tiny_backbone: Path, tmp_path: Path) -> Workspace:
 def cached(tmp_path: Path) -> Workspace:
     """A workspace of 400 made-up rows of 16 features, already in a cache; needs no TensorFlow."""
     return synthetic.workspace(tmp_path / "cached", 400, 16)
+
+
+@pytest.fixture
+def photos(album: Album, tmp_path: Path) -> Workspace:
+    """A workspace of 60 pictures, labels 0 and 1 in turn, whose made-up features tell them apart; no TensorFlow."""
+    album.fill(60)
+    return with_features(album, tmp_path / "out")
+
+
+def with_features(album: Album, out: Path) -> Workspace:
+    """Write manifest and features of an album without a backbone: one feature is the label, the rest noise."""
+    table = manifest.read_table(album.table)
+    scan = manifest.build(table, album.media, manifest.Manifest.read(out / "none"))
+    scan.write(out / "manifest.csv")
+    digests, first = np.unique(scan.rows["sha256"].to_numpy(str), return_index=True)
+    X = np.random.default_rng(0).normal(size=(len(digests), 16)).astype(np.float32)
+    X[:, 0] += 4 * (table["value"].to_numpy(str)[first] == "1")
+    probe, made = np.zeros((4, 16), np.float32), cache.provenance(backbone="none")
+    cache.write(out / "features.h5", synthetic.RECIPE, made, probe, [(digests.astype("S64"), X)], len(digests))
+    place = Workspace(out, out / "features.h5", album.table, album.media, "none")
+    write_record(place, features={"status": "done"})
+    return place
 
 
 @pytest.fixture
