@@ -85,12 +85,12 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
-        """Open a file at a width in pixels and a theme, light or dark; return when it has loaded."""
+    def open(self, path: Path | str, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
+        """Open a file or an address at a width in pixels and a theme, light or dark; return when it has loaded."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.absolute().as_uri())
         self._until(lambda message: message.get("method") == "Page.loadEventFired")
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 

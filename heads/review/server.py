@@ -32,7 +32,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 MOST = 1000  # rows of a queue in one reply
 
 
@@ -51,7 +51,7 @@ def build(desk: Desk, token: str) -> FastAPI:
         if host not in HOSTS or not secrets.compare_digest(given.encode(), token.encode()):
             raise HTTPException(404)
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     pages = APIRouter(prefix="/{given}", dependencies=[Depends(known)], default_response_class=Json)
     _add_page(pages)
     _add_questions(pages, desk)
@@ -71,8 +71,8 @@ def _add_page(pages: APIRouter) -> None:
     def file(name: str) -> Callable[[], Response]:
         return lambda: Response((HERE / name).read_bytes(), media_type=TYPES[name.rsplit(".")[-1]])
 
-    for path, name in (("/", "page.html"), ("/page.js", "page.js"), ("/page.css", "page.css")):
-        pages.add_api_route(path, file(name), response_class=Response)
+    for path in ("", "page.js", "page.css", "icon.svg"):
+        pages.add_api_route(f"/{path}", file(path or "page.html"), response_class=Response)
 
 
 def _add_questions(pages: APIRouter, desk: Desk) -> None:
@@ -154,6 +154,7 @@ def run(place: Workspace, who: str, port: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            listening.listen()  # before the address is told
         except OSError as error:
             raise InputError(f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out") from error
         desk = Desk(place, who)

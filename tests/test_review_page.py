@@ -1,0 +1,200 @@
+"""The review page in a real browser: keys, blur, undo, a kill, two tabs; nothing is asked of any other machine."""
+
+import json
+import time
+
+import pytest
+
+from benchmarks import pictures
+from heads.review import answers
+from tests.conftest import Album, encoded, picture, read_rows, with_features
+from tests.test_server import ask, started
+
+# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there these always run
+pytestmark = pytest.mark.skipif(
+    not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH"
+)
+CODES = {"k": 75, "f": 70, "s": 83, "u": 85, "z": 90, "b": 66, "g": 71, "1": 49, "2": 50, "Enter": 13, "ArrowRight": 39}
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with pictures.Browser(pictures.find()) as found:
+        yield found
+
+
+def until(browser, condition):
+    """Wait until a JavaScript condition holds."""
+    deadline = time.monotonic() + 20
+    while not browser.run(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.02)
+
+
+def opened(browser, url, **how):
+    browser.open("about:blank")  # so that the page before is done asking
+    browser.complaints.clear()
+    browser.open(url, **how)
+    until(browser, "state?.order >= 2 && current !== null")
+
+
+def press(browser, *keys):
+    for key in keys:
+        browser.press(key, CODES[key])
+
+
+def saved(browser):
+    until(browser, "document.body.dataset.pending === '0'")
+
+
+def text(browser, name):
+    return browser.run(f"document.getElementById('{name}').textContent")
+
+
+def test_flip_ten_undo_one_kill_reopen_nothing_is_lost(photos, browser):
+    """As often as keys can be pressed; the file has ten flips and one undo, and the page opens where it was left."""
+    with started(photos) as (process, url):
+        opened(browser, url)
+        shown = []
+        for _ in range(10):
+            shown.append(text(browser, "id"))
+            press(browser, "f")
+        press(browser, "u")
+        saved(browser)
+        assert text(browser, "id") == shown[-1], "what was taken back is shown again"
+        assert len(set(shown)) == 10
+        until(browser, "document.getElementById('left').textContent.startsWith('9 labels changed')")
+        process.kill()
+        process.wait()
+    rows = read_rows(photos.out / answers.FILE)
+    assert [(row["answer"], row["objectId"]) for row in rows] == [("flip", name) for name in shown] + [
+        ("undo", shown[-1])
+    ]
+    with started(photos) as (_, url):
+        opened(browser, url)
+        assert text(browser, "left").startswith("9 labels changed")
+        assert text(browser, "counts") == "9 of 60 answered in this queue"
+        assert text(browser, "id") not in shown[:9]
+        browser.run("choose('answered')")
+        until(browser, "current !== null")
+        assert text(browser, "id") == shown[8]
+        press(browser, "u")
+        saved(browser)
+        until(browser, "document.getElementById('left').textContent.startsWith('8 labels changed')")
+        assert browser.complaints == []
+
+
+def test_accuracy_and_queue_move_as_labels_are_mended(photos, browser):
+    """Three wrong labels stand in front; flipping them raises the accuracy that is shown."""
+    lines = photos.data.read_text().splitlines()
+    for at in (10, 11, 14):  # two of validation, one of train
+        name, value, *rest = lines[at + 1].split(",")
+        lines[at + 1] = ",".join([name, str(1 - int(value)), *rest])
+    photos.data.write_text("\n".join(lines) + "\n")
+    with started(photos) as (_, url):
+        opened(browser, url)
+        before, shown = text(browser, "accuracy"), []
+        for _ in range(3):
+            shown.append(text(browser, "id"))
+            press(browser, "f")
+        assert sorted(shown) == ["0010img", "0011img", "0014img"]
+        until(browser, "state.history.at(-1).answers === 3 && state.busy === ''")
+        assert text(browser, "accuracy") != before
+        assert browser.run("state.validation.value") == 1.0
+        assert len(browser.run("document.querySelector('#history polyline').getAttribute('points')").split()) >= 2
+
+
+def test_pictures_are_blurred_but_while_space_is_held(photos, browser):
+    """On the card, beside it, zoomed; B turns it off and on."""
+    everything = "[...document.querySelectorAll('.photo')].map(each => getComputedStyle(each).filter)"
+    space = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32}
+    with started(photos) as (_, url):
+        opened(browser, url)
+        until(browser, "document.querySelectorAll('#neighbours .photo').length === 8")
+        press(browser, "z")
+        assert browser.run("document.getElementById('large').open")
+        for kind, blurred in (("keyDown", False), ("keyUp", True)):
+            browser.call("Input.dispatchKeyEvent", type=kind, **space)
+            found = browser.run(everything)
+            assert len(found) == 10
+            assert all(("blur" in each) == blurred for each in found)
+        press(browser, "z", "b")
+        assert not browser.run("document.getElementById('large').open")
+        assert set(browser.run(everything)) == {"none"}
+        press(browser, "b")
+        assert "none" not in browser.run(everything)
+        assert answers.read(photos.out / answers.FILE) == [], "looking answers nothing"
+
+
+def test_two_tabs_do_not_fight(photos, browser):
+    """The second to answer the same picture is told what it is now, and goes on."""
+    with started(photos) as (_, url), pictures.Browser(pictures.find()) as other:
+        opened(browser, url), opened(other, url)
+        assert text(browser, "id") == text(other, "id")
+        press(browser, "f")
+        saved(browser)
+        press(other, "k")
+        saved(other)
+        if "Another tab" not in text(other, "said"):  # it had heard of the answer in time, and showed the next picture
+            assert len({row["objectId"] for row in read_rows(photos.out / answers.FILE)}) == 2
+        else:
+            assert "Your answer was not saved" in text(other, "said")
+            assert [row["answer"] for row in read_rows(photos.out / answers.FILE)] == ["flip"]
+
+
+def test_what_could_not_be_saved_is_said_and_kept(photos, browser):
+    """The server is gone: the answer waits, and the page says so."""
+    with started(photos) as (process, url):
+        opened(browser, url)
+        process.kill()
+        process.wait()
+        press(browser, "f")
+        until(browser, "!document.getElementById('trouble').hidden")
+        assert "Not saved: the server does not answer" in text(browser, "trouble")
+        assert browser.run("document.body.dataset.pending") == "1"
+        browser.run("outbox.length = 0")  # so that leaving the page asks nothing
+
+
+def test_the_grid_shows_all_and_answers_by_key(photos, browser):
+    """Arrows move, K answers the picture that has the focus, Enter opens it."""
+    with started(photos) as (_, url):
+        opened(browser, url)
+        press(browser, "g")
+        until(browser, "drawn.size > 10")
+        assert text(browser, "total") == "60 pictures."
+        first, second = browser.run("[0, 1].map(index => rowAt(index).id)")
+        press(browser, "k")
+        saved(browser)
+        press(browser, "Enter")
+        assert text(browser, "id") == second
+        assert [row["objectId"] for row in read_rows(photos.out / answers.FILE)] == [first]
+        assert browser.complaints == []
+
+
+def test_nothing_leaves_this_machine_and_names_are_text(tmp_path, browser):
+    """Wide and narrow, light and dark; a class called like markup, an unlabelled picture, one whose file is gone."""
+    album = Album(tmp_path / "album").fill(30)
+    album.rows = [(name, {"0": HOSTILE, "1": "long" * 60}[value], *rest) for name, value, *rest in album.rows]
+    gone = album.add("gone", encoded(picture(99)), "", "train")
+    album.write()
+    place = with_features(album, tmp_path / "out")
+    gone.unlink()
+    with started(place) as (_, url):
+        browser.requests.clear()
+        for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            opened(browser, url, width=width, theme=theme)
+            until(browser, "document.querySelectorAll('#neighbours .photo').length === 8")
+            assert browser.run("document.documentElement.scrollWidth") == width
+            assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
+            assert HOSTILE in text(browser, "verdict") + text(browser, "vote")
+        assert browser.complaints == []
+        browser.run("choose('unlabelled')")
+        until(browser, "current?.id === 'gone' && !document.getElementById('gone').hidden")
+        press(browser, "f")
+        assert "1 or 2 gives it one" in text(browser, "said")
+        press(browser, "2")
+        saved(browser)
+        assert json.loads(ask(f"{url}api/state")[2])["queues"]["unlabelled"] == {"open": 0, "done": 1}
+        assert {asked.rsplit(":", 1)[0] for asked in browser.requests if asked != "about:blank"} == {"http://127.0.0.1"}
+        assert len(browser.requests) > 20
