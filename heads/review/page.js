@@ -16,6 +16,7 @@ let rows = []; // of the queue, without those answered here
 let current = null; // the row on the card
 let refused = ""; // why the newest answer was not saved
 const outbox = []; // answers and undos not yet acknowledged, in order
+const newest = new Map(); // row -> number of this tab's answer about it, infinite until it is acknowledged
 const mine = []; // numbers of the answers of this tab that were not taken back
 const cards = new Map(); // row -> promise of api/card
 const ahead = new Map(); // row -> its large image, held so that it stays loaded
@@ -52,8 +53,7 @@ async function refill() {
   const asked = queue;
   const { status, body } = await ask(`api/queue/${asked}?count=${AHEAD}`);
   if (status !== 200 || asked !== queue) return;
-  const sent = new Set(outbox.map((each) => each.row));
-  rows = body.rows.filter((row) => !sent.has(row.row));
+  rows = body.rows.filter((row) => !(newest.get(row.row) > row.number)); // the list may be older than an answer
   if (current) rows = rows.filter((row) => row.row !== current.row);
   else next();
   foresee();
@@ -192,6 +192,7 @@ function answer(word, wanted) {
   if (!row.label && (word === "keep" || word === "flip")) return say("This picture has no label: 1 or 2 gives it one.");
   if (word === "skip" && row.answer && row.answer !== "skip") return say("It has an answer: undo that, or give another.");
   const sense = word === "give" ? (to === row.label ? "keep" : "flip") : word;
+  newest.set(row.row, Infinity);
   const after = { ...row, answer: sense, label: to };
   send({ row: row.row, id: row.id, answer: sense, old: row.label, new: to, number: row.number, after });
   if (!inGrid()) return next();
@@ -225,32 +226,38 @@ async function deliver() { // one after the other, in order; what was not acknow
 }
 
 async function takeBack() {
-  const newest = mine.at(-1) ?? (await ask("api/state")).body.last?.number;
-  if (!newest) return { status: 404, body: { detail: "There is nothing to undo." } };
-  const reply = await ask("api/undo", { number: newest });
-  if (mine.at(-1) === newest) mine.pop(); // in any case: if it is not the newest any more, another tab took it back
+  const last = mine.at(-1) ?? (await ask("api/state")).body.last?.number;
+  if (!last) return { status: 404, body: { detail: "There is nothing to undo." } };
+  const reply = await ask("api/undo", { number: last });
+  if (mine.at(-1) === last) mine.pop(); // in any case: if it is not the newest any more, another tab took it back
   return reply;
 }
 
 function acknowledged(item, status, body) {
-  if (status === 200 && item.undo) {
-    say(`Taken back: ${body.row.id}.`);
-    if (inGrid()) return amend(body.row);
-    bring(body.row);
-  } else if (status === 200) {
-    mine.push(body.number);
-    if (inGrid()) amend({ ...item.after, number: body.number });
-    say(`${{ keep: "Kept", flip: "Flipped", skip: "Skipped" }[item.answer]}: ${item.id}${item.answer === "flip" ? `, now ${item.new}` : ""}.`);
-    refused = "";
-  } else if (item.undo) {
-    say(body.detail);
-  } else if (status === 409) {
-    say(`${body.detail}: ${body.row.id} is ${body.row.label || "without label"}. Your answer was not saved.`);
-  } else {
-    refused = `Not saved: ${typeof body.detail === "string" ? body.detail : `the server refused (${status})`}`;
-    trouble(refused);
-    bring({ row: item.row, id: item.id, label: item.old, number: item.number, split: "", p: null, answer: null });
+  if (item.undo) return status === 200 ? takenBack(body.row) : say(body.detail);
+  if (status === 200) return saved(item, body.number);
+  newest.delete(item.row);
+  if (status === 409) {
+    return say(`${body.detail}: ${body.row.id} is ${body.row.label || "without label"}. Your answer was not saved.`);
   }
+  refused = `Not saved: ${typeof body.detail === "string" ? body.detail : `the server refused (${status})`}`;
+  trouble(refused);
+  bring({ row: item.row, id: item.id, label: item.old, number: item.number, split: "", p: null, answer: null });
+}
+
+function saved(item, given) {
+  refused = "";
+  mine.push(given);
+  newest.set(item.row, given);
+  if (inGrid()) amend({ ...item.after, number: given });
+  say(`${{ keep: "Kept", flip: "Flipped", skip: "Skipped" }[item.answer]}: ${item.id}${item.answer === "flip" ? `, now ${item.new}` : ""}.`);
+}
+
+function takenBack(row) {
+  newest.delete(row.row);
+  say(`Taken back: ${row.id}.`);
+  if (inGrid()) amend(row);
+  else bring(row);
 }
 
 function undo() { send({ undo: true }); }
@@ -347,8 +354,7 @@ function forgetGrid() {
   pages = new Map();
   total = 0;
   at("fresh").hidden = true;
-  for (const made of drawn.values()) made.remove();
-  drawn.clear();
+  for (const index of drawn.keys()) drop(index);
   if (inGrid()) { at("grid").scrollTop = 0; focus = 0; drawGrid(); }
 }
 
@@ -375,7 +381,7 @@ function drawGrid() {
   at("tall").style.height = `${Math.ceil(total / columns) * high}px`;
   const from = Math.max(0, Math.floor(at("grid").scrollTop / high) - 1) * columns;
   const to = Math.min(total, (Math.ceil((at("grid").scrollTop + at("grid").clientHeight) / high) + 1) * columns);
-  for (const [index, made] of drawn) if (index < from || index >= to) { made.remove(); drawn.delete(index); }
+  for (const index of drawn.keys()) if (index < from || index >= to) drop(index);
   for (let index = from; index < to; index++) place(index, side);
   seen = [from, Math.max(from, to - 1)];
   quiet ||= setTimeout(load, 80); // what flies past is never asked for
@@ -383,8 +389,8 @@ function drawGrid() {
 
 function place(index, side) {
   const row = rowAt(index);
+  if (row && drawn.has(index) && drawn.get(index).dataset.row !== String(row.row)) drop(index);
   let made = drawn.get(index);
-  if (row && made && made.dataset.row !== String(row.row)) { made.remove(); made = null; }
   if (row && !made) {
     made = gridTile(row, index);
     drawn.set(index, made);
@@ -395,6 +401,12 @@ function place(index, side) {
   made.style.height = `${high}px`;
   made.style.transform = `translate(${(index % columns) * side}px, ${Math.floor(index / columns) * high}px)`;
   made.setAttribute("aria-selected", index === focus);
+}
+
+function drop(index) {
+  drawn.get(index)?.querySelector("img")?.removeAttribute("src"); // or it would still be loaded, before what is seen
+  drawn.get(index)?.remove();
+  drawn.delete(index);
 }
 
 function gridTile(row, index) {
@@ -437,8 +449,7 @@ function amend(row) { // a tile, in its place
     const index = found?.findIndex((each) => each.row === row.row) ?? -1;
     if (index < 0) continue;
     found[index] = row;
-    drawn.get(page * PAGE + index)?.remove();
-    drawn.delete(page * PAGE + index);
+    drop(page * PAGE + index);
   }
   drawGrid();
 }
