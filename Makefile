@@ -85,6 +85,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.leaks
+	$(PY) -m benchmarks.review
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from PIL import Image
+
+from extract.demo import planted
 
 DOCS = Path(__file__).parent.parent / "docs"
 PATIENCE = 60  # seconds
@@ -162,8 +165,36 @@ def excerpt(browser: Browser) -> Image.Image:
     return sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
+def review(demo: Path, browser: Browser) -> Image.Image:
+    """Return the review's page after 40 answers that mend the demo's flipped labels, in a copy of the demo."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(demo, Path(folder) / "demo")
+        command = [sys.executable, "-m", "heads", "review", "--out", str(copy), "--who", "anna"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout
+            address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+            browser.open(address)
+            until = "new Promise(done => setInterval(() => { if (%s) done(true) }, 50))"
+            browser.run(until % "state?.order >= 2 && current")
+            flipped = planted(demo)
+            for _ in range(40):
+                key, code = ("f", 70) if browser.run("current.id") in flipped else ("k", 75)
+                browser.press(key, code)
+                browser.run(until % "document.body.dataset.pending === '0' && current")
+            browser.press("b", 66)
+            ready = (
+                "state.history.at(-1).answers === 40 && document.querySelectorAll('#neighbours .photo').length === 8"
+            )
+            browser.run(until % f"{ready} && [...document.images].every(image => image.complete)")
+            return browser.picture().quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def main(demo: Path) -> int:
-    """Write docs/show.png and docs/comparison.png from a demo that was run."""
+    """Write docs/show.png, docs/comparison.png and docs/review.png from a demo that was run."""
     program = find()
     if not program:
         print(f"pictures  No browser was found. One of {', '.join(NAMES)} must be on PATH.", file=sys.stderr)
@@ -173,6 +204,7 @@ def main(demo: Path) -> int:
     with Browser(program) as browser:
         browser.open(demo / "comparison.html")
         save(excerpt(browser), DOCS / "comparison.png")
+        save(review(demo, browser), DOCS / "review.png")
     return 0
 
 

@@ -24,10 +24,6 @@ from tests.conftest import encoded, picture
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>\u2028'\"&amp;{{plotly}}")
 NOTHING = audit.Audit([], 3, "no folds")
-# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there these always run
-browsed = pytest.mark.skipif(
-    not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH"
-)
 VOID = {"meta", "link", "img", "br", "input"}
 
 
@@ -403,7 +399,7 @@ def at_threshold(y, p, groups, threshold):
     return [*cells, *(f"{n:,}" for n in (tn, fp, fn, tp))], [1000 * share for share in (m.value, m.low, m.high)]
 
 
-@browsed
+@pytest.mark.browser
 @pytest.mark.parametrize("n", [58, 2000])  # of 29 groups, and of 1,000
 def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
     """By slider, field and keys, for each head and split; its own again by a button; the command is ready."""
@@ -444,7 +440,7 @@ def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
         assert browser.complaints == []
 
 
-@browsed
+@pytest.mark.browser
 def test_a_picture_is_clear_only_when_asked_for(tmp_path):
     """By click, by Enter, all by the key B and by a button; and nothing was ever loaded but the file."""
     path = tmp_path / "comparison.html"
@@ -470,7 +466,7 @@ def test_a_picture_is_clear_only_when_asked_for(tmp_path):
         assert browser.complaints == []
 
 
-@browsed
+@pytest.mark.browser
 def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     """In light and dark, wide and narrow; hostile names do nothing, and the page does not scroll sideways."""
     path = tmp_path / "comparison.html"

@@ -10,10 +10,7 @@ from heads.review import answers
 from tests.conftest import Album, encoded, picture, read_rows, with_features
 from tests.test_server import ask, started
 
-# the tests must pass on a machine without a browser; `.ci/run` installs one, so that there these always run
-pytestmark = pytest.mark.skipif(
-    not pictures.find(), reason=f"no browser found: none of {', '.join(pictures.NAMES)} is on PATH"
-)
+pytestmark = pytest.mark.browser
 CODES = {"k": 75, "f": 70, "s": 83, "u": 85, "z": 90, "b": 66, "g": 71, "1": 49, "2": 50, "Enter": 13, "ArrowRight": 39}
 HOSTILE = "<img src=x onerror=alert(1)>"
 
