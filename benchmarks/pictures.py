@@ -153,7 +153,7 @@ def excerpt(browser: Browser) -> Image.Image:
     """Return the top of the comparison's page, down to the first table, and under it the first curves."""
     table, *_ = browser.run("[...document.querySelectorAll('.box')].map(box => box.getBoundingClientRect().bottom)")
     top, bottom = browser.run(
-        "(({top}, {bottom}) => [top, bottom])(document.querySelector('section + section').getBoundingClientRect(), "
+        "(({top}, {bottom}) => [top, bottom])(document.getElementById('curves').getBoundingClientRect(), "
         "document.querySelector('figure').getBoundingClientRect())"
     )
     whole = browser.picture(whole=True)
