@@ -9,6 +9,8 @@ DEMO   := artifacts/demo
 INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
+# how the pass runs
+PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 # how heads are trained
 TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
@@ -38,10 +40,10 @@ help:
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
 	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
-	@echo "           GPU=1, PYTHON, ARGS='further flags'"
+	@echo "           ENGINE PRECISION GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
-	$(PY) -m extract features $(INPUTS) $(ARGS)
+	$(PY) -m extract features $(INPUTS) $(PASS) $(ARGS)
 
 head: $(RUNTIME)
 	$(PY) -m heads train $(INPUTS) $(NAMED) $(TRAIN) $(ARGS)
@@ -99,8 +101,8 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: PYTHON=path/to/it")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.cpu-installed: requirements.txt | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/.cpu-installed: requirements.txt requirements-cpu.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-cpu.txt
 	@touch $@
 
 $(VENV)/.gpu-installed: requirements-gpu.txt requirements.txt | $(PY)

@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from extract import backbone, engines, run
-from extract.progress import Progress
 
 
 def photos(folder: Path, n: int) -> dict[str, list[str]]:
@@ -37,9 +36,9 @@ def photos(folder: Path, n: int) -> dict[str, list[str]]:
 
 def ours(plan: dict[str, list[str]], network: backbone.Backbone) -> np.ndarray:
     """The loop of `make features`, without its parts and its seal."""
-    with ThreadPoolExecutor() as pool:
-        batches = run._batches(plan, network.input_size, 32, pool, {}, Progress(len(plan), "ours"))
-        return np.concatenate([network.embed(pixels) for _, pixels in batches])
+    workers = engines.cores()
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate([block.features for block in run._blocks(network, plan, 2 * workers, pool)])
 
 
 def predict(plan: dict[str, list[str]], network: backbone.Backbone) -> np.ndarray:
@@ -88,7 +87,7 @@ def main() -> None:
                 f"ratio {ratios[-1]:.2f}",
                 flush=True,
             )
-        print(f"median ratio {np.median(ratios):.2f} on {network.device}")
+        print(f"median ratio {np.median(ratios):.2f} on {engines.device()}")
 
 
 if __name__ == "__main__":

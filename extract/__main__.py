@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extract import __version__, cache, run, workspace
+from extract import __version__, cache, engines, run, workspace
 from extract.errors import DONE, guard
 
 
@@ -29,7 +29,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
 
 def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
     """Resolve the shared flags; an empty string, as make passes it, counts as not given."""
-    names = ("data", "media", "backbone", "out", "cache", "positive", "input_size")
+    names = ("data", "media", "backbone", "out", "cache", "positive", "input_size", "precision")
     given = {name: getattr(flags, name, None) or None for name in names}
     return workspace.resolve(**given, near=getattr(flags, "group_near", None))
 
@@ -52,8 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     features = verbs.add_parser("features", help="embed every image that the cache does not hold yet")
     add_workspace_flags(features)
     features.add_argument(
-        "--batch", type=number(1), help="images a step; default: 32 on a CPU, 256 on a GPU, fewer of over 224 px"
+        "--batch", type=number(1), help="images a step; default: what suits the engine, fewer of over 224 px"
     )
+    features.add_argument("--engine", choices=("auto", *engines.NAMES), default="auto", help="what runs the backbone")
+    features.add_argument("--precision", choices=engines.PRECISIONS, help="of its arithmetic; default: float32")
     features.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
     features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
     features.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
@@ -74,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _features(flags: argparse.Namespace) -> int:
-    return run.extract(run.Config(workspace_of(flags), flags.batch, flags.max_bad, flags.retry, flags.allow_outside))
+    place = workspace_of(flags)
+    return run.extract(run.Config(place, flags.engine, flags.batch, flags.max_bad, flags.retry, flags.allow_outside))
 
 
 def _verify(flags: argparse.Namespace) -> int:

@@ -102,7 +102,7 @@ def _size_by_name(text: str) -> int:
     return SIZES[f"efficientnet-b{named[1]}" if named else DEFAULT]
 
 
-def recipe(source: Source) -> dict[str, Any]:
+def recipe(source: Source, precision: str = "float32") -> dict[str, Any]:
     """Everything that decides a feature, as JSON values. Two sources with one recipe give the same features."""
     architectures = {"keras-applications": source.spec, "keras-file": "keras-file", "saved-model": "saved-model"}
     return {
@@ -111,7 +111,7 @@ def recipe(source: Source) -> dict[str, Any]:
         "input_size": source.input_size,
         "pixel_range": "0-1" if source.kind == "saved-model" else "0-255",
         **images.RECIPE,
-        "precision": "float32",
+        "precision": precision,
     }
 
 
@@ -120,37 +120,31 @@ class Backbone:
 
     apply: its graph, float32 (b, S, S, 3) with pixels 0-255 -> (b, D), for `embed` and for an export to build on.
     model: the flat Keras model of that graph, or None where a SavedModel is all there is.
-    dim: D. input_size: S. device: "cpu" or "gpu".
+    dim: D. input_size: S. step: how many images `embed` is best given at a time.
     """
 
     def __init__(self, model: Any, input_size: int, graph: saved_model.Graph | None = None) -> None:
-        self.model, self.input_size, self.device = model, input_size, engines.device()
+        self.model, self.input_size = model, input_size
         self.apply = graph.apply if graph else lambda pixels: model(pixels, training=False)
         self._graph = graph  # owns its variables
         self.dim = graph.dim if graph else int(model.output_shape[-1])
-        self._most = sys.maxsize  # images that fit into the device's memory at once, as far as is known
+        self.run_on("tensorflow")
+
+    def run_on(self, engine: str, precision: str = "float32", step: int | None = None) -> None:
+        """Say how `embed` runs: engine of engines.NAMES, precision of engines.PRECISIONS, step or what suits them."""
+        self.step = step or batch(engines.STEP[engine, engines.device()], self.input_size)
+        self._how = (engine, precision)
+        self.__dict__.pop("_engine", None)
 
     @cached_property
-    def _frozen(self) -> Any:
-        return engines.freeze(self.apply, self.input_size)  # takes seconds; an export never needs it
+    def _engine(self) -> engines.TensorFlow | engines.OpenVINO:  # takes seconds; an export never needs it
+        engine, precision = self._how
+        kind = engines.OpenVINO if engine == "openvino" else engines.TensorFlow
+        return kind(self.apply, self.input_size, precision, self.step)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D).
-
-        When the device runs out of memory the batch is halved, and that is said.
-        """
-        tf, _ = engines.load()
-        if len(pixels) > self._most:
-            steps = range(0, len(pixels), self._most)
-            return np.concatenate([self.embed(pixels[at : at + self._most]) for at in steps])
-        try:
-            return self._frozen(tf.constant(pixels))[0].numpy()
-        except tf.errors.ResourceExhaustedError as error:
-            self._most = len(pixels) // 2
-            if not self._most:
-                raise BackboneError("Not even one image fits into the device's memory") from error
-            print(f"Out of memory at a batch of {len(pixels)}; going on with {self._most}.", file=sys.stderr)
-            return self.embed(pixels)
+        """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D). Several threads may call it."""
+        return self._engine(pixels)
 
 
 def batch(most: int, size: int) -> int:

@@ -22,14 +22,16 @@ FLIPPED = 0.02
 FLIP_COLUMNS = ("objectId", "true", "written")
 
 
-def make(out: Path, spec: str = EMBEDDED, input_size: int | None = None) -> Workspace:
+def make(out: Path, spec: str = EMBEDDED, input_size: int | None = None, precision: str = "float32") -> Workspace:
     """Write the demo's data under `out`, unless they are there, and return its workspace.
 
-    spec, input_size: the backbone, and S where it is not its own.
+    spec, input_size, precision: the backbone, S where it is not its own, and what it computes in.
     Errors: InputError where `out` holds something else than a demo; CacheError where a demo of another backbone.
     """
     data = out / "data"
-    place = Workspace(out, out / "features.h5", data / "split_label.csv", data, spec, input_size=input_size)
+    place = Workspace(
+        out, out / "features.h5", data / "split_label.csv", data, spec, input_size=input_size, precision=precision
+    )
     there = place.data.exists() and (data / "flips.csv").exists()
     if not there and any(path.exists() for path in (data, place.cache, out / RECORD)):
         raise InputError(
@@ -37,7 +39,7 @@ def make(out: Path, spec: str = EMBEDDED, input_size: int | None = None) -> Work
             rule="The demo has a folder of its own",
             then="Give another --out, or delete that folder if it is a demo's",
         )
-    recipe = backbone.recipe(backbone.resolve(spec, input_size)) if place.cache.exists() else None
+    recipe = backbone.recipe(backbone.resolve(spec, input_size), precision) if place.cache.exists() else None
     if recipe and cache.open_cache(place.cache).recipe != recipe:
         raise CacheError(
             f"The demo in {shown(out)} was made with another backbone or version",

@@ -205,15 +205,12 @@ def read(path: Path | str, *, sha256: str | None = None) -> bytes:
     return data
 
 
-def load_any(paths: list[str], size: int, *, sha256: str) -> np.ndarray:
-    """Read the first of several copies that can be read; see `load`. Errors: BadImage of the last one."""
+def read_any(paths: list[str], *, sha256: str) -> bytes:
+    """Return the bytes of the first of several copies that can be read; see `read`. Errors: BadImage of the last."""
     for path in paths[:-1]:
-        try:
-            return load(path, size, sha256=sha256)
-        except BadImage as error:
-            if error.reason == "undecodable":  # so are its copies
-                raise
-    return load(paths[-1], size, sha256=sha256)
+        with suppress(BadImage):
+            return read(path, sha256=sha256)
+    return read(paths[-1], sha256=sha256)
 
 
 def from_bytes(data: bytes, size: int) -> np.ndarray:

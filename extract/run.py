@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from os import cpu_count
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,19 @@ from extract.progress import Progress
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
-BATCH = {"cpu": 32, "gpu": 256}  # at 224 x 224
+STAGES = ("reading", "decoding", "backbone")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `make features` was asked. batch: images a step, None = by device. max_bad: share of quarantined images."""
+    """What `make features` was asked.
+
+    engine: of engines.NAMES, or "auto". batch: images a step, None = what suits the engine. max_bad: share of
+    quarantined images.
+    """
 
     workspace: Workspace
+    engine: str = "auto"
     batch: int | None = None
     max_bad: float = 0.05
     retry: bool = False
@@ -51,6 +56,26 @@ class Plan:
     bad: dict[str, tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How the backbone went over the images: rows embedded, seconds, on what, and the workers' seconds by stage."""
+
+    rows: int
+    seconds: float
+    how: str
+    spent: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Images embedded a second."""
+        return self.rows / self.seconds
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the workers' time that each stage took; the largest is what bounded the pass."""
+        total = sum(self.spent.values()) or 1.0
+        return {stage: round(spent / total, 3) for stage, spent in self.spent.items()}
+
+
 def extract(config: Config) -> int:
     """Embed every image of a table that the cache does not hold yet; return the exit code.
 
@@ -64,13 +89,13 @@ def extract(config: Config) -> int:
         table = manifest.read_table(place.data)
         labels.check(table, place.data, place.positive)  # before minutes of hashing
         source = backbone.resolve(place.backbone, place.input_size)
-        recipe = backbone.recipe(source)
+        recipe = backbone.recipe(source, place.precision)
         decoder = _decoder(recipe)
         scan = _scan(config, table)
         plan = _plan(config, scan, recipe)
         said = _record(place, table, scan)
         try:
-            fresh, embedded, rate = _embed(config, plan, source, recipe) if plan.todo else ({}, 0, 0.0)
+            fresh, done = _embed(config, plan, source, recipe) if plan.todo else ({}, None)
             failures = scan.failures + _failures(scan, {**plan.bad, **fresh})
             _write_quarantine(place, scan, failures, decoder)
             _refuse_all_bad(place, scan, failures)
@@ -78,7 +103,7 @@ def extract(config: Config) -> int:
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
             raise
-        return _finish(config, scan, said, sealed, failures, embedded, rate, time.monotonic() - started)
+        return _finish(config, scan, said, sealed, failures, done, time.monotonic() - started)
 
 
 def _scan(config: Config, table: Any) -> Manifest:
@@ -162,28 +187,29 @@ def _sources(place: Workspace) -> list[FeatureCache]:
 
 def _embed(
     config: Config, plan: Plan, source: backbone.Source, recipe: dict[str, Any]
-) -> tuple[dict[str, tuple[str, str]], int, float]:
-    """Run the backbone over the plan and write parts; return what was bad, how many were embedded, and images/s."""
+) -> tuple[dict[str, tuple[str, str]], Pass]:
+    """Run the backbone over the plan and write parts; return what was bad, and how the pass went."""
     print(f"backbone  loading {source.name}", flush=True)
-    network = backbone.load(source)
+    network, workers = backbone.load(source), engines.cores()
+    engine, precision = engines.choose(config.engine), recipe["precision"]
+    network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
+    where = f"{workers} threads on a {engines.device().upper()}"
+    print(f"backbone  {engine}, {precision}, {where}, {network.step} images at a time", flush=True)
     for found in plan.sources:
         cache.refuse_drift(probe, found.probe, where=str(found.path))
     writer = _PartWriter(config.workspace, source, recipe, probe)
     bad: dict[str, tuple[str, str]] = {}
+    spent = dict.fromkeys(STAGES, 0.0)
     started = time.monotonic()
-    with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(cpu_count() or 1) as pool:
+    with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(workers) as pool:
         progress = Progress(len(plan.todo), "embedding")
-        batch = config.batch or backbone.batch(BATCH[network.device], network.input_size)
-        batches = _batches(plan.todo, network.input_size, batch, pool, bad, progress)
         try:
-            for keys, pixels in batches:
-                features = network.embed(pixels)
-                finite = np.isfinite(features).all(axis=1)
-                writer.add([key for key, ok in zip(keys, finite, strict=True) if ok], features[finite])
-                for key in np.array(keys)[~finite].tolist():
-                    bad[key] = ("not-finite", "the backbone's features of this image are not all finite numbers")
-                progress.add(len(keys), bad=int((~finite).sum()))
+            for block in _blocks(network, plan.todo, 2 * workers, pool):
+                writer.add(block.keys, block.features)
+                bad |= block.bad
+                spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
+                progress.add(len(block.keys) + len(block.bad), bad=len(block.bad))
                 if stop.is_set():
                     break
         finally:  # whatever ended the loop, what was embedded is kept
@@ -196,46 +222,71 @@ def _embed(
             rule="What is done is kept",
             then="Run the same command again to go on from there",
         )
-    rate = writer.rows / max(time.monotonic() - started, 1e-9)
+    seconds = max(time.monotonic() - started, 1e-9)
     for digest, (reason, detail) in bad.items():
         if reason == "undecodable" and (words := images.complaints(plan.todo[digest][0], network.input_size)):
             bad[digest] = (reason, f"{detail}; {words}")
-    return bad, writer.rows, rate
+    return bad, Pass(writer.rows, seconds, f"{engine}, {precision}, {where}", spent)
 
 
-def _batches(
-    todo: dict[str, list[str]],
-    size: int,
-    batch: int,
-    pool: ThreadPoolExecutor,
-    bad: dict[str, tuple[str, str]],
-    progress: Progress,
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield (digests, pixels uint8 (b, S, S, 3)), decoded ahead in threads; bad images go to `bad` instead."""
+@dataclass(frozen=True)
+class Block:
+    """What one worker made of some images: keys (b,), features float32 (b, D); bad: digest -> (reason, detail)."""
+
+    keys: list[str]
+    features: np.ndarray
+    bad: dict[str, tuple[str, str]]
+    seconds: dict[str, float]
+
+
+def _blocks(
+    network: backbone.Backbone, todo: dict[str, list[str]], depth: int, pool: ThreadPoolExecutor
+) -> Iterator[Block]:
+    """Yield blocks of `network.step` images in the plan's order, at most `depth` of them begun ahead of the reader.
+
+    A worker reads, decodes and embeds its images itself: no stage waits for another, and every core has work.
+    """
+    begun: deque[Future[Block]] = deque()
+    plan = iter(todo.items())
+    while some := list(islice(plan, network.step)):
+        begun.append(pool.submit(_block, network, some))
+        if len(begun) > depth:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def _block(network: backbone.Backbone, some: list[tuple[str, list[str]]]) -> Block:
     keys: list[str] = []
     pixels: list[np.ndarray] = []
-    for digest, future in _ahead(todo, size, 3 * batch, pool):
+    bad: dict[str, tuple[str, str]] = {}
+    seconds = dict.fromkeys(STAGES, 0.0)
+    for digest, paths in some:
         try:
-            pixels.append(future.result())
+            with _timed(seconds, "reading"):
+                data = images.read_any(paths, sha256=digest)
+            with _timed(seconds, "decoding"):
+                pixels.append(images.from_bytes(data, network.input_size))
             keys.append(digest)
         except images.BadImage as error:
             bad[digest] = (error.reason, error.detail)
-            progress.add(1, bad=1)
-        if len(keys) == batch:
-            yield keys, np.stack(pixels)
-            keys, pixels = [], []
+    features = np.empty((0, network.dim), np.float32)
     if keys:
-        yield keys, np.stack(pixels)
+        with _timed(seconds, "backbone"):
+            features = network.embed(np.stack(pixels))
+    finite = np.asarray(np.isfinite(features).all(axis=1))
+    for digest in np.array(keys)[~finite].tolist():
+        bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
+    return Block([key for key, ok in zip(keys, finite, strict=True) if ok], features[finite], bad, seconds)
 
 
-def _ahead(todo: dict[str, list[str]], size: int, depth: int, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future]]:
-    """Yield (digest, future pixels) in the plan's order, with at most `depth` images in memory ahead of the reader."""
-    queue: deque[tuple[str, Future]] = deque()
-    for digest, paths in todo.items():
-        queue.append((digest, pool.submit(images.load_any, paths, size, sha256=digest)))
-        if len(queue) == depth:
-            yield queue.popleft()
-    yield from queue
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.monotonic() - started
 
 
 class _PartWriter:
@@ -324,13 +375,12 @@ def _finish(
     said: labels.Labels,
     sealed: FeatureCache,
     failures: list[Failure],
-    embedded: int,
-    rate: float,
+    done: Pass | None,
     seconds: float,
 ) -> int:
     """Record and print what was done; the exit code says whether too many images were quarantined."""
     place, total = config.workspace, len(scan.rows)
-    share = len(failures) / total
+    embedded, share = done.rows if done else 0, len(failures) / total
     reasons = {reason: sum(f.reason == reason for f in failures) for reason in images.REASONS}
     counts = {
         "images": total,
@@ -345,7 +395,7 @@ def _finish(
         features={
             "status": "done",
             **counts,
-            "images_per_second": round(rate, 2),
+            **_told(done),
             "seconds": round(seconds, 2),
             "table_digest": said.digest,
             "classes": said.classes,
@@ -355,7 +405,7 @@ def _finish(
             "provenance": sealed.provenance,
         },
     )
-    speed = f" at {rate:.1f} images/s" if embedded else ""
+    speed = _speed(done) if done and embedded else ""
     print(
         f"features  {total:,} images: {embedded:,} embedded now{speed}, {total - embedded - len(failures):,} cached or "
         f"copies, {len(failures):,} quarantined; {scan.hashed:,} files read; {seconds:.1f} s"
@@ -368,6 +418,17 @@ def _finish(
         print(f"features  {share:.1%} of the images are quarantined, more than --max-bad {config.max_bad:.0%}: exit 3")
         return TOO_MANY_BAD
     return DONE
+
+
+def _told(done: Pass | None) -> dict[str, Any]:
+    if not done:
+        return {"images_per_second": 0.0}
+    return {"images_per_second": round(done.rate, 2), "ran_on": done.how, "shares_of_time": done.shares()}
+
+
+def _speed(done: Pass) -> str:
+    shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.shares().items())
+    return f" at {done.rate:.1f} images/s ({shares} of the time)"
 
 
 def _parts_folder(place: Workspace) -> Path:

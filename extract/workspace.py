@@ -23,7 +23,8 @@ NAMES = (EMBEDDED, *SIZES)  # a BACKBONE of these is no path, whatever lies in t
 class Workspace:
     """Absolute paths and names. positive: the class that counts as 1, or None for the second by name.
 
-    input_size: S in place of the backbone's own, or None. near: 1 where near-duplicates are one group.
+    input_size: S in place of the backbone's own, or None. near: 1 where near-duplicates are one group. precision: of
+    the arithmetic that makes features.
     """
 
     out: Path
@@ -34,6 +35,7 @@ class Workspace:
     positive: str | None = None
     input_size: int | None = None
     near: int = 0
+    precision: str = "float32"
 
     @property
     def beside_cache(self) -> Path:
@@ -42,7 +44,13 @@ class Workspace:
 
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
-        usual = {"cache": self.out / "features.h5", "media": self.data, "positive": None, "input_size": None, "near": 0}
+        usual: dict[str, Any] = {
+            "cache": self.out / "features.h5",
+            "media": self.data,
+            "positive": None,
+            "input_size": None,
+        }
+        usual |= {"near": 0, "precision": "float32"}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
         return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
 
@@ -57,13 +65,14 @@ def resolve(
     positive: str | None = None,
     input_size: int | None = None,
     near: bool | None = None,
+    precision: str | None = None,
 ) -> Workspace:
     """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
 
     A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, or MEDIA is another.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
-        return _demo(backbone, input_size, near)
+        return _demo(backbone, input_size, near, precision)
     folder = _absolute(out or ARTIFACTS)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
@@ -90,7 +99,11 @@ def resolve(
         input_size = int(known["input_size"])
     if positive is None and str(table) == known.get("data"):
         positive = known.get("positive")
-    return Workspace(folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine))
+    if precision is None:
+        precision = known.get("precision", "float32") if spec == known.get("backbone") else "float32"
+    return Workspace(
+        folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine), precision
+    )
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
@@ -126,13 +139,14 @@ def _near(given: bool | None, recorded: dict[str, str]) -> int:
     return int(recorded.get("near", 0)) if given is None else int(given)
 
 
-def _demo(spec: str | None, input_size: int | None, near: bool | None) -> Workspace:
+def _demo(spec: str | None, input_size: int | None, near: bool | None, precision: str | None) -> Workspace:
     from extract import demo
 
     known = read_record(_absolute(DEMO)).get("inputs", {})
     if input_size is None and spec in (None, known.get("backbone")) and "input_size" in known:
         input_size = int(known["input_size"])
-    place = demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size)
+    precision = precision or known.get("precision", "float32")
+    place = demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size, precision)
     if (place := replace(place, near=_near(near, known))).near:
         write_record(place)  # `make` recorded it without
     return place

@@ -76,7 +76,7 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     if demo and heads and not (place.out / "heads").exists():
         _train_heads("head", place)
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
-        recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size))
+        recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
@@ -165,7 +165,7 @@ def _export(flags: argparse.Namespace) -> int:
     results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed)
     for result in results:
         print(
-            f"parity    {result.format:<12}{result.input:<7} max |dp| {result.max_abs_diff:.1e} over "
+            f"parity    {result.format:<12}{result.input:<8} max |dp| {result.max_abs_diff:.1e} over "
             f"{result.n_images:,} images, {result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
     if "model.keras" not in {result.format for result in results}:

@@ -26,6 +26,7 @@ from heads.dataset import rows_of
 from heads.layers import Dense
 
 TOLERANCE = 1e-4  # of a probability
+MOST_FLIPPED = 0.01  # of the decisions on a reduced-precision cache, against float32
 BATCH = 32
 FORMATS = {"model.keras": ("pixels",), "model.h5": ("pixels",), "saved_model": ("pixels", "bytes")}  # and their inputs
 
@@ -66,9 +67,10 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     layers = bundles.layers_of(bundle, place.out / "heads")
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone, place.input_size)
-    cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
+    cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
+    sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     with artifacts.replacing_folder(place.out / "exports" / name) as folder:
         formats = write_formats(network, layers, bundle.facts["threshold"], folder)
         results = [
@@ -81,6 +83,7 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
             _remove(folder / each)
         if {result.format for result in failed} == {result.format for result in results}:
             raise _parity_error(failed)  # before the folder replaces an export that was good
+        results = reduced + results
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
@@ -89,6 +92,33 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     if failed:
         raise _parity_error(failed)
     return results
+
+
+def in_float32(
+    network: backbone.Backbone, bundle: Bundle, sample: Sample, place: Workspace
+) -> tuple[Sample, list[Parity]]:
+    """Embed the sample of a reduced-precision cache again in float32, as exports compute, and compare the two.
+
+    Errors: HeadError where more than MOST_FLIPPED of the decisions differ; images that are gone are left out.
+    """
+    network.run_on(engines.choose("auto"))
+    p = np.full(len(sample.p), np.nan)
+    step = backbone.batch(BATCH, network.input_size)
+    for start in range(0, len(p), step):
+        rows = range(start, min(start + step, len(p)))
+        if pixels := _batch(sample, rows, network.input_size, ("pixels",))["pixels"]:
+            p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
+    there, threshold = np.flatnonzero(np.isfinite(p)), bundle.facts["threshold"]
+    kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
+    difference = float(np.abs(sample.p[there] - kept.p).max()) if len(there) else 0.0
+    flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
+    if flips > MOST_FLIPPED * len(there):
+        raise HeadError(
+            f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
+            rule=f"At most {MOST_FLIPPED:.0%} may, since exports compute in float32",
+            then="Run make features PRECISION=float32 in a new OUT",
+        )
+    return kept, [Parity("features.h5", place.precision, len(there), difference, 1.0, flips, 0, True)]
 
 
 def _parity_error(failed: list[Parity]) -> HeadError:

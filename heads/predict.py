@@ -84,8 +84,9 @@ def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]
 def _open_backbone(place: Workspace, found: FeatureCache) -> backbone.Backbone:
     """Load the backbone that the cache was made with. Errors: CacheError when it is another, or has drifted."""
     source = backbone.resolve(place.backbone, place.input_size)
-    cache.refuse_other_recipe(found.recipe, backbone.recipe(source), where=str(place.cache))
+    cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     network = backbone.load(source)
+    network.run_on(engines.choose("auto"), place.precision)
     cache.refuse_drift(backbone.probe(network), found.probe, where=str(place.cache))
     return network
 

@@ -110,7 +110,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
     """A device that takes 4 images at a time still embeds 10, in order."""
     tf, _ = engines.load()
     network = backbone.load(backbone.resolve(str(tiny_backbone)))
-    whole, x = network._frozen, np.random.default_rng(2).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
+    whole, x = network._engine._run, np.random.default_rng(2).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
     expected = network.embed(x)
 
     def small_device(batch):
@@ -118,12 +118,12 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
             raise tf.errors.ResourceExhaustedError(None, None, "OOM")
         return whole(batch)
 
-    network._frozen = small_device
+    network._engine._run = small_device
     network.embed(x)
     np.testing.assert_allclose(network.embed(x), expected, atol=1e-6)
     said = capsys.readouterr().err.splitlines()
     assert said == [f"Out of memory at a batch of {n}; going on with {n // 2}." for n in (10, 5)]  # once, not a batch
-    network._frozen = lambda batch: small_device(np.zeros(5))
+    network._engine._run = lambda batch: small_device(np.zeros(5))
     with pytest.raises(BackboneError, match="Not even one image"):
         network.embed(x)
 

@@ -106,10 +106,8 @@ def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypa
     missing.parent.mkdir(parents=True, exist_ok=True)
     missing.write_bytes(encoded(picture(51)))
     tried = []
-    load = images.load
-    monkeypatch.setattr(
-        images, "load", lambda path, *a, **k: tried.append(os.path.basename(path)) or load(path, *a, **k)
-    )
+    read = images.read
+    monkeypatch.setattr(images, "read", lambda path, **k: tried.append(os.path.basename(path)) or read(path, **k))
     assert extract(place)[1]["quarantined"] == 1
     assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
     tried.clear()

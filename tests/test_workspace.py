@@ -104,7 +104,7 @@ def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, mon
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        demo, "make", lambda out, spec, size: Workspace(out, out / "features.h5", out / "t.csv", out, spec)
+        demo, "make", lambda out, spec, *more: Workspace(out, out / "features.h5", out / "t.csv", out, spec)
     )
     assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
     workspace.write_record(workspace.resolve(data="t.csv"))
