@@ -263,7 +263,7 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
 def read_record(*folders: Path) -> Record:
     """Read what splits.csv recorded in some folders; a later folder wins."""
     found = Record({}, {}, {}, {})
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS):
             name = row["objectId"]
             found.splits[name], found.values[name], found.sha256[name] = row["type"], row["value"], row["sha256"]

@@ -134,7 +134,8 @@ def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
     """Record inputs and splits, now that both are known to be sound, and tell what a person should know."""
     recorded = labels.read_record(place.beside_cache, place.out)
     said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
-    changed = labels.changes(said, labels.read_record(place.out))
+    mine = recorded if place.out == place.beside_cache else labels.read_record(place.out)
+    changed = labels.changes(said, mine)
     labels.write_record(place.out, said)
     artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
     workspace.write_record(place, features={"status": "running"})

@@ -60,7 +60,8 @@ def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> lis
     """Return (name, path) of each row of a table, or of each image in the class folders that DATA means."""
     table = manifest.read_table(source, required=("objectId",))
     paths_of_rows = manifest.locate(table, media, allow_outside=allow_outside)
-    return [(str(path or name), path) for name, path in zip(table["objectId"], paths_of_rows, strict=True)]
+    rows = zip(table["objectId"], paths_of_rows, strict=True)
+    return [(path or name, Path(path) if path else None) for name, path in rows]
 
 
 def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]]) -> list[Prediction]:

@@ -49,7 +49,7 @@ def test_the_tree_is_type_value_id_with_absolute_links(place, tmp_path):
     table = manifest.read_table(place.data)
     paths = dict(zip(table["objectId"], manifest.locate(table, place.media), strict=True))
     assert linked(tmp_path / "tree") == {
-        f"{split}/{value}/{name}{paths[name].suffix}": str(paths[name])
+        f"{split}/{value}/{name}{Path(paths[name]).suffix}": paths[name]
         for name, value, split in zip(table["objectId"], table["value"], table["type"], strict=True)
         if value and paths[name]
     }

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -80,7 +81,7 @@ def test_an_id_is_found_in_each_place_with_and_without_a_suffix(tmp_path, where)
     path = tmp_path / where
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
-    assert manifest.locate(ids("abcdef"), tmp_path) == [path]
+    assert manifest.locate(ids("abcdef"), tmp_path) == [str(path)]
 
 
 def test_two_files_for_one_id_are_an_error_that_names_both(tmp_path):
@@ -108,9 +109,9 @@ def test_outside_media_is_reached_when_allowed_and_through_symlinks_always(tmp_p
     media.mkdir()
     (tmp_path / "elsewhere.jpg").write_bytes(b"x")
     (media / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
-    assert manifest.locate(ids("link"), media) == [media / "link.jpg"]
+    assert manifest.locate(ids("link"), media) == [str(media / "link.jpg")]
     found = manifest.locate(ids("a", path="../elsewhere.jpg"), media, allow_outside=True)
-    assert found[0].resolve() == tmp_path / "elsewhere.jpg"
+    assert Path(found[0]).resolve() == tmp_path / "elsewhere.jpg"
 
 
 def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(tmp_path):
