@@ -10,7 +10,8 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
 # how the pass runs
-PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)")
+PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)") \
+          $(if $(SHARD),--shard "$(SHARD)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 # how heads are trained
 TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
@@ -40,7 +41,7 @@ help:
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
 	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
-	@echo "           ENGINE PRECISION GPU=1, PYTHON, ARGS='further flags'"
+	@echo "           ENGINE PRECISION SHARD GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME)
 	$(PY) -m extract features $(INPUTS) $(PASS) $(ARGS)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from extract import __version__, cache, engines, run, workspace
-from extract.errors import DONE, guard
+from extract.errors import DONE, CacheError, guard
 
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     features.add_argument("--engine", choices=("auto", *engines.NAMES), default="auto", help="what runs the backbone")
     features.add_argument("--precision", choices=engines.PRECISIONS, help="of its arithmetic; default: float32")
-    features.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
     features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
-    features.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
+    features.add_argument("--shard", metavar="I/N", help="embed the I-th of N slices, apart from the others; then seal")
+    seal = verbs.add_parser("seal", help="join all shards into one cache")
+    add_workspace_flags(seal)
+    for verb in (features, seal):
+        verb.add_argument("--max-bad", type=float, default=0.05, help="quarantined share that makes the exit code 3")
+        verb.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
     about = {"verify": "check a cache from its bytes up", "info": "say what a cache holds and what made it"}
     for name, what in about.items():
         verb = verbs.add_parser(name, help=what)
@@ -77,7 +81,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _features(flags: argparse.Namespace) -> int:
     place = workspace_of(flags)
-    return run.extract(run.Config(place, flags.engine, flags.batch, flags.max_bad, flags.retry, flags.allow_outside))
+    from extract import shards
+
+    shard = shards.parse(flags.shard) if flags.shard else None
+    config = run.Config(place, flags.engine, flags.batch, flags.max_bad, flags.retry, flags.allow_outside)
+    if shard:
+        return shards.extract(config, shard)
+    if (folder := shards.shards_of(place)).exists():
+        raise CacheError(
+            f"{workspace.shown(folder)} holds shards that were embedded apart",
+            rule="What is embedded already is not embedded again",
+            then="Run python -m extract seal, or delete that folder",
+        )
+    return run.extract(config)
+
+
+def _seal(flags: argparse.Namespace) -> int:
+    from extract import shards
+
+    config = run.Config(workspace_of(flags), max_bad=flags.max_bad, allow_outside=flags.allow_outside)
+    return shards.seal(config)
 
 
 def _verify(flags: argparse.Namespace) -> int:
@@ -128,7 +151,14 @@ def _demo(flags: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see errors.py)."""
     flags = _parser().parse_args(argv)
-    verbs = {"features": _features, "verify": _verify, "info": _info, "link-tree": _link_tree, "demo": _demo}
+    verbs = {
+        "features": _features,
+        "seal": _seal,
+        "verify": _verify,
+        "info": _info,
+        "link-tree": _link_tree,
+        "demo": _demo,
+    }
     return guard(lambda: verbs[flags.verb](flags))
 
 

@@ -32,7 +32,7 @@ class Config:
     """What `make features` was asked.
 
     engine: of engines.NAMES, or "auto". batch: images a step, None = what suits the engine. max_bad: share of
-    quarantined images.
+    quarantined images. apart: it is one slice of several, which may hold nothing but bad images.
     """
 
     workspace: Workspace
@@ -41,6 +41,7 @@ class Config:
     max_bad: float = 0.05
     retry: bool = False
     allow_outside: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def extract(config: Config) -> int:
             fresh, done = _embed(config, plan, source, recipe) if plan.todo else ({}, None)
             failures = scan.failures + _failures(scan, {**plan.bad, **fresh})
             _write_quarantine(place, scan, failures, decoder)
+            if config.apart and len(failures) == len(scan.rows):
+                return _nothing_apart(place, failures)
             _refuse_all_bad(place, scan, failures)
             sealed = _seal(place, source)
         except BaseException as error:
@@ -113,7 +116,8 @@ def _scan(config: Config, table: Any) -> Manifest:
     progress = Progress(len(table), "reading")
     scan = manifest.build(table, place.media, known, allow_outside=config.allow_outside, progress=progress.add)
     progress.close()
-    _refuse_all_bad(place, scan, scan.failures)
+    if not config.apart:
+        _refuse_all_bad(place, scan, scan.failures)
     manifest.merge(known, scan).write(place.beside_cache / "manifest.csv")
     return scan
 
@@ -418,6 +422,12 @@ def _finish(
     if share > config.max_bad:
         print(f"features  {share:.1%} of the images are quarantined, more than --max-bad {config.max_bad:.0%}: exit 3")
         return TOO_MANY_BAD
+    return DONE
+
+
+def _nothing_apart(place: Workspace, failures: list[Failure]) -> int:
+    print(f"features  all {len(failures):,} images of this slice are quarantined", flush=True)
+    workspace.write_record(place, features={"status": "done", "images": len(failures), "quarantined": len(failures)})
     return DONE
 
 

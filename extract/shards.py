@@ -1,0 +1,145 @@
+"""One table on many machines: slices that are extracted apart, on a disk that they share, then sealed as one cache.
+
+A shard is an ordinary extraction with a folder, a table and a cache of its own. So it resumes after a kill as any other
+does, and no two of them write the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from extract import artifacts, backbone, cache, labels, manifest, run, workspace
+from extract.errors import DONE, CacheError, UsageError
+from extract.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest
+from extract.workspace import Workspace
+
+NAME = re.compile(r"(\d+)-of-(\d+)")
+SLICE = "slice.csv"
+
+
+def parse(text: str) -> tuple[int, int]:
+    """Return (i, n) of "i/n". Errors: UsageError unless 1 <= i <= n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"SHARD={text} is no shard", rule="SHARD=i/n is the i-th of n, from 1/n to n/n")
+    return int(match[1]), int(match[2])
+
+
+def extract(config: run.Config, shard: tuple[int, int]) -> int:
+    """Embed one slice of the table into a folder of its own; return the exit code. Errors: as `run.extract`.
+
+    An object's slice is decided by its id alone, so that a shard reads no file of another. Copies in two slices are
+    embedded twice, and count once when they are sealed. What the sealed cache holds already is left out.
+    """
+    place = config.workspace
+    table = manifest.read_table(place.data)
+    labels.check(table, place.data, place.positive)
+    workspace.write_record(place)  # every shard writes the same; `seal` reads it
+    mine = replace(place, out=_folder(place, *shard), cache=_folder(place, *shard) / "features.h5")
+    mine = replace(mine, data=mine.out / SLICE, media=place.media, near=0)
+    held = _held(place)
+    rows = table[[_slice(name, shard[1]) == shard[0] and name not in held for name in table["objectId"]]]
+    if rows.empty:
+        print(f"features  shard {shard[0]} of {shard[1]}: nothing is to be embedded", flush=True)
+        workspace.write_record(mine, features={"status": "done", "images": 0})
+        return DONE
+    # labels and splits are for the whole table to make; where there is no other path, the id is looked up as ever
+    cells = ((name, "", "train", path, "") for name, path in zip(rows["objectId"], rows["path"], strict=True))
+    artifacts.write_csv(mine.data, TABLE_COLUMNS, cells)
+    return run.extract(replace(config, workspace=mine, apart=True))
+
+
+def _slice(object_id: str, n: int) -> int:
+    return int(hashlib.sha256(object_id.encode(errors="surrogateescape")).hexdigest()[:15], 16) % n + 1
+
+
+def _held(place: Workspace) -> set[str]:
+    """Return the objects whose features the sealed cache holds, as far as its manifest knows."""
+    keys = set(cache.open_cache(place.cache).sha256.tolist()) if place.cache.exists() else set()
+    digests = Manifest.read(place.beside_cache / "manifest.csv").digests() if keys else {}
+    return {name for name, digest in digests.items() if digest in keys}
+
+
+def _folder(place: Workspace, i: int, n: int) -> Path:
+    return shards_of(place) / f"{i}-of-{n}"
+
+
+def shards_of(place: Workspace) -> Path:
+    """Return the folder that holds a cache's shards."""
+    return place.cache.with_name(f"{place.cache.stem}.shards")
+
+
+def seal(config: run.Config) -> int:
+    """Join all finished shards, and the cache where there is one, into the cache; then go on as `run.extract` does.
+
+    Order: the old cache, then the shards by number. Errors: CacheError naming shards that are missing, unfinished or of
+    another recipe. Killed at any moment, the same call completes.
+    """
+    place = config.workspace
+    with artifacts.lock(place.cache.with_name(f".{place.cache.name}.lock"), str(place.cache)):
+        artifacts.sweep(place.beside_cache)
+        if shards_of(place).exists():
+            _seal(place, _finished(place))
+    return run.extract(config)  # records, splits, and whatever has changed on the disk since
+
+
+def _seal(place: Workspace, folders: list[Path]) -> None:
+    source = backbone.resolve(place.backbone, place.input_size)
+    found = [cache.open_cache(path) for path in (place.cache, *(f / "features.h5" for f in folders)) if path.exists()]
+    for each in found:
+        cache.refuse_other_recipe(each.recipe, backbone.recipe(source, place.precision), where=str(each.path))
+        cache.refuse_drift(each.probe, found[0].probe, where=str(each.path))
+    known = Manifest.read(place.beside_cache / "manifest.csv")
+    scans = [Manifest.read(folder / "manifest.csv").rows for folder in folders]
+    manifest.merge(known, Manifest(pd.concat(scans, ignore_index=True))).write(place.beside_cache / "manifest.csv")
+    _join_quarantines(place, folders)
+    if found:
+        print(f"seal      {len(folders):,} shards, {sum(map(len, found)):,} rows", flush=True)
+        cache.seal(place.cache, found, cache.provenance(backbone=source.name))
+    gone = shards_of(place).with_name(f".onepass-tmp-{os.getpid()}-{shards_of(place).name}")
+    os.rename(shards_of(place), gone)  # all at once: a kill must not leave some shards that look like a whole
+    shutil.rmtree(gone)
+
+
+def _join_quarantines(place: Workspace, folders: list[Path]) -> None:
+    path = place.beside_cache / "quarantine.csv"
+    fresh = [row for folder in folders for row in artifacts.read_csv(folder / "quarantine.csv", QUARANTINE_COLUMNS)]
+    mine = {row["objectId"] for row in fresh}
+    kept = [row for row in artifacts.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
+    artifacts.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
+
+
+def _finished(place: Workspace) -> list[Path]:
+    """Return the folders of all shards by number. Errors: CacheError unless all of one n are done."""
+    names = [NAME.fullmatch(folder.name) for folder in shards_of(place).iterdir()]
+    counts = {int(match[2]) for match in names if match}
+    if len(counts) != 1:
+        raise CacheError(
+            f"{shards_of(place)} holds shards of {', '.join(map(str, sorted(counts))) or 'nothing'}",
+            rule="All shards of a table are of one n",
+            then="Delete the folders that are not meant",
+        )
+    n = counts.pop()
+    folders = [_folder(place, i, n) for i in range(1, n + 1)]
+    unfinished = [folder.name for folder in folders if not _done(folder)]
+    if unfinished:
+        listed = ", ".join(unfinished[:5]) + (", ..." if len(unfinished) > 5 else "")
+        raise CacheError(
+            f"{len(unfinished):,} of {n:,} shards are missing or unfinished: {listed}",
+            rule="Every shard is sealed, or none",
+            then=f"Run make features SHARD={unfinished[0].replace('-of-', '/')} and so on, then seal again",
+        )
+    return folders
+
+
+def _done(folder: Path) -> bool:
+    features: dict[str, Any] = workspace.read_record(folder).get("features", {})
+    return features.get("status") == "done"
