@@ -11,7 +11,7 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
 # how the pass runs
 PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)") \
-          $(if $(SHARD),--shard "$(SHARD)")
+          $(if $(SHARD),--shard "$(SHARD)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
 # how heads are trained
 TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
@@ -20,6 +20,7 @@ TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near
 FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
+RAY     := $(VENV)/.cluster-installed
 REVIEW  := $(VENV)/.review-installed
 DEV     := $(VENV)/.dev-installed
 
@@ -41,9 +42,9 @@ help:
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
 	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
-	@echo "           ENGINE PRECISION SHARD GPU=1, PYTHON, ARGS='further flags'"
+	@echo "           ENGINE PRECISION SHARD CLUSTER GPU=1, PYTHON, ARGS='further flags'"
 
-features: $(RUNTIME)
+features: $(RUNTIME) $(if $(CLUSTER),$(RAY))
 	$(PY) -m extract features $(INPUTS) $(PASS) $(ARGS)
 
 head: $(RUNTIME)
@@ -110,10 +111,14 @@ $(VENV)/.gpu-installed: requirements-gpu.txt requirements.txt | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
 	@touch $@
 
+$(RAY): requirements-cluster.txt | $(RUNTIME)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	@touch $@
+
 $(REVIEW): requirements-review.txt | $(RUNTIME)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-review.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-review.txt $(VENV)/.cpu-installed
+$(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt $(VENV)/.cpu-installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

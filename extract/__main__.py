@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--precision", choices=engines.PRECISIONS, help="of its arithmetic; default: float32")
     features.add_argument("--retry", action="store_true", help="try images again that could not be decoded before")
     features.add_argument("--shard", metavar="I/N", help="embed the I-th of N slices, apart from the others; then seal")
+    features.add_argument(
+        "--cluster", metavar="ADDRESS", help="slices on a Ray cluster: local, or ray://...; then seal"
+    )
+    features.add_argument("--workers", type=number(1), help="of the cluster; default: one a machine")
     seal = verbs.add_parser("seal", help="join all shards into one cache")
     add_workspace_flags(seal)
     for verb in (features, seal):
@@ -87,6 +91,10 @@ def _features(flags: argparse.Namespace) -> int:
     config = run.Config(place, flags.engine, flags.batch, flags.max_bad, flags.retry, flags.allow_outside)
     if shard:
         return shards.extract(config, shard)
+    if flags.cluster:
+        from extract import cluster
+
+        return cluster.extract(config, flags.cluster, flags.workers)
     if (folder := shards.shards_of(place)).exists():
         raise CacheError(
             f"{workspace.shown(folder)} holds shards that were embedded apart",

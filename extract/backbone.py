@@ -128,19 +128,22 @@ class Backbone:
         self.apply = graph.apply if graph else lambda pixels: model(pixels, training=False)
         self._graph = graph  # owns its variables
         self.dim = graph.dim if graph else int(model.output_shape[-1])
+        self._how: tuple[str, str, int] | None = None
         self.run_on("tensorflow")
 
     def run_on(self, engine: str, precision: str = "float32", step: int | None = None) -> None:
         """Say how `embed` runs: engine of engines.NAMES, precision of engines.PRECISIONS, step or what suits them."""
-        self.step = step or batch(engines.STEP[engine, engines.device()], self.input_size)
-        self._how = (engine, precision)
-        self.__dict__.pop("_engine", None)
+        how = (engine, precision, step or batch(engines.STEP[engine, engines.device()], self.input_size))
+        if how != self._how:
+            self._how, self.step = how, how[2]
+            self.__dict__.pop("_engine", None)
 
     @cached_property
     def _engine(self) -> engines.TensorFlow | engines.OpenVINO:  # takes seconds; an export never needs it
-        engine, precision = self._how
+        assert self._how
+        engine, precision, step = self._how
         kind = engines.OpenVINO if engine == "openvino" else engines.TensorFlow
-        return kind(self.apply, self.input_size, precision, self.step)
+        return kind(self.apply, self.input_size, precision, step)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D). Several threads may call it."""

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,7 +32,8 @@ class Config:
     """What `make features` was asked.
 
     engine: of engines.NAMES, or "auto". batch: images a step, None = what suits the engine. max_bad: share of
-    quarantined images. apart: it is one slice of several, which may hold nothing but bad images.
+    quarantined images. apart: it is one slice of several, which may hold nothing but bad images. load: what loads
+    the backbone.
     """
 
     workspace: Workspace
@@ -42,6 +43,7 @@ class Config:
     retry: bool = False
     allow_outside: bool = False
     apart: bool = False
+    load: Callable[[backbone.Source], backbone.Backbone] = backbone.load
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _embed(
 ) -> tuple[dict[str, tuple[str, str]], Pass]:
     """Run the backbone over the plan and write parts; return what was bad, and how the pass went."""
     print(f"backbone  loading {source.name}", flush=True)
-    network, workers = backbone.load(source), engines.cores()
+    network, workers = config.load(source), engines.cores()
     engine, precision = engines.choose(config.engine), recipe["precision"]
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)

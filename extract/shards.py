@@ -86,7 +86,7 @@ def seal(config: run.Config) -> int:
     place = config.workspace
     with artifacts.lock(place.cache.with_name(f".{place.cache.name}.lock"), str(place.cache)):
         artifacts.sweep(place.beside_cache)
-        if shards_of(place).exists():
+        if count(place):
             _seal(place, _finished(place))
     return run.extract(config)  # records, splits, and whatever has changed on the disk since
 
@@ -117,17 +117,22 @@ def _join_quarantines(place: Workspace, folders: list[Path]) -> None:
     artifacts.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
 
 
-def _finished(place: Workspace) -> list[Path]:
-    """Return the folders of all shards by number. Errors: CacheError unless all of one n are done."""
-    names = [NAME.fullmatch(folder.name) for folder in shards_of(place).iterdir()]
-    counts = {int(match[2]) for match in names if match}
-    if len(counts) != 1:
+def count(place: Workspace) -> int | None:
+    """Return n of the shards that are there; None where there are none. Errors: CacheError where they differ."""
+    there = shards_of(place).iterdir() if shards_of(place).exists() else []
+    counts = {int(match[2]) for folder in there if (match := NAME.fullmatch(folder.name))}
+    if len(counts) > 1:
         raise CacheError(
-            f"{shards_of(place)} holds shards of {', '.join(map(str, sorted(counts))) or 'nothing'}",
+            f"{shards_of(place)} holds shards of {' and of '.join(map(str, sorted(counts)))}",
             rule="All shards of a table are of one n",
             then="Delete the folders that are not meant",
         )
-    n = counts.pop()
+    return counts.pop() if counts else None
+
+
+def _finished(place: Workspace) -> list[Path]:
+    """Return the folders of all shards by number. Errors: CacheError unless all of one n are done."""
+    n = count(place) or 0
     folders = [_folder(place, i, n) for i in range(1, n + 1)]
     unfinished = [folder.name for folder in folders if not _done(folder)]
     if unfinished:
