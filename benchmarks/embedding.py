@@ -36,7 +36,7 @@ def photos(folder: Path, n: int) -> dict[str, list[str]]:
 
 def ours(plan: dict[str, list[str]], network: backbone.Backbone) -> np.ndarray:
     """The loop of `make features`, without its parts and its seal."""
-    workers = engines.cores()
+    workers = engines.workers("tensorflow")
     with ThreadPoolExecutor(workers) as pool:
         return np.concatenate([block.features for block in run._blocks(network, plan, 2 * workers, pool)])
 

@@ -142,6 +142,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers(engine: str) -> int:
+    """Return how many threads read, decode and embed: one a core.
+
+    With OpenVINO, whose streams are threads of its own, one more: each stream has work while an image is decoded.
+    """
+    return cores() + (engine == "openvino")
+
+
 def choose(asked: str) -> str:
     """Return the engine's name. asked: one of NAMES, or "auto": a GPU's TensorFlow, else OpenVINO, else TensorFlow.
 

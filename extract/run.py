@@ -197,8 +197,8 @@ def _embed(
 ) -> tuple[dict[str, tuple[str, str]], Pass]:
     """Run the backbone over the plan and write parts; return what was bad, and how the pass went."""
     print(f"backbone  loading {source.name}", flush=True)
-    network, workers = config.load(source), engines.cores()
-    engine, precision = engines.choose(config.engine), recipe["precision"]
+    network, engine, precision = config.load(source), engines.choose(config.engine), recipe["precision"]
+    workers = engines.workers(engine)
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
     where = f"{workers} threads on a {engines.device().upper()}"

@@ -169,6 +169,68 @@ def test_the_grid_shows_all_and_answers_by_key(photos, browser):
         assert browser.complaints == []
 
 
+def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
+    """On the card the copies are not asked about again; in the grid their tiles change together."""
+    album = Album(tmp_path / "album").fill(40)
+    for at in range(2):
+        for value, name in enumerate("ab"):
+            album.add(f"copy{name}{at}", encoded(picture(300 + at)), str(value), "train")
+    album.write()
+    with started(with_features(album, tmp_path / "out")) as (_, url):
+        opened(browser, url)
+        browser.run("choose('copies')")
+        until(browser, "current?.id === 'copya0'")
+        press(browser, "k")
+        saved(browser)
+        assert text(browser, "said") == "Kept: copya0."
+        assert text(browser, "id") == "copya1"
+        press(browser, "g")
+        until(browser, "drawn.size === 2")
+        press(browser, "k")
+        saved(browser)
+        assert browser.run("[0, 1].map(index => rowAt(index)).map(row => row.label + row.answer)") == ["0keep", "0keep"]
+        assert text(browser, "said") == "Kept: copya1."
+        assert browser.complaints == []
+
+
+def test_an_answer_is_about_the_picture_that_is_seen(photos, browser):
+    """A zoom ends when another picture comes; on a slow line none stands in the place of the next."""
+    with started(photos) as (_, url):
+        opened(browser, url)
+        until(browser, "!document.getElementById('picture').hidden")
+        press(browser, "z", "k")
+        assert not browser.run("document.getElementById('large').open")
+        saved(browser)
+        slow = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
+        browser.call("Network.emulateNetworkConditions", latency=700, **slow)
+        shown = browser.run(
+            "[10, 11, 12].map(at => { show(rows[at]); const image = document.getElementById('picture');"
+            " return [image.hidden, image.complete] })"
+        )
+        browser.call("Network.emulateNetworkConditions", latency=0, **slow)
+        assert shown == [[True, False]] * 3
+        until(browser, "!document.getElementById('picture').hidden && document.getElementById('picture').naturalWidth")
+
+
+def test_in_the_grid_a_refused_answer_leaves_the_tile_as_it_stands(photos, browser):
+    """Another tab was first: the tile shows what is saved, not what was pressed."""
+    with started(photos) as (_, url):
+        opened(browser, url)
+        press(browser, "g")
+        until(browser, "drawn.size > 10")
+        first = browser.run("rowAt(0)")
+        said = {"row": first["row"], "answer": "keep", "old": first["label"], "new": first["label"], "number": 0}
+        assert ask(f"{url}api/answer", said)[0] == 200
+        press(browser, "f")
+        saved(browser)
+        assert "Your answer was not saved" in text(browser, "said")
+        assert browser.run("rowAt(0).answer + rowAt(0).label") == "keep" + first["label"]
+        browser.run("moveFocus(-focus), answer('flip'), moveFocus(-1), answer('flip')")
+        assert text(browser, "said") == "Its answer is still being saved."
+        saved(browser)
+        assert [row["answer"] for row in read_rows(photos.out / answers.FILE)] == ["keep", "flip"]
+
+
 def test_nothing_leaves_this_machine_and_names_are_text(tmp_path, browser):
     """Wide and narrow, light and dark; a class called like markup, an unlabelled picture, one whose file is gone."""
     album = Album(tmp_path / "album").fill(30)

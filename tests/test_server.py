@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import pytest
 import uvicorn
 from PIL import Image
 
@@ -63,6 +64,10 @@ def test_without_the_token_there_is_nothing_to_find(photos):
             for path in paths:
                 status, _, body = ask(f"{url}{given}{path}")
                 assert (status, body) == (404, b'{"detail":"Not Found"}'), (given, path)
+        for method, path in (("POST", "api/answer"), ("GET", "api/answer"), ("HEAD", "page.js"), ("OPTIONS", "*")):
+            request = urllib.request.Request(f"{url}wrong/{path}", b"{" if method == "POST" else None, method=method)
+            with pytest.raises(urllib.error.HTTPError, match="404"):  # neither its method nor its body is looked at
+                urllib.request.urlopen(request, timeout=20)
         for host in ("evil.example", f"{TOKEN}.example:80", "127.0.0.1.evil.example"):
             assert ask(f"{url}{TOKEN}/api/state", Host=host)[0] == 404
             assert ask(f"{url}{TOKEN}/api/answer", {}, Host=host)[0] == 404
@@ -104,6 +109,15 @@ def test_only_the_manifests_own_bytes_are_shown(photos, tmp_path):
         assert [path.stem for path in kept] == [str(desk.sha256[4])]
 
 
+def test_a_cache_that_cannot_keep_thumbnails_shows_them_all_the_same(photos):
+    """A full disk, or a shared cache that is another user's."""
+    (photos.beside_cache / "thumbnails").write_text("in the way")
+    with served(photos) as (url, _):
+        status, headers, small = ask(f"{url}{TOKEN}/thumb/4")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    assert Image.open(io.BytesIO(small)).size == (48, 48)
+
+
 def test_malformed_answers_change_nothing(photos):
     """Wrong types, rows that are not there, no JSON, a form from another site."""
     good = {"row": 3, "answer": "flip", "old": "1", "new": "0", "number": 0}
@@ -111,7 +125,7 @@ def test_malformed_answers_change_nothing(photos):
         at = f"{url}{TOKEN}/api/"
         for name, value in (("row", "3"), ("row", True), ("row", 60), ("number", None), ("old", 1), ("answer", "no")):
             assert ask(f"{at}answer", {**good, name: value})[0] in (404, 422), (name, value)
-        for data in (b"", b"[]", b"{", b"null", b"\xff"):
+        for data in (b"", b"[]", b"{", b"null", b"\xff", b"NaN"):
             assert ask(f"{at}answer", data)[0] in (400, 422), data
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         assert ask(f"{at}answer", json.dumps(good).encode(), **form)[0] == 422
@@ -171,6 +185,8 @@ def test_a_taken_port_and_missing_packages_are_told(photos, capsys, monkeypatch)
         other.listen()
         assert main(["review", "--out", str(photos.out), "--port", str(other.getsockname()[1])]) == 1
     assert "cannot be used" in capsys.readouterr().err
+    assert main(["review", "--out", str(photos.out), "--port", "65536"]) == 1
+    assert "Port 65536 of 127.0.0.1 cannot be used" in capsys.readouterr().err
     monkeypatch.delattr("heads.review.server")
     monkeypatch.setitem(sys.modules, "heads.review.server", None)
     assert main(["review", "--out", str(photos.out)]) == 2

@@ -198,9 +198,9 @@ class Desk:
         stack, ranking = self._stacks.get(str(self.sha256[row]), Stack()), self._ranking
         told = ranking is not None and queue != "control"  # shown bare, so that the eye does not lean on the head
         suspicion = ranking.suspicion[row] if ranking else np.nan
-        cluster = self._cluster_in(queue, row)
         return {
             "row": row,
+            "picture": int(self._picture[row]),  # the same of copies, for which one answer is
             "id": str(self.ids[row]),
             "split": str(self.split[row]),
             "label": self._label(row),
@@ -208,20 +208,12 @@ class Desk:
             "suspicion": round(float(suspicion), 4) if told and not np.isnan(suspicion) else None,
             "answer": stack.answers[-1][1].answer if stack.answers and self._status[row] != OPEN else None,
             "number": stack.number,
-            "cluster": cluster,
         }
-
-    def _cluster_in(self, queue: str, row: int) -> int | None:
-        if queue == "copies":
-            return self._rows_of[str(self.sha256[row])][0]
-        if queue == "near" and self._ranking and self._ranking.cluster is not None:
-            return int(self._ranking.cluster[row])
-        return None
 
     def state(self) -> dict[str, Any]:
         """Return where the review stands."""
         with self._lock:
-            newest = max(((s.number, d) for d, s in self._stacks.items() if s.answers), default=None)
+            ours = (stack for stack in self._stacks.values() if not stack.said or stack.said.new in self._codes)
             return {
                 "classes": self.classes,
                 "table": self.table,
@@ -235,7 +227,7 @@ class Desk:
                 "validation": _told(self._ranking.accuracy) if self._ranking else None,
                 "history": list(self._history.values()),
                 "errors": self._errors(),
-                "last": self._last(*newest) if newest else None,
+                "last": max((stack.number for stack in ours), default=0),  # of another table's classes none
             }
 
     def _progress(self, name: str) -> dict[str, int] | None:
@@ -268,18 +260,6 @@ class Desk:
             "guess": None if doubted is None else int(doubted.sum()),
         }
 
-    def _last(self, number: int, digest: str) -> dict[str, Any]:
-        answer, row = self._stacks[digest].answers[-1][1], self._rows_of[digest][0]
-        old = next(iter(answer.old.values()))
-        return {
-            "row": row,
-            "id": str(self.ids[row]),
-            "answer": answer.answer,
-            "old": old,
-            "new": answer.new,
-            "number": number,
-        }
-
     # ---- what goes on in the background ----
 
     def start(self) -> None:
@@ -294,8 +274,9 @@ class Desk:
 
     def _work(self) -> None:
         try:
-            assert self._X is not None
-            ranker, self._X = Ranker(self._X, self._y.copy(), self._component, self.split), None
+            ranker = self._first_ranker()
+            if not ranker:
+                return
             self._rank(ranker)
             self._busy = "neighbours"
             ranker.gather()
@@ -312,6 +293,21 @@ class Desk:
         except Exception as error:  # whatever it is: a page that goes on showing an old order must say so
             self._busy, self._error = "", f"ranking has stopped: {error or type(error).__name__}"
             print(f"review    {self._error}; answers are saved all the same", file=sys.stderr, flush=True)
+
+    def _first_ranker(self) -> Ranker | None:
+        """Wait until there are labels enough to learn from; None where the review ends before."""
+        assert self._X is not None
+        while not self._closing:
+            self._wake.clear()
+            try:
+                ranker = Ranker(self._X, self._y.copy(), self._component, self.split)
+            except InputError as error:
+                self._busy, self._error = "", str(error)
+                self._wake.wait()
+            else:
+                self._busy, self._error, self._X = "training", "", None
+                return ranker
+        return None
 
     def _rank(self, ranker: Ranker) -> np.ndarray:
         """Publish what the labels of now, which are returned, say."""
@@ -375,4 +371,6 @@ def _bounds(metric: Metric) -> dict[str, float]:
 def _refuse_nonsense(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
     sense = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
     if not sense.get(answer):
-        raise ValueError(f"{answer!r} from {old!r} to {new!r} is no answer for the classes {' and '.join(classes)}")
+        raise ValueError(
+            f"{answer!r} from {old!r} to {new!r} is no answer for the classes {classes[0]!r} and {classes[1]!r}"
+        )

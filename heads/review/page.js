@@ -16,7 +16,7 @@ let rows = []; // of the queue, without those answered here
 let current = null; // the row on the card
 let refused = ""; // why the newest answer was not saved
 const outbox = []; // answers and undos not yet acknowledged, in order
-const newest = new Map(); // row -> number of this tab's answer about it, infinite until it is acknowledged
+const newest = new Map(); // picture -> number of this tab's answer about it, infinite until it is acknowledged
 const mine = []; // numbers of the answers of this tab that were not taken back
 const cards = new Map(); // row -> promise of api/card
 const ahead = new Map(); // row -> its large image, held so that it stays loaded
@@ -53,7 +53,7 @@ async function refill() {
   const asked = queue;
   const { status, body } = await ask(`api/queue/${asked}?count=${AHEAD}`);
   if (status !== 200 || asked !== queue) return;
-  rows = body.rows.filter((row) => !(newest.get(row.row) > row.number)); // the list may be older than an answer
+  rows = body.rows.filter((row) => !(newest.get(row.picture) > row.number)); // the list may be older than an answer
   if (current) rows = rows.filter((row) => row.row !== current.row);
   else next();
   foresee();
@@ -109,11 +109,12 @@ function choose(name) {
 
 function show(row) {
   current = row;
+  at("large").close(); // or the next answer would be about a picture that is not the one that is seen
   at("empty").hidden = Boolean(row);
   for (const part of document.querySelectorAll("#card figure, #verdict, #answers")) part.hidden = !row;
   for (const id of ["skip", "zoom", "see"]) at(id).disabled = !row;
   if (!row) {
-    at("empty").textContent = !state.order ? "The heads are being trained; the first picture comes in a moment." :
+    at("empty").textContent = state.error ? "No picture is left here." : !state.order ? "The heads are being trained; the first picture comes in a moment." :
       state.queues[queue] === null ? "Neighbours are still being looked for." : "Nothing is left in this queue.";
     return drawEvidence(null);
   }
@@ -129,10 +130,13 @@ function picture(image, source, row, gone) { // with words in its place where th
   if (gone) gone.hidden = true;
   image.alt = `${row.id}, ${row.label ? `labelled ${row.label}` : "no label"}; blurred until shown`;
   image.onerror = () => {
+    image.hidden = false;
     image.alt = `${row.id}: no picture, its file is gone or was changed`;
     if (gone) { gone.hidden = false; gone.textContent = "no picture: its file is gone or was changed"; }
   };
+  image.onload = () => { image.hidden = false; };
   image.src = source;
+  image.hidden = !image.complete; // or the picture before would stand above these words until this one has come
 }
 
 function drawVerdict(row) {
@@ -191,13 +195,14 @@ function answer(word, wanted) {
   const to = { keep: row.label, skip: row.label, flip: row.label === first ? second : first, give: state.classes[wanted] }[word];
   if (!row.label && (word === "keep" || word === "flip")) return say("This picture has no label: 1 or 2 gives it one.");
   if (word === "skip" && row.answer && row.answer !== "skip") return say("It has an answer: undo that, or give another.");
+  if (newest.get(row.picture) === Infinity) return say("Its answer is still being saved.");
   const sense = word === "give" ? (to === row.label ? "keep" : "flip") : word;
-  newest.set(row.row, Infinity);
+  newest.set(row.picture, Infinity);
   const after = { ...row, answer: sense, label: to };
-  send({ row: row.row, id: row.id, answer: sense, old: row.label, new: to, number: row.number, after });
+  send({ row: row.row, id: row.id, answer: sense, old: row.label, new: to, number: row.number, before: row, after });
+  rows = rows.filter((each) => each.picture !== row.picture); // one answer is for all copies
   if (!inGrid()) return next();
-  if (current?.row === row.row) current = null;
-  rows = rows.filter((each) => each.row !== row.row);
+  if (current?.picture === row.picture) current = null;
   amend(after);
   moveFocus(1);
 }
@@ -226,7 +231,7 @@ async function deliver() { // one after the other, in order; what was not acknow
 }
 
 async function takeBack() {
-  const last = mine.at(-1) ?? (await ask("api/state")).body.last?.number;
+  const last = mine.at(-1) ?? (await ask("api/state")).body.last;
   if (!last) return { status: 404, body: { detail: "There is nothing to undo." } };
   const reply = await ask("api/undo", { number: last });
   if (mine.at(-1) === last) mine.pop(); // in any case: if it is not the newest any more, another tab took it back
@@ -236,25 +241,26 @@ async function takeBack() {
 function acknowledged(item, status, body) {
   if (item.undo) return status === 200 ? takenBack(body.row) : say(body.detail);
   if (status === 200) return saved(item, body.number);
-  newest.delete(item.row);
+  newest.delete(item.before.picture);
+  if (inGrid()) amend(status === 409 ? body.row : item.before);
   if (status === 409) {
     return say(`${body.detail}: ${body.row.id} is ${body.row.label || "without label"}. Your answer was not saved.`);
   }
   refused = `Not saved: ${typeof body.detail === "string" ? body.detail : `the server refused (${status})`}`;
   trouble(refused);
-  bring({ row: item.row, id: item.id, label: item.old, number: item.number, split: "", p: null, answer: null });
+  if (!inGrid()) bring(item.before);
 }
 
 function saved(item, given) {
   refused = "";
   mine.push(given);
-  newest.set(item.row, given);
+  newest.set(item.before.picture, given);
   if (inGrid()) amend({ ...item.after, number: given });
   say(`${{ keep: "Kept", flip: "Flipped", skip: "Skipped" }[item.answer]}: ${item.id}${item.answer === "flip" ? `, now ${item.new}` : ""}.`);
 }
 
 function takenBack(row) {
-  newest.delete(row.row);
+  newest.delete(row.picture);
   say(`Taken back: ${row.id}.`);
   if (inGrid()) amend(row);
   else bring(row);
@@ -281,7 +287,11 @@ async function poll() {
 }
 
 function changed(before) {
-  if (before.order !== state.order && inGrid()) at("fresh").hidden = false; // not under the user's hands
+  if (before.order !== state.order) {
+    cards.clear(); // they told of labels and neighbours as they were
+    if (inGrid()) at("fresh").hidden = false; // not under the user's hands
+    else drawEvidence(current);
+  }
   if (!outbox.length) refillSoon();
 }
 
@@ -435,6 +445,7 @@ function load() { // what is seen now: rows and pictures
 const focused = () => rowAt(focus);
 
 function moveFocus(by) {
+  at("large").close();
   drawn.get(focus)?.setAttribute("aria-selected", false);
   focus = Math.max(0, Math.min(total - 1, focus + by));
   const top = Math.floor(focus / columns) * high, grid = at("grid");
@@ -444,17 +455,19 @@ function moveFocus(by) {
   grid.setAttribute("aria-activedescendant", `tile-${focus}`);
 }
 
-function amend(row) { // a tile, in its place
-  for (const [page, found] of pages) {
-    const index = found?.findIndex((each) => each.row === row.row) ?? -1;
-    if (index < 0) continue;
-    found[index] = row;
-    drop(page * PAGE + index);
-  }
+function amend(row) { // tiles, in their place: its own and, for the same answer is theirs, those of its copies
+  const { label, answer, number } = row;
+  for (const [page, found] of pages)
+    found?.forEach((each, index) => {
+      if (each.picture !== row.picture) return;
+      found[index] = each.row === row.row ? row : { ...each, label, answer, number };
+      drop(page * PAGE + index);
+    });
   drawGrid();
 }
 
 function view() {
+  at("large").close();
   at("all").hidden = inGrid();
   at("card").hidden = inGrid();
   document.querySelector("aside").hidden = inGrid();

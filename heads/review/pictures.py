@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,19 @@ class Pictures:
         return self._made(row, LARGE)
 
     def small(self, row: int) -> bytes:
-        """Return a JPEG of at most SMALL pixels, made at the first call and kept. Errors: BadImage."""
+        """Return a JPEG of at most SMALL pixels, made once and kept, if the disk takes it. Errors: BadImage."""
         kept = self._folder / self._sha256[row][:2] / f"{self._sha256[row]}.jpg"
         if kept.exists() and (data := kept.read_bytes()):  # empty: the power failed before it reached the disk
             return data
         data = self._made(row, SMALL)
-        kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_name(f".{os.getpid()}-{threading.get_ident()}-{kept.name}")
-        partial.write_bytes(data)
-        os.replace(partial, kept)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            os.replace(partial, kept)
+        except OSError:  # a full disk, or a cache that is another's: the picture is shown all the same
+            with suppress(OSError):
+                partial.unlink()
         return data
 
     def _made(self, row: int, side: int) -> bytes:

@@ -50,11 +50,11 @@ class Ranker:
 
     def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, split: np.ndarray, seed: int = 0) -> None:
         """Choose folds and C. Errors: InputError where a class has too few groups."""
+        self._fold = _folds(y, groups, seed)  # first, so that X is as it was where that cannot be
         self._groups, self._train, self._validation = groups, split == "train", split == "validation"
         self._white = leaks.whitening([X])(X)
         self._Z = standardise(X, *standardisation(X), out=X)
         self._gram = solver.spectrum(self._Z)
-        self._fold = _folds(y, groups, seed)
         train = np.flatnonzero((y != UNLABELLED) & (split == "train"))
         self._searched = np.sort(np.random.default_rng(seed).permutation(train)[:SEARCHED])
         self._seed, self._C = seed, float(CS[len(CS) // 2])
@@ -137,11 +137,12 @@ def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     pairs = folds_by_group(y[labelled], groups[labelled], seed)
     if not pairs:
         raise InputError(
-            "Labels cannot be reviewed: a class has too few independent groups",
+            "There is no order yet: a class has too few independent groups",
             rule="Heads that did not see a picture judge its label, so each class needs two groups or more",
             then="Label some more images of either class",
         )
-    of_group = groups % len(pairs)
+    # at random: by their number, classes that take turns in a table would lie in a fold each
+    of_group = np.random.default_rng(seed).integers(0, len(pairs), groups.max() + 1)[groups]
     for number, (_, held_out) in enumerate(pairs):
         rows = labelled[held_out]
         of_group[np.isin(groups, groups[rows])] = number

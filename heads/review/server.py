@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from extract import artifacts
@@ -45,22 +46,29 @@ class Json(JSONResponse):
 
 def build(desk: Desk, token: str) -> FastAPI:
     """Return the application. Without the token, or under another host's name, there is nothing to find."""
+    refused = {"detail": "Not Found"}
 
-    def known(given: str, request: Request) -> None:
+    def known(request: Request) -> bool:
         host = request.headers.get("host", "").rsplit(":", 1)[0]
-        if host not in HOSTS or not secrets.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(404)
+        given = request.scope["path"].removeprefix("/").partition("/")[0]
+        return host in HOSTS and secrets.compare_digest(given.encode(), token.encode())
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    pages = APIRouter(prefix="/{given}", dependencies=[Depends(known)], default_response_class=Json)
+    pages = APIRouter(prefix=f"/{token}", default_response_class=Json)
     _add_page(pages)
     _add_questions(pages, desk)
     _add_answers(pages, desk)
     app.include_router(pages)
 
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, _error: Exception) -> Response:
+        return Json(
+            {"detail": "What was sent is malformed"}, 422
+        )  # FastAPI's own would send back what no JSON may hold
+
     @app.middleware("http")
     async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request)
+        response = await go_on(request) if known(request) else Json(refused, 404)  # before a path or body is looked at
         response.headers.update(HEADERS)
         return response
 
@@ -110,7 +118,7 @@ def _jpeg(make: Callable[[int], bytes], row: int) -> Response:
 
 def _add_answers(pages: APIRouter, desk: Desk) -> None:
     @pages.post("/api/answer")
-    def answer(given: str, said: Annotated[dict[str, Any], Body()]) -> Any:
+    def answer(said: Annotated[dict[str, Any], Body()]) -> Any:
         row, number = _existing(desk, _field(said, "row", int)), _field(said, "number", int)
         word, old, new = (_field(said, name, str) for name in ("answer", "old", "new"))
         try:
@@ -123,7 +131,7 @@ def _add_answers(pages: APIRouter, desk: Desk) -> None:
             raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
 
     @pages.post("/api/undo")
-    def undo(given: str, said: Annotated[dict[str, Any], Body()]) -> Any:
+    def undo(said: Annotated[dict[str, Any], Body()]) -> Any:
         try:
             return Json({"row": desk.row(desk.undo(_field(said, "number", int)))})
         except Conflict as error:
@@ -155,7 +163,7 @@ def run(place: Workspace, who: str, port: int) -> None:
         try:
             listening.bind((HOST, port))
             listening.listen()  # before the address is told
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter above 65535
             raise InputError(f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out") from error
         desk = Desk(place, who)
         for note in desk.notes:
