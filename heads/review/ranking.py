@@ -85,7 +85,9 @@ class Ranker:
         seen.append(labelled & self._train)
         measured = labelled & self._validation if len(np.unique(y[seen[-1]])) == 2 else np.zeros(len(y), bool)
         scores = self._scores(y, np.stack(seen if measured.any() else seen[:-1], axis=1))
-        p = expit(scores[np.arange(len(y)), self._fold].astype(np.float64))
+        own = scores[np.arange(len(y)), self._fold]  # of the one head that did not see a labelled row
+        every = scores[:, : self._fold.max() + 1].mean(axis=1)  # none of them saw an unlabelled one
+        p = expit(np.where(labelled, own, every).astype(np.float64))
         hits = (scores[measured, -1] >= 0) == y[measured]
         return Ranking(
             p,
