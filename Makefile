@@ -83,7 +83,7 @@ pictures: demo $(DEV)
 bench: $(DEV)
 	$(PY) -m benchmarks.heads
 	$(PY) -m benchmarks.sweep
-	$(PY) -m benchmarks.embedding $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.extraction $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.operating_points
 	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
