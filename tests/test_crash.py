@@ -17,13 +17,14 @@ pytestmark = pytest.mark.tensorflow
 
 # the stage in a process of its own, slowed so that there is a middle to be killed in; a part every 8 images
 SLOW = """
-import sys, time
+import sys, threading, time
 from extract import backbone, run, workspace
 from extract.errors import guard
 run.PART_ROWS = 8
-embed = backbone.Backbone.embed
+embed, turn = backbone.Backbone.embed, threading.Lock()
 def slowly(self, pixels):
-    time.sleep(0.15)
+    with turn:
+        time.sleep(0.3)
     return embed(self, pixels)
 backbone.Backbone.embed = slowly
 place = workspace.resolve(data=sys.argv[1], media=sys.argv[2], backbone=sys.argv[3], out=sys.argv[4])
