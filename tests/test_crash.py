@@ -24,7 +24,7 @@ run.PART_ROWS = 8
 embed, turn = backbone.Backbone.embed, threading.Lock()
 def slowly(self, pixels):
     with turn:
-        time.sleep(0.3)
+        time.sleep(0.2)
     return embed(self, pixels)
 backbone.Backbone.embed = slowly
 place = workspace.resolve(data=sys.argv[1], media=sys.argv[2], backbone=sys.argv[3], out=sys.argv[4])
@@ -97,7 +97,7 @@ def die():
     command = [
         sys.executable,
         "-c",
-        prelude + SLOW.replace("time.sleep(0.15)", "pass"),
+        prelude + SLOW.replace("time.sleep(0.2)", "pass"),
         str(place.data),
         str(place.media),
         place.backbone,
