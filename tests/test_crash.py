@@ -17,14 +17,13 @@ pytestmark = pytest.mark.tensorflow
 
 # the stage in a process of its own, slowed so that there is a middle to be killed in; a part every 8 images
 SLOW = """
-import sys, threading, time
+import sys, time
 from extract import backbone, run, workspace
 from extract.errors import guard
 run.PART_ROWS = 8
-embed, turn = backbone.Backbone.embed, threading.Lock()
+embed = backbone.Backbone.embed
 def slowly(self, pixels):
-    with turn:
-        time.sleep(0.2)
+    time.sleep(DELAY)
     return embed(self, pixels)
 backbone.Backbone.embed = slowly
 place = workspace.resolve(data=sys.argv[1], media=sys.argv[2], backbone=sys.argv[3], out=sys.argv[4])
@@ -32,8 +31,16 @@ sys.exit(guard(lambda: run.extract(run.Config(place, batch=4))))
 """
 
 
-def start(place, out):
-    command = [sys.executable, "-c", SLOW, str(place.data), str(place.media), place.backbone, str(out)]
+def start(place, out, delay=0.3):
+    command = [
+        sys.executable,
+        "-c",
+        SLOW.replace("DELAY", f"{delay}"),
+        str(place.data),
+        str(place.media),
+        place.backbone,
+        str(out),
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -97,7 +104,7 @@ def die():
     command = [
         sys.executable,
         "-c",
-        prelude + SLOW.replace("time.sleep(0.2)", "pass"),
+        prelude + SLOW.replace("DELAY", "0"),
         str(place.data),
         str(place.media),
         place.backbone,
@@ -134,7 +141,7 @@ def test_a_signal_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(
 def test_a_second_run_on_the_same_cache_is_refused_while_the_first_lives(place, tmp_path):
     """And the first goes on undisturbed."""
     out = tmp_path / "shared"
-    first = start(place, out)
+    first = start(place, out, delay=2)  # a few workers share its blocks: long enough for the second to come and go
     wait_for_parts(out, 1)
     second = start(place, out)
     _, stderr = second.communicate(timeout=30)
