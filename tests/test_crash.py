@@ -31,7 +31,7 @@ sys.exit(guard(lambda: run.extract(run.Config(place, batch=4))))
 """
 
 
-def start(place, out, delay=0.3):
+def start(place, out, delay=0.8):
     command = [
         sys.executable,
         "-c",
