@@ -143,8 +143,8 @@ def _writer(file: TextIO) -> Any:
     return csv.writer(_LineFeeds(file), lineterminator="\r\n")  # with "\n" it would leave a "\r" unquoted
 
 
-def read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table that `write_csv` wrote; a file that is not there is an empty table.
+def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
+    """Read a table that `write_csv` wrote, without its header; a file that is not there is an empty table.
 
     Errors: InputError for a table that has other columns, or rows that broke off.
     """
@@ -153,12 +153,17 @@ def read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.reader(file)
         found, rows = next(reader, []), list(reader)
-    if found != list(header) or any(len(row) != len(found) for row in rows):
+    if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
             f"{path} is not as it was written: its columns should be {','.join(header)}",
             then="Delete it and run make features again",
         )
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return rows
+
+
+def read_csv(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table as `read_rows`, its rows by column name."""
+    return [dict(zip(header, row, strict=True)) for row in read_rows(path, header)]
 
 
 def _same_file(handle: int, path: Path) -> bool:

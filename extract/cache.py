@@ -37,19 +37,24 @@ REPAIR = "Delete it and run make features again"
 class FeatureCache:
     """An open description of a sealed cache or part; features are read when asked for.
 
-    sha256: str (n,), the row keys. probe: float32 (4, D). dim: D.
+    keys: S64 (n,), the rows' SHA-256 in hex. probe: float32 (4, D). dim: D.
     """
 
     path: Path
     recipe: dict[str, Any]
     fingerprint: str
     provenance: dict[str, Any]
-    sha256: np.ndarray
+    keys: np.ndarray
     probe: np.ndarray
     dim: int
 
     def __len__(self) -> int:
-        return len(self.sha256)
+        return len(self.keys)
+
+    @property
+    def sha256(self) -> np.ndarray:
+        """The row keys as str (n,): four times the memory."""
+        return self.keys.astype(str)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the features of row numbers `rows` (m,), in that order, float32 (m, D).
@@ -85,7 +90,7 @@ def open_cache(path: Path) -> FeatureCache:
             recipe,
             bytes(file.attrs["fingerprint"]).decode(),
             provenance,
-            file["sha256"][:].astype(str),
+            file["sha256"][:],
             file["probe"][:],
             file["features"].shape[1],
         )
@@ -177,7 +182,7 @@ def verify(path: Path) -> FeatureCache:
     cache = open_cache(path)
     if fingerprint(cache.recipe) != cache.fingerprint:
         raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=REPAIR)
-    if len(set(cache.sha256.tolist())) != len(cache):
+    if len(np.unique(cache.keys)) != len(cache):
         raise CacheError(f"{path}: a digest stands there twice", then=REPAIR)
     for start, _, block in _slices(cache):
         if not np.isfinite(block).all():
@@ -251,23 +256,22 @@ def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> Fe
     Memory: the digests and one slice of features. Errors: CacheError for a source that is damaged (a new seal must
     not cover it up), or when the disk has no room for the new file beside the old one.
     """
-    seen: set[str] = set()
-    keep = []
     for source in sources:
         check_bytes(source.path)
-        fresh = np.array([key not in seen for key in source.sha256.tolist()], dtype=bool)
-        seen.update(source.sha256.tolist())
-        keep.append(fresh)
+    keys = np.concatenate([source.keys for source in sources])
+    fresh = np.zeros(len(keys), bool)
+    fresh[np.unique(keys, return_index=True)[1]] = True  # the first of each
+    keep = np.split(fresh, np.cumsum([len(source) for source in sources])[:-1])
     _refuse_full_disk(path, sum(source.path.stat().st_size for source in sources))
     first = sources[0]
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for source, fresh in zip(sources, keep, strict=True):
+        for source, mine in zip(sources, keep, strict=True):
             for start, keys, rows in _slices(source):
-                mine = fresh[start : start + SLICE]
-                yield keys[mine], rows[mine]
+                here = mine[start : start + SLICE]
+                yield keys[here], rows[here]
 
-    write(path, first.recipe, made_by, first.probe, blocks(), int(sum(map(np.sum, keep))))
+    write(path, first.recipe, made_by, first.probe, blocks(), int(fresh.sum()))
     return open_cache(path)
 
 

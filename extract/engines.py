@@ -13,7 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,16 @@ def load() -> tuple[Any, Any]:
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     return tf, keras
+
+
+def share_cores() -> None:
+    """Let each call of TensorFlow compute on one core, as workers that share the cores want it.
+
+    They would wait for each other in one pool of threads. Without effect in a process where TensorFlow has computed.
+    """
+    tf, _ = load()
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 @cache

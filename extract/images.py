@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +35,7 @@ REASONS = ("missing", "io-error", "changed", "undecodable", "not-finite")  # the
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "HEIF", "PPM")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
+MAX_BYTES = 1_000_000_000  # so many pixels, uncompressed, with 16 bits a channel and alpha
 Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
 REFUSAL = "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; other images go to the signature `pixels`"
@@ -192,14 +195,24 @@ def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarra
     return from_bytes(read(path, sha256=sha256), size)
 
 
-def read(path: Path | str, *, sha256: str | None = None) -> bytes:
-    """Return a file's bytes, which have the digest `sha256` where one is given. Errors: BadImage."""
+@contextmanager
+def opening(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file to read it whole. Errors: BadImage where it cannot be read, or is too large to be an image."""
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise BadImage("undecodable", f"{size / 1e9:.1f} GB; files of up to {MAX_BYTES / 1e9:.1f} GB are read")
+            yield file
     except FileNotFoundError as error:
         raise BadImage("missing", "the file is gone") from error
     except OSError as error:
         raise BadImage("io-error", str(error)) from error
+
+
+def read(path: Path | str, *, sha256: str | None = None) -> bytes:
+    """Return a file's bytes, which have the digest `sha256` where one is given. Errors: BadImage."""
+    with opening(path) as file:
+        data = file.read()
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise BadImage("changed", "the file changed while it was being read; it is tried again on the next run")
     return data

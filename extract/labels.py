@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,19 +58,23 @@ class Labels:
 class Record:
     """What splits.csv holds of earlier runs, by objectId. splits, values, sha256: as last read; made: splits we made.
 
-    `made` has the digests as keys too, so that a renamed image keeps its split.
+    `made` has the digests as keys too, so that a renamed image keeps its split. rows: as they stand in the last folder.
     """
 
     splits: dict[str, str]
     values: dict[str, str]
     made: dict[str, str]
     sha256: dict[str, str]
+    rows: list[list[str]]
 
 
-def check(table: pd.DataFrame, source: Path, positive: str | None) -> None:
-    """Raise InputError, naming line and column, for a third class or an unknown split; reads no image."""
-    _classes(source, table["value"], positive)
+def check(table: pd.DataFrame, source: Path, positive: str | None) -> tuple[str, str] | None:
+    """Return (negative, positive), or None for a table without labels; reads no image.
+
+    Errors: InputError, naming line and column, for a third class or an unknown split.
+    """
     _given_splits(source, table["type"])
+    return _classes(source, table["value"], positive)
 
 
 def read(
@@ -94,7 +100,8 @@ def read(
     component = components(sha256, group, *([] if near is None else [near]))
     given = _given_splits(source, table["type"])
     before = np.array([recorded.get(sha) or recorded.get(name, "") for name, sha in zip(ids, sha256, strict=True)], str)
-    split, notes = _complete_splits(given, before, component, _keys(component, ids, sha256, group), y)
+    keys = partial(_keys, component, ids, sha256, group)
+    split, notes = _complete_splits(given, before, component, keys, y)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
     notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
     return Labels(ids, sha256, y, split, group, component, given == "", classes, notes, conflicts)
@@ -102,7 +109,7 @@ def read(
 
 def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
     """(negative, positive), or None for a table without labels."""
-    names = list(dict.fromkeys(value for value in values if value))
+    names = [name for name in values.unique() if name]
     if len(names) > 2:
         where = next(iter(values.index[values == names[2]]))
         counts = ", ".join(f"{name!r} x {n}" for name, n in Counter(v for v in values if v).most_common(5))
@@ -140,7 +147,7 @@ def components(*keys: np.ndarray) -> np.ndarray:
     edges = []
     offset = n
     for key in keys:
-        names, codes = np.unique(key, return_inverse=True)
+        codes, names = pd.factorize(key)
         rows = np.flatnonzero(key != "")
         edges.append((rows, offset + codes[rows]))
         offset += len(names)
@@ -150,24 +157,31 @@ def components(*keys: np.ndarray) -> np.ndarray:
 
 
 def _complete_splits(
-    given: np.ndarray, before: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray
+    given: np.ndarray,
+    before: np.ndarray,
+    component: np.ndarray,
+    keys: Callable[[np.ndarray], dict[int, float]],
+    y: np.ndarray,
 ) -> tuple[np.ndarray, list[str]]:
     """Fill the splits that the table leaves empty, whole components at a time.
 
     A component takes the split that most of its rows are given, else the one that most of them had before, else the
-    stable split. given, before: str (n,), "" where there is none.
+    stable split. given, before: str (n,), "" where there is none. keys: see `_keys`.
     """
     todo = given == ""
     if not todo.any():
         return given, []
-    settled = _most_common(component, before) | _most_common(component, given)
-    split = np.array([g or settled.get(c, "") for g, c in zip(given.tolist(), component.tolist(), strict=True)], "U10")
+    of_given, of_before = _most_common(component, given), _most_common(component, before)
+    settled = np.where(of_given != "", of_given, of_before)
+    split = np.where(todo, settled[component], given)
     fresh = np.flatnonzero(split == "")
-    classes = [set(component[y == value].tolist()) for value in (0, 1)]
-    quota = 0 < min(map(len, classes)) < FEW
-    split[fresh] = _by_quota(fresh, component, keys, y, split) if quota else _by_hash(fresh, component, keys)
+    if len(fresh):
+        classes = [len(np.unique(component[y == value])) for value in (0, 1)]
+        by = partial(_by_quota, y=y, split=split) if 0 < min(classes) < FEW else _by_hash
+        split[fresh] = by(fresh, component, keys(fresh))
+        quota = f"by quota within each class (one has under {FEW} independent images)"
+        how = quota if 0 < min(classes) < FEW else "by a stable hash"
     moved = int((todo & (before != "") & (before != split)).sum())
-    how = f"by quota within each class (one has under {FEW} independent images)" if quota else "by a stable hash"
     said = [
         f"{len(fresh):,} split 80/10/10 {how}" if len(fresh) else "",
         f"{moved:,} moved to the split of their group" if moved else "",
@@ -176,19 +190,21 @@ def _complete_splits(
     return split, [f"{int(todo.sum()):,} rows name no split: " + ", ".join(filter(None, said))]
 
 
-def _most_common(component: np.ndarray, splits: np.ndarray) -> dict[int, str]:
-    """Map each component that has any to its most frequent split; of equally frequent ones the first in SPLITS."""
-    counts: dict[int, Counter[str]] = {}
-    for number, split in zip(component.tolist(), splits.tolist(), strict=True):
-        if split:
-            counts.setdefault(number, Counter())[split] += 1
-    return {number: max(SPLITS, key=lambda s: (found[s], -SPLITS.index(s))) for number, found in counts.items()}
+def _most_common(component: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """Return each component's most frequent split, of several the first in SPLITS; "" where it has none."""
+    counts = np.stack([np.bincount(component[splits == s], minlength=component.max() + 1) for s in SPLITS])
+    return np.where(counts.any(axis=0), np.array(SPLITS)[counts.argmax(axis=0)], "")
 
 
-def _keys(component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.ndarray) -> dict[int, float]:
-    """Map a component to a number in [0, 1) that depends on its smallest name (group, else digest, else id) alone."""
+def _keys(
+    component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.ndarray, fresh: np.ndarray
+) -> dict[int, float]:
+    """Map the components of the rows `fresh` to numbers in [0, 1).
+
+    A number depends on the component's smallest name (group, else digest, else id) alone.
+    """
     names: dict[int, str] = {}
-    rows = zip(component.tolist(), ids.tolist(), sha256.tolist(), group.tolist(), strict=True)
+    rows = zip(*(column[fresh].tolist() for column in (component, ids, sha256, group)), strict=True)
     for number, object_id, digest, group_name in rows:
         name = f"group {group_name}" if group_name else f"image {digest or object_id}"
         names[number] = min(names.get(number, name), name)
@@ -242,6 +258,7 @@ def _conflicts(
     rows: list[tuple[str, ...]] = []
     for problem, key, column in checks:
         known = frame[(frame[key] != "") & (frame[column] != "")]
+        known = known[known[key].duplicated(keep=False)]
         bad = known[known.groupby(key)[column].transform("nunique") > 1].sort_values([key, "objectId"])
         rows += [(problem, *row) for row in bad.itertuples(index=False, name=None)]
     return rows
@@ -262,23 +279,27 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
 
 def read_record(*folders: Path) -> Record:
     """Read what splits.csv recorded in some folders; a later folder wins."""
-    found = Record({}, {}, {}, {})
+    found = Record({}, {}, {}, {}, [])
     for folder in dict.fromkeys(folders):
-        for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS):
-            name = row["objectId"]
-            found.splits[name], found.values[name], found.sha256[name] = row["type"], row["value"], row["sha256"]
-            if row["made"]:
-                found.made.update({key: row["type"] for key in (name, row["sha256"]) if key})
+        found.rows[:] = artifacts.read_rows(folder / RECORD, RECORD_COLUMNS)
+        for name, sha, value, split, made in found.rows:
+            found.splits[name], found.values[name], found.sha256[name] = split, value, sha
+            if made:
+                found.made[name] = split
+                if sha:
+                    found.made[sha] = split
     return found
 
 
 def changes(said: Labels, before: Record) -> list[str]:
     """Say how many labels and splits are not as recorded; an image that was renamed or moved is known by its bytes."""
-    here = set(zip(said.ids.tolist(), said.sha256.tolist(), strict=True))
+    if rows(said) == before.rows:
+        return []
+    ids, now = said.ids.tolist(), values(said)
+    here = set(zip(ids, said.sha256.tolist(), strict=True))
     gone = {sha: name for name, sha in before.sha256.items() if sha and (name, sha) not in here}
     relabelled = moved = 0
-    rows = zip(said.ids.tolist(), said.sha256.tolist(), values(said), said.split.tolist(), strict=True)
-    for name, sha, value, split in rows:
+    for name, sha, value, split in zip(ids, said.sha256.tolist(), now, said.split.tolist(), strict=True):
         old = name if before.sha256.get(name) == sha else gone.get(sha, name)
         relabelled += before.values.get(old, value) != value
         moved += before.splits.get(old, split) != split
@@ -291,22 +312,22 @@ def write_record(folder: Path, labels: Labels) -> None:
     Rows of ids that this table does not name are kept: one cache serves several tables. But where it names their image
     otherwise, as after a move, they go, unless a made split would be forgotten.
     """
-    mine = set(labels.ids.tolist())
-    made_here = dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
+    before, fresh = artifacts.read_rows(folder / RECORD, RECORD_COLUMNS), rows(labels)
+    mine, made_here = set(labels.ids.tolist()), dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
 
-    def renamed(row: dict[str, str]) -> bool:
-        sha = row["sha256"]
-        return sha != "" and sha in made_here and (made_here[sha] or not row["made"])
+    def kept(name: str, sha: str, made: str) -> bool:
+        renamed = sha != "" and sha in made_here and (made_here[sha] or not made)
+        return name not in mine and not renamed
 
-    kept = [
-        tuple(row.values())
-        for row in artifacts.read_csv(folder / RECORD, RECORD_COLUMNS)
-        if row["objectId"] not in mine and not renamed(row)
-    ]
-    made = np.where(labels.made, "made", "")
-    columns = (labels.ids, labels.sha256, np.array(values(labels)), labels.split, made)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    artifacts.write_csv(folder / RECORD, RECORD_COLUMNS, [*kept, *rows])
+    others = [row for row in before if kept(row[0], row[1], row[4])]
+    artifacts.write_csv(folder / RECORD, RECORD_COLUMNS, [*others, *fresh])
+
+
+def rows(labels: Labels) -> list[list[str]]:
+    """Return splits.csv's rows of these labels, in their order."""
+    made = np.where(labels.made, "made", "").tolist()
+    columns = (labels.ids.tolist(), labels.sha256.tolist(), values(labels), labels.split.tolist(), made)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def values(labels: Labels) -> list[str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from extract import artifacts, folders, images
@@ -25,6 +27,27 @@ REQUIRED = ("objectId", "value")
 QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 TOGETHER = 100  # files that a thread looks at in turn: handing over each alone took longer than its stat
 COLUMNS = ("objectId", "path", "sha256", "size", "mtime_ns", "inode", "width", "height", "format", "orientation")
+NUMBERS = (3, 4, 5, 6, 7, 9)  # of COLUMNS
+
+
+class Row(NamedTuple):
+    """One object: COLUMNS in their order. sha256 is "" where no bytes were read."""
+
+    object_id: str
+    path: str
+    sha256: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+    inode: int = 0
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    orientation: int = 0
+
+    @property
+    def stat(self) -> tuple[int, int, int]:
+        """What must be as it was for the bytes to be as they were."""
+        return self[3:6]
 
 
 @dataclass(frozen=True)
@@ -40,37 +63,72 @@ class Failure:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`rows`: a DataFrame of strings and integers with COLUMNS, one row an id; sha256 is "" where no bytes were read.
+    """What is known of each object's file, one Row an id.
 
-    `failures`: the rows of this scan that have no bytes, and why. `hashed`: files whose bytes were read this time.
+    failures: the rows of this scan that have no bytes, and why. hashed: files whose bytes were read this time.
     """
 
-    rows: pd.DataFrame
+    objects: list[Row]
     failures: list[Failure] = field(default_factory=list)
     hashed: int = 0
 
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The same as a table with COLUMNS."""
+        columns = zip(*self.objects, strict=True) if self.objects else [()] * len(COLUMNS)
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+
     def digests(self) -> dict[str, str]:
         """Map objectId to sha256; "" where the file could not be read."""
-        return dict(_tuples(self.rows, ("objectId", "sha256")))
+        return {row.object_id: row.sha256 for row in self.objects}
 
     def write(self, path: Path) -> None:
-        """Write manifest.csv whole, then rename."""
-        artifacts.write_csv(path, COLUMNS, _tuples(self.rows, COLUMNS))
+        """Write manifest.csv, whole, then rename."""
+        artifacts.write_csv(path, COLUMNS, self.objects)
 
     @staticmethod
     def read(path: Path) -> Manifest:
         """Read manifest.csv; a file that is not there is an empty manifest."""
-        rows = pd.DataFrame(artifacts.read_csv(path, COLUMNS), columns=list(COLUMNS), dtype=str)
-        numbers = dict.fromkeys(("size", "mtime_ns", "inode", "width", "height", "orientation"), "int64")
+        columns = list(zip(*artifacts.read_rows(path, COLUMNS), strict=True))
         try:
-            return Manifest(rows.astype(numbers))
+            numbers = {at: list(map(int, columns[at])) for at in NUMBERS if columns}
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}", then="Delete it and run make features again") from error
+        rows = zip(*(numbers.get(at, column) for at, column in enumerate(columns)), strict=True)
+        return Manifest(list(map(Row._make, rows)))
 
 
-def _tuples(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple]:
-    """Return some columns row by row, as Python's own values: many times as fast as `itertuples`."""
-    return zip(*(rows[column].tolist() for column in columns), strict=True)
+@dataclass
+class Scan:
+    """Which file each row of a table means, and what is known of its bytes without opening it.
+
+    rows: in the table's order, sha256 "" where the bytes are not known. unread: numbers of the rows whose files are
+    yet to be read. failures: row number -> why it has no bytes. hashed: files read since. as_known: no row says
+    anything that was not known before.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    unread: set[int] = field(default_factory=set)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    hashed: int = 0
+    as_known: bool = True
+
+    def add(self, number: int, found: Row | Failure) -> None:
+        """Take in what `read` found, or why it could not."""
+        self.unread.discard(number)
+        if isinstance(found, Failure):
+            self.rows[number], self.failures[number] = Row(found.object_id, found.path), found
+        else:
+            self.rows[number], self.hashed = found, self.hashed + 1
+
+    def digests(self) -> dict[str, str]:
+        """Map objectId to sha256; "" where the file could not be read."""
+        return {row.object_id: row.sha256 for row in self.rows}
+
+    def manifest(self) -> Manifest:
+        """Return what is known by now; rows yet to be read are left out."""
+        rows = [row for number, row in enumerate(self.rows) if number not in self.unread]
+        return Manifest(rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
@@ -157,13 +215,14 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
     as it stands or with a known image suffix. Symlinks that the user placed are followed.
     Errors: InputError where two files answer to one id, or where the table's text leads outside `media`.
     """
-    listing, base = _Listing(), str(media)
+    listing, base = _Listing(), os.path.abspath(media)
 
     def where(line: int, path: str) -> str:
         return f"{table.attrs.get('source', 'the table')}, line {line}, column {'path' if path else 'objectId'}"
 
     found: list[str | None] = []
-    for line, name, path in zip(table.index, table["objectId"].tolist(), table["path"].tolist(), strict=True):
+    columns = (table.index.tolist(), table["objectId"].tolist(), table["path"].tolist())
+    for line, name, path in zip(*columns, strict=True):
         relative = _relative(path or name)
         if relative is None and allow_outside:
             relative = os.path.normpath(path or name)
@@ -174,10 +233,10 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
                 then="Pass --allow-outside (make: ARGS=--allow-outside) if that is meant",
             )
         if path:
-            folder, file = os.path.split(os.path.join(base, relative))
+            folder, file = os.path.split(os.path.normpath(os.path.join(base, relative)))
             found.append(os.path.join(folder, file) if file in listing.names(folder) else None)
             continue
-        answers = _answering(listing, base, relative)
+        answers = listing.answering(base, relative)
         if len(answers) > 1:
             raise InputError(
                 f"{where(line, path)}: two files answer to {name!r}: {answers[0]} and {answers[1]}",
@@ -195,52 +254,56 @@ def _relative(text: str) -> str | None:
     return None if os.path.isabs(text) or relative.split(os.sep)[0] == os.pardir else relative
 
 
-def _answering(listing: _Listing, media: str, relative: str) -> list[str]:
-    """Return the files that an id may mean; see `locate`."""
-    above, name = os.path.split(relative)
-    folders = [os.path.join(media, above) if above else media]
-    if not above and len(name) >= 4:
-        spread = f"{name[:2]}{os.sep}{name[2:4]}"
-        top = listing.names(media)  # so that folders which cannot be there are not looked for, one an id
-        folders = [f"{media}{os.sep}object{os.sep}{spread}"] if "object" in top else []
-        folders += [f"{media}{os.sep}{spread}"] if name[:2] in top else []
-        folders.append(media)
-    return [os.path.join(folder, file) for folder in folders for file in listing.matching(folder, name)]
-
-
 class _Listing:
     """Folder listings, each read once: 200,000 ids cost one scan a folder, not a dozen stats an id."""
 
     def __init__(self) -> None:
         self._files: dict[str, dict[str, list[str]]] = {}
         self._names: dict[str, set[str]] = {}
+        self._places: dict[str, list[dict[str, list[str]]]] = {}
 
     def names(self, folder: str) -> set[str]:
         """Return what lies in `folder`, subfolders too; nothing where it cannot be read."""
-        if folder not in self._names:
-            self.matching(folder, "")
+        self.files(folder)
         return self._names[folder]
 
-    def matching(self, folder: str, name: str) -> list[str]:
-        """Return the files in `folder` that are `name`, then those that are it with a known image suffix, sorted."""
-        files = self._files.get(folder)
-        if files is None:
-            files = self._read(folder)
-        return files.get(name, [])
+    def answering(self, media: str, relative: str) -> list[str]:
+        """Return the paths of the files that an id may mean; see `locate`."""
+        if os.sep in relative:
+            above, name = os.path.split(relative)
+            return self.files(os.path.join(media, above)).get(name, [])
+        found: list[str] = []
+        for files in self._places.get(relative[:4]) or self._spread(media, relative[:4]):
+            found += files.get(relative, ())
+        return found
 
-    def _read(self, folder: str) -> dict[str, list[str]]:
-        names: list[str] = []
+    def _spread(self, media: str, start: str) -> list[dict[str, list[str]]]:
+        """Return the files of the folders where an id that starts so may lie; all such ids share them."""
+        folders = []
+        if len(start) == 4:
+            spread = f"{start[:2]}{os.sep}{start[2:]}"
+            top = self.names(media)  # so that folders which cannot be there are not looked for
+            folders += [f"{media}{os.sep}object{os.sep}{spread}"] if "object" in top else []
+            folders += [f"{media}{os.sep}{spread}"] if start[:2] in top else []
+        self._places[start] = [files for folder in (*folders, media) if (files := self.files(folder))] or [{}]
+        return self._places[start]
+
+    def files(self, folder: str) -> dict[str, list[str]]:
+        """Map each file's name, and its name without a known image suffix, to the paths that it may mean."""
+        if folder in self._files:
+            return self._files[folder]
+        names: set[str] = set()
         files: dict[str, list[str]] = {}
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                names.append(entry.name)
+                names.add(entry.name)
                 if not _is_folder(entry):
-                    files[entry.name] = [entry.name]
-        for name in sorted(names):
+                    files[entry.name] = [entry.path]
+        for name in sorted(name for name in names if "." in name):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
-                files.setdefault(stem, []).append(name)
-        self._names[folder], self._files[folder] = set(names), files
+                files.setdefault(stem, []).append(os.path.join(folder, name))
+        self._names[folder], self._files[folder] = names, files
         return files
 
 
@@ -251,6 +314,74 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def look(
+    table: pd.DataFrame,
+    media: Path,
+    known: Manifest,
+    *,
+    allow_outside: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Scan:
+    """Locate and stat every row's file; it is to be read where path, size, mtime and inode are not as `known` says."""
+    paths = locate(table, media, allow_outside=allow_outside)
+    index = {row.path: row for row in known.objects}
+    objects = list(zip(table["objectId"].tolist(), paths, strict=True))
+    stats_of = partial(_stats, progress=progress)
+    scan = Scan()
+    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        some = [paths[at : at + TOGETHER] for at in range(0, len(paths), TOGETHER)]
+        found = (each for stats in pool.map(stats_of, some) for each in stats)
+        for number, ((name, path), stats) in enumerate(zip(objects, found, strict=True)):
+            if path is None:
+                stats = images.BadImage("missing", f"no file for this id under {media}")
+            before = index.get(path or "")
+            if before and before.sha256 and before.stat == stats:
+                scan.rows.append(before if before.object_id == name else before._replace(object_id=name))
+                scan.as_known &= before.object_id == name
+                continue
+            scan.as_known = False
+            scan.rows.append(Row(name, path or ""))
+            if isinstance(stats, images.BadImage):
+                scan.failures[number] = Failure(name, path or "", stats.reason, stats.detail)
+            else:
+                scan.unread.add(number)
+    return scan
+
+
+def _stats(
+    paths: list[str | None], *, progress: Callable[[int], None]
+) -> list[tuple[int, int, int] | images.BadImage | None]:
+    """Return size, mtime_ns and inode of each path, or what is wrong with it."""
+    found = [_stat(path) if path else None for path in paths]
+    progress(len(paths))
+    return found
+
+
+def _stat(path: str) -> tuple[int, int, int] | images.BadImage:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return images.BadImage("missing", "the link leads nowhere" if os.path.islink(path) else "the file is gone")
+    except OSError as error:
+        return images.BadImage("io-error", str(error))
+    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+        return images.BadImage("io-error", "it is no regular file")
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def read(row: Row) -> tuple[Row, bytes]:
+    """Read the file of a row of a Scan, once: return the row with all its columns, and the bytes.
+
+    Errors: BadImage where it cannot be read.
+    """
+    with images.opening(row.path) as file:
+        found = os.fstat(file.fileno())  # before the bytes: if they change meanwhile, the next run reads them again
+        data = file.read()
+    digest, header = hashlib.sha256(data).hexdigest(), images.sniff(io.BytesIO(data))
+    seen = Row(*row[:2], digest, found.st_size, found.st_mtime_ns, found.st_ino)
+    return seen._replace(**asdict(header)), data
+
+
 def build(
     table: pd.DataFrame,
     media: Path,
@@ -259,89 +390,48 @@ def build(
     allow_outside: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Manifest:
-    """Locate, stat and, where path, size, mtime and inode are not as `known` says, read and hash every row's file."""
-    paths = locate(table, media, allow_outside=allow_outside)
-    index = {row[1]: row for row in _tuples(known.rows, COLUMNS)}
-    objects = list(zip(table["objectId"].tolist(), paths, strict=True))
-    describe = partial(_describe_some, index=index, progress=progress, media=media)
+    """Look at every row's file, see `look`, and read those that are not as `known` says; their bytes are not kept."""
+    scan = look(table, media, known, allow_outside=allow_outside, progress=progress)
+    unread = sorted(scan.unread)
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        some = [objects[at : at + TOGETHER] for at in range(0, len(objects), TOGETHER)]
-        described = [each for found in pool.map(describe, some) for each in found]
-    rows = pd.DataFrame([row for row, _, _ in described], columns=list(COLUMNS))
-    return Manifest(rows, [failure for _, failure, _ in described if failure], sum(read for _, _, read in described))
+        for number, found in zip(unread, pool.map(lambda at: _read_alone(scan.rows[at]), unread), strict=True):
+            scan.add(number, found)
+    return scan.manifest()
 
 
-def _describe_some(
-    objects: list[tuple[str, str | None]],
-    *,
-    index: dict[str, tuple],
-    progress: Callable[[int], None],
-    media: Path,
-) -> list[tuple[tuple, Failure | None, bool]]:
-    described = [_describe(name, path, index=index, media=media) for name, path in objects]
-    progress(len(objects))
-    return described
-
-
-def _describe(
-    name: str, path: str | None, *, index: dict[str, tuple], media: Path
-) -> tuple[tuple, Failure | None, bool]:
-    """One manifest row, why it has no bytes (or None), and whether the file was read."""
-    if path is None:
-        return _blank(name, ""), Failure(name, "", "missing", f"no file for this id under {media}"), False
-    where = os.path.abspath(path)
+def _read_alone(row: Row) -> Row | Failure:
     try:
-        stat = os.stat(where)
-        before = index.get(where)
-        if before and before[2] and before[3:6] == (stat.st_size, stat.st_mtime_ns, stat.st_ino):
-            return (name, *before[1:]), None, False
-        with open(where, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            header = images.sniff(file)
-    except FileNotFoundError:
-        why = "the link leads nowhere" if os.path.islink(where) else "the file is gone"
-        return _blank(name, where), Failure(name, where, "missing", why), False
-    except OSError as error:
-        return _blank(name, where), Failure(name, where, "io-error", str(error)), False
-    row = (
-        name,
-        where,
-        digest,
-        stat.st_size,
-        stat.st_mtime_ns,
-        stat.st_ino,
-        header.width,
-        header.height,
-        header.format,
-        header.orientation,
-    )
-    return row, None, True
+        return read(row)[0]
+    except images.BadImage as error:
+        return Failure(row.object_id, row.path, error.reason, error.detail)
 
 
-def _blank(name: str, path: str) -> tuple:
-    return (name, path, "", 0, 0, 0, 0, 0, "", 0)
+def refuse_other_images(known: Manifest, scan: Scan) -> None:
+    """Raise InputError where an id names another image than before and both files are there.
+
+    Two tables whose ids mean different things must not share a manifest. What has to be read to know it, is read.
+    """
+    before = {row.object_id: row for row in known.objects if row.sha256}
+    for number, row in enumerate(scan.rows):
+        old = before.get(row.object_id, row)
+        if not row.path or row.path == old.path or not os.path.exists(old.path):
+            continue
+        if number in scan.unread:
+            scan.add(number, _read_alone(row))
+        if scan.rows[number].sha256 not in ("", old.sha256):
+            raise InputError(
+                f"objectId {row.object_id!r} is {old.path} in the manifest and {row.path} in this table",
+                rule="Beside one cache, an id names one image",
+                then="Use another OUT for this table",
+            )
 
 
 def merge(known: Manifest, fresh: Manifest) -> Manifest:
     """Rows of earlier tables stay, so that a cache serves several tables; an id in both is what `fresh` says.
 
     A row whose file is gone while `fresh` has its bytes under another id was renamed or moved, and goes.
-    Errors: InputError where an id names another image than before and both files are there: two tables whose ids
-    mean different things must not share a manifest.
     """
-    before = {row[0]: row for row in _tuples(known.rows, ("objectId", "path", "sha256"))}
-    for name, path, digest in _tuples(fresh.rows, ("objectId", "path", "sha256")):
-        _, old_path, old_digest = before.get(name, (name, path, digest))
-        if digest and old_digest and digest != old_digest and path != old_path and os.path.exists(old_path):
-            raise InputError(
-                f"objectId {name!r} is {old_path} in the manifest and {path} in this table",
-                rule="Beside one cache, an id names one image",
-                then="Use another OUT for this table",
-            )
-    kept = known.rows[~known.rows["objectId"].isin(fresh.rows["objectId"])]
-    elsewhere = (kept["sha256"] != "") & kept["sha256"].isin(fresh.rows["sha256"])
-    moved = [there and not os.path.exists(path) for there, path in zip(elsewhere, kept["path"], strict=True)]
-    kept = kept[~np.array(moved, bool)]
-    rows = pd.concat([kept, fresh.rows], ignore_index=True) if len(kept) else fresh.rows
-    return Manifest(rows, fresh.failures, fresh.hashed)
+    ids, digests = {row.object_id for row in fresh.objects}, {row.sha256 for row in fresh.objects if row.sha256}
+    others = [row for row in known.objects if row.object_id not in ids]
+    kept = [row for row in others if row.sha256 not in digests or os.path.exists(row.path)]
+    return Manifest([*kept, *fresh.objects], fresh.failures, fresh.hashed)

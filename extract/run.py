@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from extract import artifacts, backbone, cache, engines, images, labels, manifest, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
-from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest
+from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
 from extract.progress import Progress
 from extract.workspace import Workspace
 
@@ -46,17 +45,32 @@ class Config:
     load: Callable[[backbone.Source], backbone.Backbone] = backbone.load
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be embedded: digest -> its copies, in the manifest's order; and what is known already.
+@dataclass
+class Job:
+    """A file to read and, if its bytes are new, to embed; or bytes to embed that are known to be new.
 
-    sources: the old cache, where there is one, and the parts of a stopped run. bad: digest -> (reason, detail) of
-    images that earlier runs could not decode.
+    row: the number of the scan's row that is yet to be read; None where the digest is known. paths: the file, or the
+    copies that have the digest. data: the bytes, where they were read already.
     """
 
-    todo: dict[str, list[str]]
+    row: int | None
+    paths: list[str]
+    digest: str = ""
+    data: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in the table's order; and what is known already.
+
+    sources: the old cache, where there is one, and the parts of a stopped run. bad: digest -> (reason, detail) of
+    images that earlier runs could not decode. known: the digests of both; it grows as the pass goes on.
+    """
+
+    jobs: list[Job]
     sources: list[FeatureCache]
     bad: dict[str, tuple[str, str]]
+    known: set[str]
 
 
 @dataclass(frozen=True)
@@ -90,20 +104,24 @@ def extract(config: Config) -> int:
         for folder in (place.out, place.beside_cache, _parts_folder(place)):
             artifacts.sweep(folder)
         table = manifest.read_table(place.data)
-        labels.check(table, place.data, place.positive)  # before minutes of hashing
+        classes = labels.check(table, place.data, place.positive)  # before hours of embedding
         source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source, place.precision)
-        decoder = _decoder(recipe)
-        scan = _scan(config, table)
+        known, scan = _scan(config, table)
         plan = _plan(config, scan, recipe)
-        said = _record(place, table, scan)
+        _record_inputs(place)
+        if classes:
+            unlabelled = int((table["value"] == "").sum())
+            text = f"labels    positive is {classes[1]!r}, negative is {classes[0]!r}"
+            print(f"{text}; {unlabelled:,} of {len(table):,} unlabelled", flush=True)
         try:
-            fresh, done = _embed(config, plan, source, recipe) if plan.todo else ({}, None)
-            failures = scan.failures + _failures(scan, {**plan.bad, **fresh})
-            _write_quarantine(place, scan, failures, decoder)
+            bad, done = _embed(config, plan, known, scan, source, recipe)
+            failures = [*scan.failures.values(), *_failures(scan, bad)]
+            _write_quarantine(place, scan, failures, _decoder(recipe))
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
             _refuse_all_bad(place, scan, failures)
+            said = _record_labels(place, table, scan)
             sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
@@ -111,20 +129,25 @@ def extract(config: Config) -> int:
         return _finish(config, scan, said, sealed, failures, done, time.monotonic() - started)
 
 
-def _scan(config: Config, table: Any) -> Manifest:
-    """Locate, stat and, where needed, hash the table's files; record the result beside the cache."""
+def _scan(config: Config, table: Any) -> tuple[Manifest, Scan]:
+    """Look for the table's files; return what was known of them, and what is known now."""
     place = config.workspace
     known = Manifest.read(place.beside_cache / "manifest.csv")
-    progress = Progress(len(table), "reading")
-    scan = manifest.build(table, place.media, known, allow_outside=config.allow_outside, progress=progress.add)
+    progress = Progress(len(table), "looking")
+    scan = manifest.look(table, place.media, known, allow_outside=config.allow_outside, progress=progress.add)
+    manifest.refuse_other_images(known, scan)
     progress.close()
     if not config.apart:
-        _refuse_all_bad(place, scan, scan.failures)
-    manifest.merge(known, scan).write(place.beside_cache / "manifest.csv")
-    return scan
+        _refuse_all_bad(place, scan, list(scan.failures.values()))
+    return known, scan
 
 
-def _refuse_all_bad(place: Workspace, scan: Manifest, failures: list[Failure]) -> None:
+def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
+    if not scan.as_known:
+        manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
+
+
+def _refuse_all_bad(place: Workspace, scan: Scan, failures: list[Failure]) -> None:
     if len(failures) == len(scan.rows):
         first = failures[0]
         raise InputError(
@@ -136,28 +159,28 @@ def _refuse_all_bad(place: Workspace, scan: Manifest, failures: list[Failure]) -
         )
 
 
-def _record(place: Workspace, table: Any, scan: Manifest) -> labels.Labels:
-    """Record inputs and splits, now that both are known to be sound, and tell what a person should know."""
+def _record_inputs(place: Workspace) -> None:
+    """Record what was given, now that it is known to be sound, so that the next run need not be told again."""
+    workspace.write_record(place, features={"status": "running"})
+    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
+        workspace.write_record(replace(place, out=place.beside_cache))
+
+
+def _record_labels(place: Workspace, table: Any, scan: Scan) -> labels.Labels:
+    """Record labels and splits, and tell what a person should know of them."""
     recorded = labels.read_record(place.beside_cache, place.out)
     said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
     mine = recorded if place.out == place.beside_cache else labels.read_record(place.out)
     changed = labels.changes(said, mine)
-    labels.write_record(place.out, said)
+    if labels.rows(said) != mine.rows:
+        labels.write_record(place.out, said)
     artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
-    workspace.write_record(place, features={"status": "running"})
-    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
-        workspace.write_record(replace(place, out=place.beside_cache))
-    if said.classes:
-        print(
-            f"labels    positive is {said.classes[1]!r}, negative is {said.classes[0]!r}; "
-            f"{int((said.y == labels.UNLABELLED).sum()):,} of {len(said.y):,} unlabelled"
-        )
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")
     return said
 
 
-def _plan(config: Config, scan: Manifest, recipe: dict[str, Any]) -> Plan:
+def _plan(config: Config, scan: Scan, recipe: dict[str, Any]) -> Plan:
     """Digests minus cached minus undecodable. Errors: CacheError when cache or parts hold another recipe."""
     place = config.workspace
     sources = _sources(place)
@@ -166,11 +189,17 @@ def _plan(config: Config, scan: Manifest, recipe: dict[str, Any]) -> Plan:
         cache.refuse_other_recipe(found.recipe, recipe, where=where)
     bad = {} if config.retry else undecodable(place, recipe)
     known = set(bad).union(*(found.sha256.tolist() for found in sources))
-    todo: dict[str, list[str]] = {}
-    for digest, path in zip(scan.rows["sha256"], scan.rows["path"], strict=True):
-        if digest and digest not in known:
-            todo.setdefault(digest, []).append(path)
-    return Plan(todo, sources, bad)
+    jobs: list[Job] = []
+    by_digest: dict[str, Job] = {}
+    for number, row in enumerate(scan.rows):
+        if number in scan.unread:
+            jobs.append(Job(number, [row.path]))
+        elif row.sha256 in by_digest:
+            by_digest[row.sha256].paths.append(row.path)
+        elif row.sha256 and row.sha256 not in known:
+            by_digest[row.sha256] = Job(None, [row.path], row.sha256)
+            jobs.append(by_digest[row.sha256])
+    return Plan(jobs, sources, bad, known)
 
 
 def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -193,10 +222,18 @@ def _sources(place: Workspace) -> list[FeatureCache]:
 
 
 def _embed(
-    config: Config, plan: Plan, source: backbone.Source, recipe: dict[str, Any]
-) -> tuple[dict[str, tuple[str, str]], Pass]:
-    """Run the backbone over the plan and write parts; return what was bad, and how the pass went."""
+    config: Config, plan: Plan, known: Manifest, scan: Scan, source: backbone.Source, recipe: dict[str, Any]
+) -> tuple[dict[str, tuple[str, str]], Pass | None]:
+    """Read what is to be read, run the backbone over what is new and write parts; return what is bad, and how it went.
+
+    The backbone is not loaded, and the Pass is None, where nothing is new.
+    """
+    jobs = _unseen(plan, scan)
+    if not jobs:
+        _write_manifest(config.workspace, known, scan)
+        return plan.bad, None
     print(f"backbone  loading {source.name}", flush=True)
+    engines.share_cores()
     network, engine, precision = config.load(source), engines.choose(config.engine), recipe["precision"]
     workers = engines.workers(engine)
     network.run_on(engine, precision, config.batch)
@@ -206,85 +243,137 @@ def _embed(
     for found in plan.sources:
         cache.refuse_drift(probe, found.probe, where=str(found.path))
     writer = _PartWriter(config.workspace, source, recipe, probe)
-    bad: dict[str, tuple[str, str]] = {}
+    bad = dict(plan.bad)
     spent = dict.fromkeys(STAGES, 0.0)
     started = time.monotonic()
     with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(workers) as pool:
-        progress = Progress(len(plan.todo), "embedding")
+        progress = Progress(len(jobs), "embedding")
         try:
-            for block in _blocks(network, plan.todo, 2 * workers, pool):
-                writer.add(block.keys, block.features)
+            for block in _blocks(network, jobs, plan.known, scan, 2 * workers, pool):
+                for number, row in block.rows:
+                    scan.add(number, row)
+                fresh = [key not in plan.known for key in block.keys]  # of copies read at the same time, the first
+                plan.known.update(block.keys, block.bad)
                 bad |= block.bad
+                writer.add([key for key, new in zip(block.keys, fresh, strict=True) if new], block.features[fresh])
                 spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
-                progress.add(len(block.keys) + len(block.bad), bad=len(block.bad))
+                progress.add(block.jobs, bad=block.failed)
                 if stop.is_set():
                     break
         finally:  # whatever ended the loop, what was embedded is kept
             pool.shutdown(cancel_futures=True)
             writer.flush()
             progress.close()
-    if stop.is_set() and progress.done < len(plan.todo):
+            _write_manifest(config.workspace, known, scan)
+    if stop.is_set() and progress.done < len(jobs):
         raise Interrupted(
-            f"Stopped with {progress.done:,} of {len(plan.todo):,} images done",
+            f"Stopped with {progress.done:,} of {len(jobs):,} images done",
             rule="What is done is kept",
             then="Run the same command again to go on from there",
         )
     seconds = max(time.monotonic() - started, 1e-9)
-    for digest, (reason, detail) in bad.items():
-        if reason == "undecodable" and (words := images.complaints(plan.todo[digest][0], network.input_size)):
+    path_of = {row.sha256: row.path for row in scan.rows}
+    for digest in bad.keys() - plan.bad.keys():
+        reason, detail = bad[digest]
+        if reason == "undecodable" and (words := images.complaints(path_of[digest], network.input_size)):
             bad[digest] = (reason, f"{detail}; {words}")
     return bad, Pass(writer.rows, seconds, f"{engine}, {precision}, {where}", spent)
 
 
-@dataclass(frozen=True)
-class Block:
-    """What one worker made of some images: keys (b,), features float32 (b, D); bad: digest -> (reason, detail)."""
+def _unseen(plan: Plan, scan: Scan) -> list[Job]:
+    """Read files for as long as all their bytes are known, as after a move; return the jobs from there on."""
+    jobs, together = plan.jobs, 4 * engines.cores()
+    if not plan.known:
+        return jobs
+    with ThreadPoolExecutor(engines.cores()) as pool:
+        for at in range(0, len(jobs), together):
+            some = jobs[at : at + together]
+            if any(job.digest for job in some):
+                return jobs[at:]
+            fresh: dict[str, Job] = {}
+            for job, (number, row, data) in zip(some, pool.map(lambda job: _read(job, scan), some), strict=True):
+                scan.add(number, row)
+                if isinstance(row, Row) and row.sha256 not in plan.known:
+                    fresh.setdefault(row.sha256, Job(None, job.paths, row.sha256, data))
+            if fresh:
+                return [*fresh.values(), *jobs[at + together :]]
+    return []
 
-    keys: list[str]
-    features: np.ndarray
-    bad: dict[str, tuple[str, str]]
-    seconds: dict[str, float]
+
+def _read(job: Job, scan: Scan) -> tuple[int, Row | Failure, bytes]:
+    """Read a job's file; return the number of its row, the row or why there is none, and the bytes."""
+    assert job.row is not None
+    row = scan.rows[job.row]
+    try:
+        return job.row, *manifest.read(row)
+    except images.BadImage as error:
+        return job.row, Failure(row.object_id, row.path, error.reason, error.detail), b""
+
+
+@dataclass
+class Block:
+    """What one worker made of some jobs: keys (b,), features float32 (b, D); bad: digest -> (reason, detail).
+
+    rows: number in the scan -> the row that was read, or why there is none.
+    """
+
+    jobs: int
+    rows: list[tuple[int, Row | Failure]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    features: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    bad: dict[str, tuple[str, str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    @property
+    def failed(self) -> int:
+        """How many of its images are bad."""
+        return len(self.bad) + sum(isinstance(row, Failure) for _, row in self.rows)
 
 
 def _blocks(
-    network: backbone.Backbone, todo: dict[str, list[str]], depth: int, pool: ThreadPoolExecutor
+    network: backbone.Backbone, jobs: list[Job], known: set[str], scan: Scan, depth: int, pool: ThreadPoolExecutor
 ) -> Iterator[Block]:
-    """Yield blocks of `network.step` images in the plan's order, at most `depth` of them begun ahead of the reader.
+    """Yield blocks of `network.step` jobs in the plan's order, at most `depth` of them begun ahead of the reader.
 
     A worker reads, decodes and embeds its images itself: no stage waits for another, and every core has work.
     """
     begun: deque[Future[Block]] = deque()
-    plan = iter(todo.items())
-    while some := list(islice(plan, network.step)):
-        begun.append(pool.submit(_block, network, some))
+    for at in range(0, len(jobs), network.step):
+        begun.append(pool.submit(_block, network, jobs[at : at + network.step], known, scan))
         if len(begun) > depth:
             yield begun.popleft().result()
     while begun:
         yield begun.popleft().result()
 
 
-def _block(network: backbone.Backbone, some: list[tuple[str, list[str]]]) -> Block:
-    keys: list[str] = []
-    pixels: list[np.ndarray] = []
-    bad: dict[str, tuple[str, str]] = {}
-    seconds = dict.fromkeys(STAGES, 0.0)
-    for digest, paths in some:
+def _block(network: backbone.Backbone, jobs: list[Job], known: set[str], scan: Scan) -> Block:
+    """Read, decode and embed; bytes that are `known`, or that stand in the block already, are read only."""
+    block, pixels = Block(len(jobs)), []
+    for job in jobs:
+        digest, data = job.digest, job.data
         try:
-            with _timed(seconds, "reading"):
-                data = images.read_any(paths, sha256=digest)
-            with _timed(seconds, "decoding"):
+            with _timed(block.seconds, "reading"):
+                if not digest:
+                    number, row, data = _read(job, scan)
+                    block.rows.append((number, row))
+                    if isinstance(row, Failure) or any(row.sha256 in seen for seen in (known, block.keys, block.bad)):
+                        continue
+                    digest = row.sha256
+                elif data is None:
+                    data = images.read_any(job.paths, sha256=digest)
+            with _timed(block.seconds, "decoding"):
                 pixels.append(images.from_bytes(data, network.input_size))
-            keys.append(digest)
+            block.keys.append(digest)
         except images.BadImage as error:
-            bad[digest] = (error.reason, error.detail)
-    features = np.empty((0, network.dim), np.float32)
-    if keys:
-        with _timed(seconds, "backbone"):
+            block.bad[digest] = (error.reason, error.detail)
+    if pixels:
+        with _timed(block.seconds, "backbone"):
             features = network.embed(np.stack(pixels))
-    finite = np.asarray(np.isfinite(features).all(axis=1))
-    for digest in np.array(keys)[~finite].tolist():
-        bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
-    return Block([key for key, ok in zip(keys, finite, strict=True) if ok], features[finite], bad, seconds)
+        finite = np.isfinite(features).all(axis=1)
+        for digest in np.array(block.keys)[~finite].tolist():
+            block.bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
+        block.keys, block.features = np.array(block.keys)[finite].tolist(), features[finite]
+    return block
 
 
 @contextmanager
@@ -308,8 +397,9 @@ class _PartWriter:
         self._since, self.rows = time.monotonic(), 0
 
     def add(self, keys: list[str], features: np.ndarray) -> None:
-        self._keys += keys
-        self._features.append(features)
+        if keys:
+            self._keys += keys
+            self._features.append(features)
         if len(self._keys) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
 
@@ -361,16 +451,15 @@ def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
     return sealed
 
 
-def _failures(scan: Manifest, bad: dict[str, tuple[str, str]]) -> list[Failure]:
+def _failures(scan: Scan, bad: dict[str, tuple[str, str]]) -> list[Failure]:
     """Return a row for each object whose digest is bad."""
-    rows = zip(scan.rows["objectId"], scan.rows["path"], scan.rows["sha256"], strict=True)
-    return [Failure(name, path, *bad[digest], digest) for name, path, digest in rows if digest in bad]
+    return [Failure(*row[:2], *bad[row.sha256], row.sha256) for row in scan.rows if row.sha256 in bad]
 
 
-def _write_quarantine(place: Workspace, scan: Manifest, failures: list[Failure], decoder: str) -> None:
+def _write_quarantine(place: Workspace, scan: Scan, failures: list[Failure], decoder: str) -> None:
     """Write this table's failures; rows of objects that only other tables name are kept."""
     path = place.beside_cache / "quarantine.csv"
-    mine = set(scan.rows["objectId"])
+    mine = {row.object_id for row in scan.rows}
     rows = [tuple(row.values()) for row in artifacts.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
     rows += [(f.object_id, f.path, f.sha256, f.reason, f.detail, decoder) for f in failures]
     artifacts.write_csv(path, QUARANTINE_COLUMNS, rows)
@@ -378,7 +467,7 @@ def _write_quarantine(place: Workspace, scan: Manifest, failures: list[Failure],
 
 def _finish(
     config: Config,
-    scan: Manifest,
+    scan: Scan,
     said: labels.Labels,
     sealed: FeatureCache,
     failures: list[Failure],

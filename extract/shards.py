@@ -14,11 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from extract import artifacts, backbone, cache, labels, manifest, run, workspace
 from extract.errors import DONE, CacheError, UsageError
-from extract.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest
+from extract.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.workspace import Workspace
 
 NAME = re.compile(r"(\d+)-of-(\d+)")
@@ -98,8 +96,9 @@ def _seal(place: Workspace, folders: list[Path]) -> None:
         cache.refuse_other_recipe(each.recipe, backbone.recipe(source, place.precision), where=str(each.path))
         cache.refuse_drift(each.probe, found[0].probe, where=str(each.path))
     known = Manifest.read(place.beside_cache / "manifest.csv")
-    scans = [Manifest.read(folder / "manifest.csv").rows for folder in folders]
-    manifest.merge(known, Manifest(pd.concat(scans, ignore_index=True))).write(place.beside_cache / "manifest.csv")
+    scan = Scan([row for folder in folders for row in Manifest.read(folder / "manifest.csv").objects])
+    manifest.refuse_other_images(known, scan)
+    manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
     _join_quarantines(place, folders)
     if found:
         print(f"seal      {len(folders):,} shards, {sum(map(len, found)):,} rows", flush=True)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 from scipy.special import expit
@@ -11,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract import artifacts, run
-from extract.manifest import Manifest
+from extract.manifest import Manifest, Row
 from heads import audit, dataset, show, solver
 from heads.__main__ import main
 from tests.conftest import read_rows
@@ -100,7 +99,7 @@ def test_show_draws_deep_greys_long_names_and_files_it_does_not_know(tmp_path):
     """16 bits a pixel are scaled, a name stays under its own tile, an id that the manifest lacks is an empty place."""
     grey = (np.linspace(0.2, 0.4, show.SIDE**2).reshape(show.SIDE, -1) * 65535).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
-    known = Manifest(pd.DataFrame({"objectId": ["deep"], "path": [str(tmp_path / "deep.png")]}))
+    known = Manifest([Row("deep", str(tmp_path / "deep.png"))])
     tiles = [show.Tile("deep", "far too long\na name", "  0.90", False), show.Tile("ghost", "b", "  0.60", True)]
     sheet = show._sheet({"": tiles}, known)
     inside = slice(2 * show.LINE + 1, 2 * show.LINE + show.SIDE - 1)

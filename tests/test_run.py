@@ -10,7 +10,7 @@ import pytest
 
 from extract import artifacts, backbone, cache, images, manifest, run, workspace
 from extract.errors import CacheError, InputError
-from tests.conftest import Album, encoded, picture, read_rows
+from tests.conftest import ROOT, Album, encoded, picture, read_rows
 from tests.odd_files import odd_files
 
 pytestmark = pytest.mark.tensorflow
@@ -36,26 +36,24 @@ def test_the_features_are_those_of_the_images_one_by_one(place, album):
     assert found.recipe == backbone.recipe(backbone.resolve(place.backbone))
 
 
-def test_a_second_run_embeds_nothing_and_reads_no_file(place, monkeypatch):
+def test_a_second_run_embeds_nothing_and_reads_no_file(place):
     """Nor does it load the backbone."""
     extract(place)
     before = place.cache.read_bytes()
-    monkeypatch.setattr(backbone, "load", None)
-    code, facts = extract(place)
+    code, facts = extract(place, load=None)
     assert (code, facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (0, 0, 0, 40)
     assert place.cache.read_bytes() == before
 
 
-def test_renaming_relabelling_and_copying_cost_no_backbone_work(place, album, monkeypatch):
+def test_renaming_relabelling_and_copying_cost_no_backbone_work(place, album):
     """The cache is keyed by content."""
     extract(place)
-    monkeypatch.setattr(backbone, "load", None)
     moved = album.media / "object" / "zz" / "zz" / "zzzz-moved"
     moved.parent.mkdir(parents=True)
     shutil.copy(album.media / "object" / "00" / "03" / "0003img", moved)
     album.rows = [(n, str(1 - int(v)), s, g) for n, v, s, g in album.rows] + [("zzzz-moved", "1", "train", "")]
     album.write()
-    assert extract(place)[1]["embedded"] == 0
+    assert extract(place, load=None)[1]["embedded"] == 0
 
 
 def test_new_images_alone_are_embedded_and_old_rows_stay(place, album):
@@ -106,8 +104,8 @@ def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypa
     missing.parent.mkdir(parents=True, exist_ok=True)
     missing.write_bytes(encoded(picture(51)))
     tried = []
-    read = images.read
-    monkeypatch.setattr(images, "read", lambda path, **k: tried.append(os.path.basename(path)) or read(path, **k))
+    opening = images.opening
+    monkeypatch.setattr(images, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
     assert extract(place)[1]["quarantined"] == 1
     assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
     tried.clear()
@@ -204,21 +202,80 @@ def test_an_image_whose_features_are_not_finite_is_quarantined(place, monkeypatc
     assert extract(place)[1]["rows_in_cache"] == 40  # it does not stick: another backbone build may do better
 
 
-def test_a_copy_stands_in_for_one_that_vanished(place, album, monkeypatch):
-    """Three copies of which one goes away between hashing and decoding: the image is embedded all the same."""
+@pytest.mark.parametrize("known", [False, True])
+def test_a_copy_stands_in_for_one_that_vanishes_meanwhile(place, album, monkeypatch, known):
+    """Two copies, of which one goes away after it was found: the image is embedded all the same."""
     data = encoded(picture(80))
     gone = album.add("copy-one", data, "0", "train")
     album.add("copy-two", data, "0", "train")
     album.write()
-    resolve = manifest.merge
+    if known:  # the digests, but no features
+        extract(place)
+        place.cache.unlink()
+    look = manifest.look
 
-    def after_hashing(*args):
-        gone.unlink(missing_ok=True)
-        return resolve(*args)
+    def found_and_gone(*args, **options):
+        scan = look(*args, **options)
+        gone.unlink()
+        return scan
 
-    monkeypatch.setattr(manifest, "merge", after_hashing)
+    monkeypatch.setattr(manifest, "look", found_and_gone)
     facts = extract(place)[1]
-    assert (facts["rows_in_cache"], facts["quarantined"]) == (41, 0)
+    assert (facts["rows_in_cache"], facts["quarantined_by_reason"]["missing"]) == (41, 0 if known else 1)
+
+
+def test_a_file_is_opened_once(place, album, monkeypatch):
+    """The bytes that are hashed are the bytes that are decoded; copies are read and not decoded."""
+    album.add("copy", (album.media / "object" / "00" / "03" / "0003img").read_bytes(), "1", "train")
+    album.write()
+    opened, decoded = [], []
+    opening, from_bytes = images.opening, images.from_bytes
+    monkeypatch.setattr(images, "opening", lambda path: opened.append(str(path)) or opening(path))
+    monkeypatch.setattr(images, "from_bytes", lambda data, size: decoded.append(data) or from_bytes(data, size))
+    assert extract(place)[1]["hashed"] == 41
+    ours = [path for path in opened if str(album.media) in path]
+    assert len(ours) == len(set(ours)) == 41
+    assert len(set(decoded)) == 40 + len(list((ROOT / "extract" / "probe").iterdir()))
+
+
+def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
+    """Every path, time and inode is new, no bytes are: the backbone is not even loaded. One new image is embedded."""
+    extract(place)
+    shutil.copytree(album.media, tmp_path / "moved")
+    shutil.rmtree(album.media)
+    there = replace(place, media=tmp_path / "moved")
+    facts = extract(there, load=None)[1]
+    assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (0, 40, 40)
+    shutil.copytree(tmp_path / "moved", tmp_path / "again")
+    shutil.rmtree(tmp_path / "moved")
+    album.media = tmp_path / "again"
+    album.add("0015new", encoded(picture(99)), "1", "train")
+    album.write()
+    opened, opening = [], images.opening
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "opening", lambda path: opened.append(str(path)) or opening(path))
+        facts = extract(replace(place, media=album.media))[1]
+    assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (1, 41, 41)
+    assert len([path for path in opened if str(album.media) in path]) == 41
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(place, album):
+    """Opening it would block until somebody writes."""
+    os.mkfifo(album.add("pipe-one", b"", "0", "train").with_name("pipe-two"))
+    album.add("pipe-two", None, "0", "train")
+    album.write()
+    assert extract(place)[1]["quarantined_by_reason"]["io-error"] == 1
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(place, album, monkeypatch):
+    """A film in the folder costs a row of the quarantine, not the memory."""
+    monkeypatch.setattr(images, "MAX_BYTES", 10_000_000)
+    film = album.add("film", b"", "0", "train")
+    os.truncate(film, 10_000_001)
+    album.write()
+    assert extract(place)[1]["quarantined_by_reason"]["undecodable"] == 1
+    row = next(row for row in read_rows(place.out / "quarantine.csv") if row["objectId"] == "film")
+    assert "files of up to 0.0 GB are read" in row["detail"]
 
 
 def test_a_cache_elsewhere_remembers_media_and_backbone(place, tmp_path):
@@ -240,13 +297,12 @@ def test_a_second_out_on_a_cache_leaves_the_first_ones_record_alone(place, tmp_p
     assert workspace.resolve(out=str(tmp_path / "second")).data == second
 
 
-def test_two_tables_share_one_pass(place, album, tmp_path, monkeypatch):
+def test_two_tables_share_one_pass(place, album, tmp_path):
     """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
     extract(place)
-    monkeypatch.setattr(backbone, "load", None)
     second = tmp_path / "second.csv"
     artifacts.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
-    assert extract(replace(place, data=second))[1]["embedded"] == 0
+    assert extract(replace(place, data=second), load=None)[1]["embedded"] == 0
     assert len(read_rows(place.out / "manifest.csv")) == 40
 
 
