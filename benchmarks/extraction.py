@@ -3,7 +3,11 @@
 In turn, each as a process of its own, on the same photos and network: the original training script's epoch, Keras'
 model.predict over image_dataset_from_directory, engines fed from memory, decoding alone, and `make features` by engine
 and precision. The limit of a pass on a CPU, whose cores decoding and backbone share, is 1 / (1 / D + 1 / E), D being
-decoding alone and E the engine's own loop. Writes a table and its figures as JSON.
+decoding alone and E the engine's own loop: a bare one over TensorFlow's frozen graph, OpenVINO's own benchmark_app.
+
+A first head is the pass over the original's 19,658 images (the start as measured, then the rate) and `make head` on as
+many rows, against ten of the original's epochs without its start; a further head is that `make head` alone, timed as a
+process. Writes tables and their figures as JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from benchmarks import synthetic
 from extract import artifacts, backbone, engines, images, manifest, workspace
 from extract.manifest import TABLE_COLUMNS
 
@@ -71,7 +78,7 @@ def predict(folder: Path, network: str) -> float:
 
 def decode(folder: Path, network: str) -> float:
     """D: reading, decoding and resizing alone, on all cores."""
-    size, paths = backbone.resolve(network).input_size, _paths(folder)
+    size, paths = backbone.resolve(network).input_size, _paths(folder / "tree")
     with ThreadPoolExecutor(engines.cores()) as pool:
         return rate(lambda: list(pool.map(lambda path: images.load(path, size), paths)), len(paths))
 
@@ -86,25 +93,19 @@ def tensorflow(folder: Path, network: str) -> float:
 
 
 def openvino(folder: Path, network: str, hint: str) -> float:
-    """E: OpenVINO's own asynchronous loop, from memory. hint: f32 or bf16."""
+    """E: OpenVINO's benchmark_app on the same frozen graph and block, pixels from memory. hint: f32 or bf16."""
     import openvino as ov
 
-    loaded, pixels = _pixels(folder, network)
+    if {"f32": "FP32", "bf16": "BF16"}[hint] not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError(f"this CPU does not compute in {hint}")
+    loaded = backbone.load(backbone.resolve(network))
     path = folder / "frozen.pb"
     path.write_bytes(engines.freeze(loaded.apply, loaded.input_size).graph.as_graph_def().SerializeToString())
-    core = ov.Core()
-    model = core.read_model(path)
-    model.reshape([4, *pixels.shape[1:]])
-    how = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-    queue = ov.AsyncInferQueue(core.compile_model(model, "CPU", how))
-    batches = [pixels[at : at + 4] for at in range(0, len(pixels) - 3, 4)]
-
-    def run() -> None:
-        for batch in batches:
-            queue.start_async({0: batch})
-        queue.wait_all()
-
-    return rate(run, 4 * len(batches))
+    shape = f"[{engines.STEP['openvino', 'cpu']},{loaded.input_size},{loaded.input_size},3]"
+    app = Path(sys.executable).with_name("benchmark_app")
+    command = [app, "-m", path, "-shape", shape, "-hint", "throughput", "-infer_precision", hint, "-t", "15"]
+    said = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    return float(re.findall(r"Throughput:\s*([\d.]+)", said)[0])
 
 
 def onnx(folder: Path, network: str) -> float:
@@ -125,6 +126,33 @@ def onnx(folder: Path, network: str) -> float:
     return rate(lambda: [session.run(None, batch) for batch in batches], len(pixels))
 
 
+def sized(folder: Path, network: str, width: int, height: int, *, dct: bool = True) -> float:
+    """D of JPEGs of another size, made from the sample; with dct=False decoded whole and then resized, as is usual."""
+    size, paths = backbone.resolve(network).input_size, _resized(folder, width, height)
+
+    def whole(path: str) -> np.ndarray:
+        tf, _ = engines.load()
+        pixels = tf.io.decode_jpeg(Path(path).read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
+        return images._finish(pixels, tf.constant(1, tf.int64), size).numpy()
+
+    with ThreadPoolExecutor(engines.cores()) as pool:
+        one = (lambda path: images.load(path, size)) if dct else whole
+        return rate(lambda: list(pool.map(one, paths)), len(paths))
+
+
+def _resized(folder: Path, width: int, height: int) -> list[str]:
+    """Write some of the sample's photos at another size, once; return their paths."""
+    there, n = folder / f"{width}x{height}", min(256, max(8, 200_000_000 // (width * height)))
+    if not there.exists():
+        there.mkdir()
+        for number, path in enumerate(_paths(folder / "tree")[:n]):
+            with Image.open(path) as image:
+                image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(
+                    there / f"{number}.jpg", quality=90
+                )
+    return _paths(there)
+
+
 CONTENDERS: dict[str, Callable[[Path, str], float]] = {
     "the original's epoch": original,
     "model.predict over a folder": predict,
@@ -133,15 +161,20 @@ CONTENDERS: dict[str, Callable[[Path, str], float]] = {
     "from memory: OpenVINO float32": lambda folder, network: openvino(folder, network, "f32"),
     "from memory: OpenVINO bfloat16": lambda folder, network: openvino(folder, network, "bf16"),
     "decoding alone": decode,
+    "decoding alone, 64 x 64": lambda folder, network: sized(folder, network, 64, 64),
+    "decoding alone, 12 megapixels": lambda folder, network: sized(folder, network, 4000, 3000),
+    "the same, decoded whole": lambda folder, network: sized(folder, network, 4000, 3000, dct=False),
+    "decoding alone, 48 megapixels": lambda folder, network: sized(folder, network, 8000, 6000),
+    "the same, decoded whole, 48 megapixels": lambda folder, network: sized(folder, network, 8000, 6000, dct=False),
 }
 
 
 def _paths(folder: Path) -> list[str]:
-    return sorted(str(path) for path in (folder / "tree").rglob("*") if path.is_file())
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
 
 def _pixels(folder: Path, network: str) -> tuple[backbone.Backbone, np.ndarray]:
-    loaded, paths = backbone.load(backbone.resolve(network)), _paths(folder)
+    loaded, paths = backbone.load(backbone.resolve(network)), _paths(folder / "tree")
     with ThreadPoolExecutor(engines.cores()) as pool:
         return loaded, np.stack(list(pool.map(lambda path: images.load(path, loaded.input_size), paths)))
 
@@ -149,37 +182,37 @@ def _pixels(folder: Path, network: str) -> tuple[backbone.Backbone, np.ndarray]:
 # ---- the whole
 
 
-def ours(folder: Path, network: str, engine: str, precision: str) -> float:
-    """T: `make features` as a process, on the sample; its own images/s, from the first image to the last."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, "-m", "extract", "features", "--data", str(folder / "sample.csv"), "--out", out]
-        command += [
-            "--media",
-            str(folder / "tree"),
-            "--backbone",
-            network,
-            "--engine",
-            engine,
-            "--precision",
-            precision,
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return json.loads((Path(out) / "last_run.json").read_text())["features"]["images_per_second"]
+def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float, float] | None:
+    """T: `make features` as a process, on the sample: its own images/s, and the seconds that went on beside them.
+
+    None where it is refused, as bfloat16 is where the CPU does not compute in it.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+        given = {"data": folder / "sample.csv", "media": folder / "tree", "backbone": network, "out": out}
+        given |= {"engine": engine, "precision": precision}
+        flags = [f"--{name}={value}" for name, value in given.items()]
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "extract", "features", *flags], capture_output=True, text=True)
+        wall = time.perf_counter() - started
+        if done.returncode:
+            print(f"{engine} {precision}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            return None
+        told = json.loads((Path(out) / "last_run.json").read_text())["features"]
+        return told["images_per_second"], wall - told["embedded"] / told["images_per_second"]
+
+
+def further_head(place: workspace.Workspace) -> float:
+    """`make head` on a cache of the original's size, as a process: seconds."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "heads", "train", "--out", str(place.out), "--head", "sigmoid"]
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def apart(name: str, folder: Path, network: str) -> float | None:
     """Run a contender in a process of its own; None where it fails, as ONNX Runtime does where it is not installed."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.extraction",
-        "--run",
-        name,
-        "--folder",
-        str(folder),
-        "--backbone",
-        network,
-    ]
+    command = [sys.executable, "-m", "benchmarks.extraction", f"--run={name}"]
+    command += [f"--folder={folder}", f"--backbone={network}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
@@ -201,28 +234,25 @@ def sample(place: workspace.Workspace, n: int, folder: Path) -> None:
 
 
 def measure(folder: Path, network: str, repeats: int) -> dict[str, list[float | None]]:
-    """Run everything in turn, `repeats` times; return images/s by contender."""
+    """Run everything in turn, `repeats` times; return by contender images/s, and seconds of starts and heads."""
     found: dict[str, list[float | None]] = {}
-    for _ in range(repeats):
-        for name in CONTENDERS:
-            found.setdefault(name, []).append(apart(name, folder, network))
-        for how, name in OURS.items():
-            found.setdefault(name, []).append(ours(folder, network, *how.split()))
-        print({name: rates[-1] and round(rates[-1], 1) for name, rates in found.items()}, flush=True)
+    with tempfile.TemporaryDirectory() as out:
+        place = synthetic.workspace(Path(out), ORIGINAL_IMAGES)
+        for _ in range(repeats):
+            for name in CONTENDERS:
+                found.setdefault(name, []).append(apart(name, folder, network))
+            for how, name in OURS.items():
+                told = ours(folder, network, *how.split())
+                found.setdefault(name, []).append(told and told[0])
+                found.setdefault(f"start, {how}", []).append(told and told[1])
+            for name in ("second head", "tenth head"):
+                found.setdefault(name, []).append(further_head(place))
+            print({name: values[-1] and round(values[-1], 1) for name, values in found.items()}, flush=True)
     return found
 
 
 def table(found: dict[str, list[float | None]], n: int) -> str:
-    """Return the Markdown table: medians with spread, and ratios within each repeat."""
-
-    def column(name: str) -> np.ndarray:
-        return np.array([np.nan if rate is None else rate for rate in found[name]])
-
-    def spread(values: np.ndarray, form: str) -> str:
-        if not np.isfinite(values).any():
-            return "did not run"
-        return f"{np.nanmedian(values):{form}} ({np.nanmin(values):{form}} to {np.nanmax(values):{form}})"
-
+    """Return the Markdown table of rates: medians with spread, and ratios within each repeat."""
     lines = [f"| {n} images, {len(next(iter(found.values())))} repeats | images/s | x model.predict | of the limit |"]
     lines.append("| --- | --- | --- | --- |")
     engine_of = {
@@ -231,13 +261,41 @@ def table(found: dict[str, list[float | None]], n: int) -> str:
         "ours, openvino bfloat16": "from memory: OpenVINO bfloat16",
     }
     for name in found:
+        if name not in (*CONTENDERS, *OURS.values()):
+            continue
         limit = ""
         if name in engine_of:
-            both = 1 / column("decoding alone") + 1 / column(engine_of[name])
-            limit = spread(column(name) * both, ".2f")
-        ratio = spread(column(name) / column("model.predict over a folder"), ".2f")
-        lines.append(f"| {name} | {spread(column(name), '.1f')} | {ratio} | {limit} |")
+            both = 1 / _column(found, "decoding alone") + 1 / _column(found, engine_of[name])
+            limit = _spread(_column(found, name) * both, ".2f")
+        ratio = _spread(_column(found, name) / _column(found, "model.predict over a folder"), ".2f")
+        lines.append(f"| {name} | {_spread(_column(found, name), '.1f')} | {ratio} | {limit} |")
     return "\n".join(lines)
+
+
+def heads_table(found: dict[str, list[float | None]]) -> str:
+    """Return the Markdown table of times to a trained head, scaled to the original's images."""
+    original = EPOCHS * ORIGINAL_IMAGES / _column(found, "the original's epoch")
+    head = _column(found, "second head")
+    seconds = {
+        f"first head, {how}": _column(found, f"start, {how}") + ORIGINAL_IMAGES / _column(found, name) + head
+        for how, name in OURS.items()
+    }
+    seconds |= {"second head": head, "tenth head": _column(found, "tenth head")}
+    lines = [f"| {ORIGINAL_IMAGES:,} images | seconds | times as fast as the original |", "| --- | --- | --- |"]
+    lines.append(f"| the original, {EPOCHS} epochs, each head | {_spread(original, ',.0f')} | |")
+    for name, took in seconds.items():
+        lines.append(f"| {name} | {_spread(took, ',.1f')} | {_spread(original / took, ',.0f')} |")
+    return "\n".join(lines)
+
+
+def _column(found: dict[str, list[float | None]], name: str) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in found[name]])
+
+
+def _spread(values: np.ndarray, form: str) -> str:
+    if not np.isfinite(values).any():
+        return "did not run"
+    return f"{np.nanmedian(values):{form}} ({np.nanmin(values):{form}} to {np.nanmax(values):{form}})"
 
 
 def machine() -> str:
@@ -270,11 +328,13 @@ def main() -> None:
         return
     place = workspace.resolve(data=flags.data, media=flags.media, backbone=flags.backbone if flags.data else None)
     with tempfile.TemporaryDirectory() as folder:
-        sample(place, flags.images, Path(folder))
-        found = measure(Path(folder), flags.backbone, flags.repeats)
-    text = table(found, flags.images)
+        sample(place, flags.images, Path(folder) / "sample")
+        found = measure(Path(folder) / "sample", flags.backbone, flags.repeats)
+    text = f"{table(found, flags.images)}\n\n{heads_table(found)}"
     print(text)
-    artifacts.write_json(flags.results / "results.json", {"machine": machine(), "images": flags.images, "rates": found})
+    artifacts.write_json(
+        flags.results / "results.json", {"machine": machine(), "images": flags.images, "measured": found}
+    )
     (flags.results / "RESULTS.md").write_text(f"# Extraction, measured\n\n{machine()}.\n\n{text}\n", encoding="utf-8")
 
 
