@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=what)
         verb.add_argument("--cache", help="the feature cache; default: OUT/features.h5")
         verb.add_argument("--out", help="folder of the outputs; default: artifacts")
+        if name == "verify":
+            verb.add_argument("--repair", action="store_true", help="if it is damaged, keep the rows that are whole")
     link_tree = verbs.add_parser("link-tree", help="write a table as <type>/<class>/ folders of links to its images")
     link_tree.add_argument("--data", help="label table (CSV); default: the recorded one")
     link_tree.add_argument("--media", help="folder of the images; default: as recorded")
@@ -113,7 +115,18 @@ def _seal(flags: argparse.Namespace) -> int:
 
 
 def _verify(flags: argparse.Namespace) -> int:
-    found = cache.verify(workspace.cache_of(out=flags.out or None, cache=flags.cache or None))
+    path = workspace.cache_of(out=flags.out or None, cache=flags.cache or None)
+    try:
+        found = cache.verify(path)
+    except CacheError as error:
+        if not flags.repair or not path.is_file():
+            raise
+        print(f"verify    {error}", flush=True)
+        from extract import repair
+
+        kept, before = repair.repair(path)
+        print(f"verify    {kept:,} of {before:,} rows are whole and were kept; make features embeds the others again")
+        found = cache.verify(path)
     print(
         f"verify    {workspace.shown(found.path)}: {len(found):,} rows x {found.dim}, every byte as sealed, "
         f"fingerprint {found.fingerprint[:12]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
@@ -30,14 +31,15 @@ CHUNK = 256  # rows
 SLICE = 4096  # rows read or written at a time
 USER_BLOCK = 512  # bytes
 SEAL = b"onepass features, sha256 of the bytes from 512 on: "
-REPAIR = "Delete it and run make features again"
+ANEW = "Delete it and run make features again"
 
 
 @dataclass(frozen=True)
 class FeatureCache:
     """An open description of a sealed cache or part; features are read when asked for.
 
-    keys: S64 (n,), the rows' SHA-256 in hex. probe: float32 (4, D). dim: D.
+    keys: S64 (n,), the rows' SHA-256 in hex. probe: float32 (4, D). dim: D. stamp: the seal, by which a later one is
+    told from this.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class FeatureCache:
     keys: np.ndarray
     probe: np.ndarray
     dim: int
+    stamp: bytes
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,7 +70,7 @@ class FeatureCache:
         out = np.empty((len(rows), self.dim), np.float32)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        with _reading(self.path) as file:
+        with _reading(self.path, self.stamp) as file:
             for start in range(0, len(self), SLICE):
                 low, high = np.searchsorted(ordered, (start, start + SLICE))
                 if low < high:
@@ -83,27 +86,75 @@ def open_cache(path: Path) -> FeatureCache:
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
-            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=REPAIR)
-        recipe, provenance = (json.loads(bytes(file.attrs[name])) for name in ("recipe", "provenance"))
+            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=ANEW)
+        refuse_foreign(path, file)
         return FeatureCache(
             path,
-            recipe,
-            bytes(file.attrs["fingerprint"]).decode(),
-            provenance,
+            json.loads(text(file, "recipe")),
+            text(file, "fingerprint"),
+            json.loads(text(file, "provenance")),
             file["sha256"][:],
             file["probe"][:],
             file["features"].shape[1],
+            _stamp_of(file),
         )
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    """Open for reading; what HDF5 and a foreign layout raise becomes one CacheError."""
+def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
+    """Open for reading; what HDF5 and a foreign layout raise becomes one CacheError.
+
+    stamp: the seal that the file must have, so that nobody reads digests of one cache and features of the next.
+    """
     try:
         with h5py.File(path, "r") as file:
+            if stamp not in (None, _stamp_of(file)):
+                raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
             yield file
-    except (OSError, KeyError, ValueError, RuntimeError, UnicodeDecodeError) as error:
-        raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=REPAIR) from error
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
+
+
+def _stamp_of(file: h5py.File) -> bytes:
+    return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the file that is open, whatever has its name by now
+
+
+def text(file: h5py.File, name: str) -> str:
+    """Return one of the root's attributes that are fixed-length strings. Errors: KeyError, ValueError."""
+    value = file.attrs[name]
+    if not isinstance(value, bytes):
+        raise ValueError(f"the attribute {name} is no fixed-length string")
+    return value.decode()
+
+
+def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
+    """Raise CacheError unless the datasets are as `write` lays them out, before anything of them is read.
+
+    So a file from somewhere cannot have us follow its links, or take memory for what it only declares. whole: all that
+    is declared must be stored.
+    """
+    rows = file["features"].shape[:1]
+    dim = file["features"].shape[1:]
+    for name, shape, dtype in (
+        ("features", (*rows, *dim), np.dtype("<f4")),
+        ("sha256", rows, np.dtype("S64")),
+        ("probe", (4, *dim), np.dtype("<f4")),
+    ):
+        link, dataset = file.get(name, getlink=True), file[name]
+        plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset) and dataset.chunks is not None
+        if not plain or dataset.is_virtual or dataset.external or dataset.id.get_create_plist().get_nfilters() != 1:
+            raise CacheError(f"{path}: /{name} is not stored as ours is, in chunks with a Fletcher-32 each", then=ANEW)
+        if (dataset.shape, dataset.dtype) != (shape, dtype) or not dataset.fletcher32 or len(dim) != 1:
+            raise CacheError(f"{path}: /{name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}", then=ANEW)
+        if whole and dataset.id.get_storage_size() < dataset.nbytes:
+            declared, stored = f"{dataset.nbytes / 1e9:.2f}", f"{dataset.id.get_storage_size() / 1e9:.2f}"
+            raise CacheError(f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path))
+
+
+def repair_of(path: Path) -> str:
+    """Return what to do about a damaged cache or part."""
+    repaired = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole"
+    return f"{repaired}; or delete it and run make features"
 
 
 def write(
@@ -131,8 +182,9 @@ def write(
                 file.attrs[name] = np.bytes_(json.dumps(value, sort_keys=True))
             start = 0
             for keys, rows in blocks:
-                features[start : start + len(rows)] = rows
                 sha256[start : start + len(keys)] = keys
+                file.flush()  # digests before their features: of a file that was cut short, rows can be saved
+                features[start : start + len(rows)] = rows
                 start += len(rows)
         if start != n:
             raise CacheError(f"{path}: {start} rows came where {n} were announced")
@@ -150,9 +202,13 @@ def _writing(path: Path) -> Iterator[h5py.File]:
 
 
 def _stamp(path: Path) -> None:
-    digest = _body_digest(path)
+    stamp = _stamp_for(_body_digest(path))
     with path.open("r+b") as file:
-        file.write((SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0"))
+        file.write(stamp)
+
+
+def _stamp_for(digest: str) -> bytes:
+    return (SEAL + digest.encode() + b"\n").ljust(USER_BLOCK, b"\0")
 
 
 def _body_digest(path: Path) -> str:
@@ -168,11 +224,15 @@ def check_bytes(path: Path) -> None:
     with path.open("rb") as file:
         stamp = file.read(USER_BLOCK)
     if not stamp.startswith(SEAL):
-        raise CacheError(f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=REPAIR)
-    sealed, found = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace"), _body_digest(path)
-    if sealed != found:
         raise CacheError(
-            f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...", then=REPAIR
+            f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=repair_of(path)
+        )
+    found = _body_digest(path)
+    if stamp != _stamp_for(found):
+        sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
+        raise CacheError(
+            f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...",
+            then=repair_of(path),
         )
 
 
@@ -181,20 +241,21 @@ def verify(path: Path) -> FeatureCache:
     check_bytes(path)
     cache = open_cache(path)
     if fingerprint(cache.recipe) != cache.fingerprint:
-        raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=REPAIR)
+        raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path))
     if len(np.unique(cache.keys)) != len(cache):
-        raise CacheError(f"{path}: a digest stands there twice", then=REPAIR)
+        raise CacheError(f"{path}: a digest stands there twice", then=repair_of(path))
     for start, _, block in _slices(cache):
         if not np.isfinite(block).all():
             raise CacheError(
-                f"{path}: row {start + int(np.argmin(np.isfinite(block).all(axis=1)))} is not finite", then=REPAIR
+                f"{path}: row {start + int(np.argmin(np.isfinite(block).all(axis=1)))} is not finite",
+                then=repair_of(path),
             )
     return cache
 
 
 def _slices(cache: FeatureCache) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield (first row number, sha256 S64 (b,), features (b, D)) by slices."""
-    with _reading(cache.path) as file:
+    with _reading(cache.path, cache.stamp) as file:
         for start in range(0, len(cache), SLICE):
             yield start, file["sha256"][start : start + SLICE], file["features"][start : start + SLICE]
 

@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from extract import backbone, manifest, run, shards
 from extract.errors import OnepassError, UsageError
 
+ROOT = Path(__file__).parent.parent
 SLICES = 4  # a worker, at least: what the slowest still has to do when the others are done
 LARGEST = 20_000  # rows of a slice
 
@@ -43,8 +45,9 @@ class Worker:
 def extract(config: run.Config, address: str, workers: int | None) -> int:
     """Extract every slice on a cluster and seal them; return the exit code.
 
-    address: "local", or a cluster's, ray://...; its machines must see the same files under the same paths. workers:
-    None for one a machine. Errors: UsageError without Ray; the first error of a slice.
+    address: "local", or a cluster's, ray://host:port; its machines, and this one, must see this project and the same
+    files under the same paths. workers: None for one a machine.
+    Errors: UsageError without Ray or without that cluster; the first error of a slice.
     """
     ray = _start(address, workers)
     try:
@@ -54,20 +57,31 @@ def extract(config: run.Config, address: str, workers: int | None) -> int:
         n = shards.count(config.workspace) or max(SLICES * workers, -(-rows // LARGEST))
         print(f"cluster   {len(machines):,} machines, {workers:,} workers, {n:,} slices", flush=True)
         gpus = 1 if any(node["Resources"].get("GPU") for node in machines) else 0
-        found = ray.data.range(n, override_num_blocks=n).map_batches(
-            Worker,
-            fn_constructor_args=(config, n),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1,
-            num_gpus=gpus,
-        )
-        errors = [row["error"] for row in found.take_all() if row["error"]]
+        # as a task, since Ray Data cannot be driven from outside a cluster
+        errors = ray.get(ray.remote(num_cpus=0)(_slices).remote(config, n, workers, gpus))
     finally:
         ray.shutdown()
     if errors:
         raise OnepassError(errors[0], rule=f"It stopped {len(errors):,} of {n:,} slices; what is done is kept")
     return shards.seal(config)
+
+
+def _slices(config: run.Config, n: int, workers: int, gpus: int) -> list[str]:
+    """Run on the cluster: extract all slices by Ray Data's actors; return what went wrong."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    found = ray.data.range(n, override_num_blocks=n).map_batches(
+        Worker,
+        fn_constructor_args=(config, n),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+    return [row["error"] for row in found.take_all() if row["error"]]
 
 
 def _start(address: str, workers: int | None) -> Any:
@@ -81,14 +95,11 @@ def _start(address: str, workers: int | None) -> Any:
             f"A cluster needs Ray, and {error.name} is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cluster.txt",
         ) from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    here = {"num_cpus": (workers or 1) + 1, "include_dashboard": False} if address == "local" else {"address": address}
+    here: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}
+    if address == "local":  # a CPU more than workers: the reader needs one
+        here = {"num_cpus": (workers or 1) + 1, "include_dashboard": False}
     try:
-        ray.init(
-            log_to_driver=False, logging_level=logging.ERROR, **here
-        )  # a CPU more than workers: the reader needs one
-    except (ConnectionError, ValueError) as error:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"The cluster {address} cannot be reached: {error}") from error
     return ray

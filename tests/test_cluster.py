@@ -2,16 +2,20 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from extract import cache, run
+from extract import cache, cluster, run
 from extract.__main__ import main
+from extract.errors import UsageError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.tensorflow
@@ -42,12 +46,78 @@ def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
     said, _ = process.communicate(timeout=150)
     assert process.returncode == 0, said
     assert "2 workers, 8 slices" in said
+    assert_as_one_run(place, tmp_path / "many")
+
+
+def assert_as_one_run(place, many):
     assert run.extract(run.Config(place)) == 0
-    one, many = cache.verify(place.cache), cache.verify(tmp_path / "many" / "features.h5")
-    assert sorted(one.sha256.tolist()) == sorted(many.sha256.tolist())
-    rows = [found.read(np.argsort(found.sha256)) for found in (one, many)]
+    found = cache.verify(place.cache), cache.verify(many / "features.h5")
+    assert sorted(found[0].sha256.tolist()) == sorted(found[1].sha256.tolist())
+    rows = [each.read(np.argsort(each.sha256)) for each in found]
     np.testing.assert_allclose(*rows, atol=1e-5)
-    assert not (tmp_path / "many" / "features.shards").exists()
+    assert not (many / "features.shards").exists()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """The address of a cluster that somebody else started, from another folder."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={free_port()}"]
+    command += [
+        f"--ray-client-server-port={port}",
+        "--num-cpus=3",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_a_cluster_that_runs_already_is_reached_by_its_address(place, tmp_path, head):
+    """Through Ray Client, as from a laptop: the same rows as one run."""
+    command = [sys.executable, "-m", "extract", "features", "--data", str(place.data), "--media", str(place.media)]
+    command += ["--backbone", place.backbone, "--out", str(tmp_path / "many"), "--cluster", head, "--workers", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 workers, 8 slices" in done.stdout
+    assert_as_one_run(place, tmp_path / "many")
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_error(place):
+    """As a command that was wrong: the address is in it."""
+    with pytest.raises(UsageError, match=r"The cluster ray://127\.0\.0\.1:\d+ cannot be reached"):
+        cluster.extract(run.Config(place), f"ray://127.0.0.1:{free_port()}", None)
 
 
 def test_without_ray_there_is_one_clear_error(place, monkeypatch, capsys):

@@ -1,0 +1,171 @@
+"""What can be saved of a damaged cache or part: the rows whose checksums still hold, sealed anew in its place."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extract import artifacts, cache
+from extract.errors import CacheError
+
+GIVE_UP = "Delete it and run make features again"
+END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says how long the file is
+
+
+def repair(path: Path) -> tuple[int, int]:
+    """Rewrite a cache or part with its whole rows alone; return how many are kept, and how many there were.
+
+    A row is whole where the Fletcher-32 of its chunk of features and of its chunk of digests holds, and it is finite.
+    Errors: CacheError where recipe, probe or layout are damaged themselves, or no row is whole; the file is untouched.
+    """
+    with artifacts.lock(path.with_name(f".{path.name}.lock"), str(path)):
+        artifacts.sweep(path.parent)
+        with _opened(path) as (file, source):
+            recipe, provenance, probe = _described(path, file, source)
+            n = len(file["features"])
+            keys, whole = _whole_rows(path, file, source)
+            rows = np.flatnonzero(whole)
+            rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # a digest counts once
+            if not len(rows):
+                raise CacheError(f"{path}: not one row of {n:,} is whole", then=GIVE_UP)
+            made_by = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
+            chunks = _Chunks(path, file["features"], source)
+            cache.write(path, recipe, made_by, probe, _blocks(chunks, keys, rows), len(rows))
+    return len(rows), n
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
+    """Open a damaged file; one that was cut short is read as if zeros were behind it."""
+    try:
+        with _Padded(path) as padded, h5py.File(padded, "r") as file:
+            yield file, padded
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path} cannot be repaired, its structure is damaged: {error}", then=GIVE_UP) from error
+
+
+class _Padded(io.RawIOBase):
+    """A file's bytes, and zeros up to the length that its superblock tells: HDF5 opens nothing that is shorter."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._at = path.open("rb"), 0
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.seek(END_OF_FILE)
+        told = cache.USER_BLOCK + int.from_bytes(self._file.read(8), "little")
+        self._size = told if size < told < 1000 * max(size, 1) else size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._at)
+        found = self._file.read(wanted)
+        buffer[:wanted] = found.ljust(wanted, b"\0")
+        self._at += wanted
+        return wanted
+
+
+def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
+    cache.refuse_foreign(path, file, whole=False)
+    recipe = json.loads(cache.text(file, "recipe"))
+    if cache.fingerprint(recipe) != cache.text(file, "fingerprint"):
+        raise CacheError(f"{path} cannot be repaired, its recipe is damaged", then=GIVE_UP)
+    provenance: dict[str, Any] = {}
+    with suppress(ValueError, KeyError, OSError):
+        provenance = dict(json.loads(cache.text(file, "provenance")))
+    probe = _Chunks(path, file["probe"], source).read(0)
+    if probe is None:
+        raise CacheError(f"{path} cannot be repaired, its probe is damaged", then=GIVE_UP)
+    return recipe, provenance, probe
+
+
+def _whole_rows(path: Path, file: h5py.File, source: _Padded) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digests, S64 (n,), and which rows are whole, bool (n,)."""
+    n = len(file["features"])
+    keys, whole = np.zeros(n, "S64"), np.zeros(n, bool)
+    digests, features = (_Chunks(path, file[name], source) for name in ("sha256", "features"))
+    for start in range(0, n, digests.rows):
+        if (block := digests.read(start)) is not None:
+            keys[start : start + digests.rows] = block
+    for start in range(0, n, features.rows):
+        if (block := features.read(start)) is not None:
+            whole[start : start + features.rows] = np.isfinite(block).all(axis=1)
+    return keys, whole & (np.char.str_len(keys) == 64)
+
+
+def _blocks(chunks: _Chunks, keys: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield digests and features of `rows` (m,), ascending, chunk by chunk."""
+    for start in range(0, len(keys), chunks.rows):
+        at = rows[slice(*np.searchsorted(rows, (start, start + chunks.rows)))]
+        if len(at):
+            block = chunks.read(start)
+            assert block is not None
+            yield keys[at], block[at - start]
+
+
+class _Chunks:
+    """The chunks of a dataset, read past HDF5: with a damaged index it reads zeros where it finds nothing.
+
+    rows: of a chunk. Errors: CacheError for an index that may name the wrong rows. Chunks were written one behind the
+    other, so their places must ascend with their rows.
+    """
+
+    def __init__(self, path: Path, dataset: h5py.Dataset, source: _Padded) -> None:
+        self.rows, self._dataset, self._source = dataset.chunks[0], dataset, source
+        found = [_info(dataset, number) for number in range(dataset.id.get_num_chunks())]
+        starts = [start for start, _ in found]
+        self._place = {start: place for start, place in found if start % self.rows == 0 and starts.count(start) == 1}
+        places = [self._place[start] for start in sorted(self._place)]
+        if sorted(set(places)) != places:
+            what = f"the index of /{dataset.name.strip('/')} is damaged"
+            raise CacheError(f"{path} cannot be repaired, {what}", then=GIVE_UP)
+
+    def read(self, start: int) -> np.ndarray | None:
+        """Return the rows from `start` on, as many as a chunk has; None where their checksum does not hold."""
+        shape = (self.rows, *self._dataset.shape[1:])
+        size = int(np.prod(shape)) * self._dataset.dtype.itemsize
+        if start not in self._place:
+            return None
+        self._source.seek(self._place[start])
+        raw = self._source.read(size + 4)
+        if len(raw) < size + 4 or not _fletcher32_holds(raw) or not any(raw):  # zeros are what lost blocks read as
+            return None
+        return np.frombuffer(raw[:size], self._dataset.dtype).reshape(shape)[: len(self._dataset) - start]
+
+
+def _info(dataset: h5py.Dataset, number: int) -> tuple[int, int]:
+    """Return a chunk's first row, and where in the file it begins."""
+    info = dataset.id.get_chunk_info(number)
+    return info.chunk_offset[0], info.byte_offset
+
+
+def _fletcher32_holds(raw: bytes) -> bool:
+    """Check HDF5's Fletcher-32: of big-endian words, little-endian behind them (H5_checksum_fletcher32)."""
+    words = np.frombuffer(raw[:-4], ">u2").astype(np.uint64)
+    sums = int(words.sum()), int((words * np.arange(len(words), 0, -1, dtype=np.uint64)).sum())
+    stored = int.from_bytes(raw[-4:], "little")
+    return all(got % 65535 == told % 65535 for got, told in zip(sums, (stored & 65535, stored >> 16), strict=True))
