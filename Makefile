@@ -25,7 +25,7 @@ REVIEW  := $(VENV)/.review-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo features head compare export predict review labels pretrain pictures bench test lint
+.PHONY: help demo features head compare export predict review labels pretrain pictures bench torture test lint
 
 help:
 	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
@@ -39,6 +39,7 @@ help:
 	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
 	@echo "make pictures  the README's pictures anew, from the demo; needs Chromium"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
+	@echo "make torture   kills, full disks, damage and mutated images, counted; half an hour"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
 	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
@@ -90,6 +91,9 @@ bench: $(DEV)
 	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
 	$(PY) -m benchmarks.leaks
 	$(PY) -m benchmarks.review
+
+torture: $(DEV)
+	$(PY) -m tests.torture --report docs/reliability.md $(ARGS)
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

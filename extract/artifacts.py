@@ -21,6 +21,8 @@ from typing import Any, TextIO
 from extract.errors import BusyError, InputError
 
 # .onepass-tmp-<pid>-<name>: being written; .onepass-old-<pid>-<name>: being replaced
+FORMULA = re.compile(r"'*\s*[=+\-@].*[(|!]", re.DOTALL)
+FORMULA_STARTS = frozenset("'=+-@ \t\r\n")
 PARTIAL = re.compile(r"\.onepass-(tmp|old)-(\d+)-(.+)")
 
 
@@ -114,6 +116,19 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def inert(cell: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would run as a formula; `plain` takes it away again.
+
+    A formula that does harm calls a function or names a program or sheet: ids such as `-x_1` stay as they are.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULA_STARTS and FORMULA.match(cell) else cell
+
+
+def plain(cell: str) -> str:
+    """Return what `inert` was given."""
+    return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
+
+
 class _LineFeeds:
     """Ends each row with a line feed alone."""
 
@@ -129,13 +144,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = _writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(map(inert, row) for row in rows)
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as `write_csv` writes them."""
     text = io.StringIO(newline="")
-    _writer(text).writerows(rows)
+    _writer(text).writerows(map(inert, row) for row in rows)
     return text.getvalue()
 
 
@@ -150,9 +165,11 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.reader(file)
-        found, rows = next(reader, []), list(reader)
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    reader = csv.reader(io.StringIO(text, newline=""))
+    found, rows = next(reader, []), list(reader)
+    if "'" in text:
+        rows = [list(map(plain, row)) for row in rows]
     if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
             f"{path} is not as it was written: its columns should be {','.join(header)}",

@@ -25,6 +25,7 @@ from extract.errors import BackboneError
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
 DEFAULT = "efficientnet-b0"
 EMBEDDED = "embedded"
+MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
 EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights.npz"
 EMBEDDED_NOTE = "trained on generated images; for demo and tests, not for your photos"
 B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
@@ -327,6 +328,10 @@ def _with_second_rescaling(model: Any) -> Any:
 def _from_keras_file(path: Path) -> Any:
     _, keras = engines.load()
     try:
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(member.file_size for member in archive.infolist())
+        if unfolded > MOST_UNFOLDED * path.stat().st_size:
+            raise ValueError(f"it would unfold to {unfolded / 1e9:.1f} GB")
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
         raise BackboneError(

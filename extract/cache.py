@@ -8,6 +8,7 @@ others); a 512-byte user block with the SHA-256 of all bytes behind it. A part i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -171,7 +172,7 @@ def write(
     """
     dim = probe.shape[1]
     with artifacts.replacing(path) as partial:
-        with _writing(partial) as file:
+        with _writing(partial) as (file, patient):
             chunks = (min(CHUNK, n), dim)
             features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
             sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(SLICE, n),), fletcher32=True)
@@ -186,19 +187,74 @@ def write(
                 file.flush()  # digests before their features: of a file that was cut short, rows can be saved
                 features[start : start + len(rows)] = rows
                 start += len(rows)
+                patient.check()  # else the other blocks would be written to nowhere
         if start != n:
             raise CacheError(f"{path}: {start} rows came where {n} were announced")
         _stamp(partial)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[h5py.File]:
-    """Open for writing; HDF5's RuntimeError of a full disk becomes the OSError that it is."""
-    try:
-        with h5py.File(path, "w", userblock_size=USER_BLOCK) as file:
-            yield file
-    except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+def _writing(path: Path) -> Iterator[tuple[h5py.File, _Patient]]:
+    """Open for writing through a file that never fails HDF5; the OSError that it kept is raised behind it."""
+    with _Patient(path) as patient:
+        with h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
+            yield file, patient
+        patient.check()
+
+
+class _Patient(io.RawIOBase):
+    """A file for HDF5 to write to, which keeps the first error to itself and from then on drops what is written.
+
+    Where a write fails, on a full disk say, HDF5 1.14 leaves chunks in its cache that it cannot write or free, and the
+    process dies of a segmentation fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error:
+            raise self.error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        try:
+            while left and not self.error:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def _stamp(path: Path) -> None:

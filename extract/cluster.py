@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 from dataclasses import replace
 from functools import lru_cache
@@ -99,7 +101,9 @@ def _start(address: str, workers: int | None) -> Any:
     if address == "local":  # a CPU more than workers: the reader needs one
         here = {"num_cpus": (workers or 1) + 1, "include_dashboard": False}
     try:
+        if match := re.fullmatch(r"ray://(.+):(\d+)", address):  # Ray itself would try for half a minute
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"The cluster {address} cannot be reached: {error}") from error
     return ray

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -196,9 +197,11 @@ def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarra
 
 
 @contextmanager
-def opening(path: Path | str) -> Iterator[BinaryIO]:
+def opening(path: Path | str) -> Iterator[io.BufferedReader]:
     """Open a file to read it whole. Errors: BadImage where it cannot be read, or is too large to be an image."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise BadImage("io-error", "it is no regular file")
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise BadImage("undecodable", f"{size / 1e9:.1f} GB; files of up to {MAX_BYTES / 1e9:.1f} GB are read")

@@ -155,7 +155,7 @@ def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.Data
                         rule=f"The header has {len(header)} columns ({', '.join(header)})",
                     )
                 lines.append(reader.line_num)
-                cells.append(row)
+                cells.append([artifacts.plain(cell) for cell in row])
     except (OSError, csv.Error) as error:
         raise InputError(f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv") from error
     table = pd.DataFrame(cells, columns=header, index=pd.Index(lines, name="line"), dtype=str)

@@ -104,6 +104,8 @@ def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
     path = folder / "weights.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if any(member.compress_type for member in arrays.zip.infolist()):
+                raise ValueError("its arrays are compressed, and might unfold without end")  # ours are not
             return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         raise HeadError(

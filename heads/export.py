@@ -6,6 +6,7 @@ them itself, as bytes; its probabilities must be those that the bundle gives for
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -165,10 +166,20 @@ def least_float32(threshold: float) -> float:
 
 
 def write_formats(network: backbone.Backbone, layers: list[Dense], threshold: float, folder: Path) -> list[str]:
-    """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which."""
-    write_saved_model(network, layers, threshold, folder / "saved_model")
+    """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which.
+
+    Errors: OSError where the disk has no room.
+    """
+    tf, _ = engines.load()
+    try:
+        write_saved_model(network, layers, threshold, folder / "saved_model")
+    except tf.errors.OpError as error:  # its own kinds, OutOfRange for one, for what the disk refused
+        raise OSError(error.message) from error
     if network.model is None:
         return ["saved_model"]
+    needed = 3 * sum(file.stat().st_size for file in (folder / "saved_model").rglob("*") if file.is_file())
+    if (free := shutil.disk_usage(folder).free) < needed:  # HDF5 may crash the process where a write fails
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free", str(folder))
     model = join(network.model, layers, threshold)
     model.save(folder / "model.keras")
     model.save(folder / "model.h5", include_optimizer=False)

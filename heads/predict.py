@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,11 +151,10 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
     digests, bad = [""] * len(files), {}
     for i, file in enumerate(files):
         try:
-            digests[i] = backbone.file_digest(_existing(file))
+            with images.opening(_existing(file)) as opened:
+                digests[i] = hashlib.file_digest(opened, "sha256").hexdigest()
         except images.BadImage as error:
             bad[i] = error
-        except OSError as error:
-            bad[i] = images.BadImage("io-error", str(error))
     return np.array(digests), bad
 
 

@@ -84,9 +84,8 @@ def album(tmp_path: Path) -> Album:
     return Album(tmp_path / "album")
 
 
-@pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A .keras feature extractor, (32, 32, 3) -> (12,), with the layers that are known to cause trouble."""
+def save_tiny_backbone(path: Path) -> None:
+    """Save a .keras feature extractor, (32, 32, 3) -> (12,), with the layers that are known to cause trouble."""
     from extract import engines
 
     _, keras = engines.load()
@@ -97,8 +96,14 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = keras.layers.Conv2D(12, 5, strides=3, use_bias=False)(x)
     x = keras.layers.BatchNormalization()(x)
     x = keras.layers.Activation("silu")(x)
-    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
     keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)).save(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests' tiny backbone, see `save_tiny_backbone`."""
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    save_tiny_backbone(path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Over 200 odd image files, made here, each with what must become of it: embedded, or quarantined with a word why."""
+"""Over 300 odd image files, made here, each with what must become of it: embedded, or quarantined with a word why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from tests.conftest import encoded, picture
 
 @dataclass(frozen=True)
 class Odd:
-    """A file's name and bytes. why: "" where it must be embedded, else what its quarantine row's detail must say."""
+    """A file's name and bytes.
+
+    why: "" where it must be embedded, else what its quarantine row's detail must say, or "any". "either": whatever it
+    is, it must not be a crash.
+    """
 
     name: str
     data: bytes
@@ -63,7 +67,7 @@ def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
 
 def odd_files() -> list[Odd]:
     """Return the corpus; every file differs from every other in its bytes."""
-    return [*_whole(), *_truncated(), *_turned(), *_modes(), *_jpegs(), *_pngs(), *_not_images(), *_shapes()]
+    return [*_whole(), *_truncated(), *_turned(), *_modes(), *_jpegs(), *_pngs(), *_not_images(), *_shapes(), *_more()]
 
 
 def _whole() -> list[Odd]:
@@ -222,3 +226,36 @@ def _shapes() -> list[Odd]:
     at = whole.index(b"\xff\xc0") + 5
     bombs["jpeg"] = whole[:at] + struct.pack(">HH", 20_000, 20_000) + whole[at + 4 :]
     return found + [Odd(f"bomb.{kind}", data, "declares 20000 x 20000 pixels") for kind, data in bombs.items()]
+
+
+def _more() -> list[Odd]:
+    rng = np.random.default_rng(18)
+    image = picture(18, 80)
+    inks = image.convert("CMYK")
+    found = [Odd(f"cmyk jpeg, quality {q}", encoded(inks, quality=q)) for q in (40, 90)]
+    data = {"gif": encoded(image, "GIF"), "cmyk jpeg": encoded(inks), "ppm": encoded(image, "PPM")}
+    for kind, whole in data.items():
+        found += [
+            Odd(f"{tenth} tenths of a {kind}", whole[: len(whole) * tenth // 10], "any") for tenth in range(1, 10)
+        ]
+    pixels = np.asarray(image)
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in pixels[y::dy, x::dx])
+    found.append(Odd("png, interlaced (Adam7)", png(80, 80, 8, 2, rows, interlace=1)))
+    icc = chunk(b"iCCP", b"huge\0\0" + zlib.compress(bytes(8_000_000)))
+    whole = b"".join(b"\0" + row.tobytes() for row in pixels)
+    found.append(Odd("png with a profile of 8 MB", png(80, 80, 8, 2, whole, icc)))
+    found.append(Odd("png with 5,000 text chunks", png(80, 80, 8, 2, whole, *[chunk(b"tEXt", b"k\0v")] * 5000)))
+    late = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(9_000_000)))
+    found.append(Odd("png with a text that unfolds to 9 MB", png(80, 80, 8, 2, whole, late)))
+    for kind, options in (("WEBP", {}), ("AVIF", {}), ("JPEG", {"progressive": True}), ("TIFF", {})):
+        sound = encoded(image, kind, **options)
+        for number in range(4):
+            noise = bytearray(sound)
+            noise[12:20] = rng.bytes(8)
+            found.append(Odd(f"{kind.lower()} with noise {number} in its header", bytes(noise), "either"))
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        sound = encoded(picture(19, 33), kind)
+        found.append(Odd(f"{kind.lower()} with 100 kB of zeros behind it", sound + bytes(100_000)))
+        found.append(Odd(f"{kind.lower()} behind a byte order mark", b"\xef\xbb\xbf" + sound, "no image format"))
+    return found

@@ -94,7 +94,7 @@ def _parse(path: Path) -> tuple[list[list[str]], int]:
         for row in reader:
             if not (_is_whole(row) if taken else row == list(COLUMNS)):
                 break
-            rows.append(row)
+            rows.append([artifacts.plain(cell) for cell in row])
             taken = reader.line_num
     torn = len(lines) == taken + 1 and not text.endswith("\n") and (taken or ",".join(COLUMNS).startswith(text))
     if taken < len(lines) and not torn:

@@ -32,7 +32,7 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
         header, rows = list(table.columns), table.to_numpy().tolist()
     else:
         with place.data.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            header, *rows = (row for row in csv.reader(file) if row)
+            header, *rows = ([artifacts.plain(cell) for cell in row] for row in csv.reader(file) if row)
     names = [name.strip() for name in header]
     name_at, value_at = names.index("objectId"), names.index("value")
     changed = 0

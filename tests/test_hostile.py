@@ -1,0 +1,186 @@
+"""Files that others give us: nothing in them is run, followed or believed about its size."""
+
+import os
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from extract import artifacts, cache, images, manifest, run
+from extract.errors import CacheError, HeadError, InputError
+from heads import bundle, predict
+from heads.__main__ import main as heads_main
+from tests.conftest import encoded, picture, read_rows
+from tests.test_cache import PROBE, RECIPE, keys, parts, rows, sealed  # noqa: F401
+
+FORMULAS = [
+    "=cmd|' /C calc'!A0",
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    '+HYPERLINK("x","y")',
+    "-2+3+cmd|' /C calc'!A0",
+    "\t=1+f(2)",
+    "'=f(1)",
+    " =f(1)",
+]
+HARMLESS = ["-x_1", "+49 30", "@home", "=", "a=b(c)", "'quoted'", "--", "-0.25"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *HARMLESS])
+def test_no_table_holds_a_formula_and_every_text_comes_back(tmp_path, text):
+    """What a spreadsheet would run begins with an apostrophe in the file, and is itself again when we read it."""
+    path = tmp_path / "t.csv"
+    artifacts.write_csv(path, ("a", "b"), [(text, 1.5)])
+    assert artifacts.read_rows(path, ("a", "b")) == [[text, "1.5"]]
+    cell = read_rows(path)[0]["a"]
+    assert cell == (f"'{text}" if text in FORMULAS else text)
+
+
+@pytest.mark.tensorflow
+def test_ids_that_are_formulas_go_through_the_whole_line(place, album, tmp_path):
+    """Labels, features, suspects, predictions: found again under their own name, and safe to open everywhere."""
+    evil = "=cmd|' (x)'!A0"
+    album.rows.append((evil, "1", "train", ""))
+    (album.media / evil).write_bytes(encoded(picture(77)))
+    album.write()
+    assert evil in manifest.read_table(album.table)["objectId"].tolist()
+    assert run.extract(run.Config(place)) == 0
+    assert run.extract(run.Config(place, load=None)) == 0, "known by its name"
+    out = str(place.out)
+    assert heads_main(["train", "--out", out, "--head", "logistic"]) == 0
+    assert heads_main(["predict", "--out", out]) == 0
+    assert heads_main(["labels", "--out", out]) == 0
+    for path in place.out.rglob("*.csv"):
+        for row in read_rows(path):
+            assert not any(cell.startswith(evil) for cell in row.values() if isinstance(cell, str)), path
+    assert evil in manifest.read_table(place.out / "labels.csv")["objectId"].tolist()
+
+
+def refused(path, message):
+    with pytest.raises(CacheError, match=message):
+        cache.open_cache(path)
+
+
+def test_a_cache_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(sealed):  # noqa: F811
+    """64 TB of digests that are not there would be zeros to HDF5."""
+    with h5py.File(sealed.path, "r+") as file:
+        del file["sha256"]
+        file.create_dataset("sha256", (10**12,), "S64", chunks=(4096,), fletcher32=True)
+    refused(sealed.path, r"/sha256 is .S64 \(1000000000000,\), not|declares 64000.00 GB and holds")
+    with h5py.File(sealed.path, "r+") as file:
+        del file["features"]
+        file.create_dataset("features", (10**12, 5), "f4", chunks=(256, 5), fletcher32=True)
+    refused(sealed.path, r"/features declares 20000.00 GB and holds 0.00 GB")
+
+
+def test_a_cache_that_is_compressed_is_refused(sealed):  # noqa: F811
+    """A few kilobytes could unfold to terabytes."""
+    with h5py.File(sealed.path, "r+") as file:
+        del file["sha256"]
+        file.create_dataset("sha256", (1000,), "S64", chunks=(1000,), fletcher32=True, compression="gzip")
+    refused(sealed.path, "/sha256 is not stored as ours is")
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual"])
+def test_a_cache_that_leads_to_other_files_is_not_followed(sealed, tmp_path, kind):  # noqa: F811
+    """HDF5 can point anywhere on the disk."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file.create_dataset("x", (1000, 5), "f4", chunks=(256, 5), fletcher32=True)
+    with h5py.File(sealed.path, "r+") as file:
+        file.move("features", "moved")
+        if kind == "external link":
+            file["features"] = h5py.ExternalLink(str(secret), "/x")
+        elif kind == "soft link":
+            file["features"] = h5py.SoftLink("/moved")
+        elif kind == "external storage":
+            file.create_dataset("features", (1000, 5), "f4", external=[(str(secret), 0, 20_000)])
+        else:
+            layout = h5py.VirtualLayout((1000, 5), "f4")
+            layout[:] = h5py.VirtualSource(str(secret), "x", (1000, 5))
+            file.create_virtual_dataset("features", layout)
+    refused(sealed.path, "/features is not stored as ours is")
+
+
+@pytest.mark.parametrize("value", [10**18, np.arange(10**5), "words of any length", None])
+def test_an_attribute_of_another_kind_is_refused(sealed, value):  # noqa: F811
+    """bytes(10**18) would be a petabyte."""
+    with h5py.File(sealed.path, "r+") as file:
+        del file.attrs["recipe"]
+        if value is not None:
+            file.attrs["recipe"] = value if not isinstance(value, np.ndarray) else value[:5000]
+    refused(sealed.path, "cannot be read as a feature cache.*recipe")
+
+
+def test_a_reader_that_has_one_cache_open_does_not_read_the_next(sealed, parts):  # noqa: F811
+    """Digests of the old with features of the new would train every head on the wrong labels."""
+    cache.seal(sealed.path, parts[1:], cache.provenance())
+    with pytest.raises(CacheError, match=r"was sealed anew while it was being read\. Run the same command again"):
+        sealed.read(np.arange(5))
+    assert len(cache.open_cache(sealed.path).read(np.arange(5))) == 5
+
+
+@pytest.mark.tensorflow
+def test_a_bundle_whose_arrays_unfold_or_hold_objects_is_refused(photos):
+    """No pickle is opened, and nothing that could take more memory than the file has bytes."""
+    assert heads_main(["train", "--out", str(photos.out), "--head", "logistic"]) == 0
+    folder = photos.out / "heads" / "logistic"
+    with np.load(folder / "weights.npz") as arrays:
+        held = dict(arrays)
+    np.savez_compressed(folder / "weights.npz", **held)
+    with pytest.raises(HeadError, match="might unfold without end"):
+        bundle.load(folder)
+    np.savez(folder / "weights.npz", kernel_0=np.array([os.system], dtype=object), bias_0=held["bias_0"])
+    with pytest.raises(HeadError, match="allow_pickle"):
+        bundle.load(folder)
+
+
+@pytest.mark.tensorflow
+def test_a_keras_file_that_would_unfold_is_refused(place):
+    """A zip bomb with a .keras suffix."""
+    from extract import backbone
+    from extract.errors import BackboneError
+
+    source = backbone.resolve(place.backbone)
+    with zipfile.ZipFile(place.backbone, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(50_000_000))
+    try:
+        with pytest.raises(BackboneError, match=r"it would unfold to 0\.1 GB"):
+            backbone._from_keras_file(source.path)
+    finally:
+        with zipfile.ZipFile(place.backbone) as archive:
+            kept = {name: archive.read(name) for name in archive.namelist() if name != "zeros"}
+        with zipfile.ZipFile(place.backbone, "w") as archive:
+            for name, data in kept.items():
+                archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("text", [b"objectId,value\na\0b,0\n", b"objectId,value\n" + b"a" * 200_000 + b",0\n"])
+def test_a_table_with_a_nul_or_an_endless_cell_is_refused_in_words(tmp_path, text):
+    """Not by a traceback of the csv module."""
+    path = tmp_path / "t.csv"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=r"t\.csv"):
+        manifest.locate(manifest.read_table(path), tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """Wherever a file is opened."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(images.BadImage, match="it is no regular file"):
+        images.read(tmp_path / "pipe")
+    assert predict._digests([("pipe", tmp_path / "pipe")])[1][0].reason == "io-error"
+
+
+@pytest.mark.tensorflow
+def test_a_run_goes_on_with_another_engine_and_never_with_another_precision(place, album):
+    """Engines agree within the probe's tolerance; precision is part of the recipe."""
+    from dataclasses import replace
+
+    assert run.extract(run.Config(place, engine="openvino")) == 0
+    album.add("new", encoded(picture(91)), "1", "train")
+    album.write()
+    assert run.extract(run.Config(place, engine="tensorflow")) == 0
+    assert len(cache.verify(place.cache)) == 41
+    with pytest.raises(CacheError, match=r"another recipe: precision is 'float32', not 'bfloat16'"):
+        run.extract(run.Config(replace(place, precision="bfloat16")))
