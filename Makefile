@@ -93,6 +93,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.review
 
 torture: $(DEV)
+	$(PY) -m pytest -m slow -n 0
 	$(PY) -m tests.torture --report docs/reliability.md $(ARGS)
 
 test: $(DEV)

@@ -11,6 +11,7 @@ import pytest
 
 from extract import cache
 from extract.errors import CacheError
+from tests.conftest import ROOT
 
 RECIPE = {"architecture": "test", "input_size": 32}
 PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)
@@ -142,6 +143,25 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, parts, monkeyp
         cache.seal(tmp_path / "features.h5", parts, {})
     assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
     assert len(cache.open_parts(tmp_path / "features.parts")) == 3
+
+
+@pytest.mark.parametrize("limit", [600, 9000, 30_000])
+def test_a_write_that_fails_is_an_error_and_not_a_crash(tmp_path, parts, limit):
+    """HDF5 1.14 dies of a segmentation fault behind a write that the disk refused; found by the fault campaign."""
+    code = f"""
+import resource
+from pathlib import Path
+from extract import cache
+sources = cache.open_parts(Path({str(tmp_path / "features.parts")!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    cache.seal(Path({str(tmp_path / "features.h5")!r}), sources, {{}})
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
 
 
 def test_a_damaged_source_is_not_sealed_over(tmp_path, parts, sealed):

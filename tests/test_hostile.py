@@ -178,7 +178,7 @@ def test_a_run_goes_on_with_another_engine_and_never_with_another_precision(plac
     from dataclasses import replace
 
     assert run.extract(run.Config(place, engine="openvino")) == 0
-    album.add("new", encoded(picture(91)), "1", "train")
+    album.add("newimage", encoded(picture(91)), "1", "train")
     album.write()
     assert run.extract(run.Config(place, engine="tensorflow")) == 0
     assert len(cache.verify(place.cache)) == 41

@@ -15,8 +15,8 @@ def test_a_short_campaign_loses_nothing(tmp_path):
     """Kills, stops, full disks, damaged caches, mutated images, readers: in a process that may be forked."""
     report = tmp_path / "report.md"
     report.write_text("before\n<!-- campaign -->\nold\n<!-- end -->\nafter\n")
-    command = [sys.executable, "-m", "tests.torture", "--kills=2", "--stops=2", "--disks=2", "--damages=100"]
-    command += ["--files=300", "--seconds=2", "--seed=7", f"--report={report}"]
+    command = [sys.executable, "-m", "tests.torture", "--kills=1", "--stops=1", "--disks=1", "--damages=60"]
+    command += ["--files=200", "--seconds=1", "--seed=7", f"--report={report}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     text = report.read_text()

@@ -37,6 +37,7 @@ from tests.odd_files import odd_files
 
 PATIENCE = 120.0  # seconds until a process counts as hanging
 PICTURES = 48
+PARTS = ("damage", "readers", "features", "seal", "export", "head", "images")
 
 
 @dataclass
@@ -575,19 +576,23 @@ def campaign(flags: argparse.Namespace, folder: Path) -> Iterator[Tally]:
     harms = {part: folder / part for part in ("verbs", "kills", "disk", "damage", "fuzz", "readers")}
     for path in harms.values():
         path.mkdir()
-    yield damaged_caches(flags.damages, flags.seed, harms["damage"])
-    yield readers(flags.seconds, harms["readers"])
+    if "damage" in flags.only:
+        yield damaged_caches(flags.damages, flags.seed, harms["damage"])
+    if "readers" in flags.only:
+        yield readers(flags.seconds, harms["readers"])
     preload()
     backbone = harms["verbs"] / "tiny.keras"
     done(lambda: save_tiny(backbone), folder)
     verbs = (*extraction(harms["verbs"], backbone), training(harms["verbs"]))
+    verbs = tuple(verb for verb in verbs if verb.name in flags.only)
     for verb in verbs:
         yield kills(verb, flags.kills, [signal.SIGKILL], flags.seed, harms["kills"])
     for verb in verbs:
         yield kills(verb, flags.stops, [signal.SIGTERM, signal.SIGINT], flags.seed + 1, harms["kills"])
     for verb in verbs:
         yield full_disks(verb, flags.disks, flags.seed, harms["disk"])
-    yield fuzz(flags.files, flags.seed, harms["fuzz"])
+    if "images" in flags.only:
+        yield fuzz(flags.files, flags.seed, harms["fuzz"])
 
 
 def save_tiny(path: Path) -> int:
@@ -608,6 +613,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=10_000, help="mutated images")
     parser.add_argument("--seconds", type=float, default=30.0, help="of reading while a cache is sealed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="of the parts, some")
     parser.add_argument("--report", type=Path, help="a Markdown file whose table is replaced")
     flags = parser.parse_args()
     found: list[Tally] = []
