@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from extract import engines, exif
 
@@ -37,6 +37,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
 MAX_BYTES = 1_000_000_000  # so many pixels, uncompressed, with 16 bits a channel and alpha
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: colour profiles of over 1 MB are no attack
 Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
 REFUSAL = "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; other images go to the signature `pixels`"
@@ -236,7 +237,7 @@ def from_bytes(data: bytes, size: int) -> np.ndarray:
     try:
         return _decoder(size)(tf.constant(data)).numpy()
     except tf.errors.OpError as error:
-        if REFUSAL in error.message or header.format in ("JPEG", "MPO"):  # lossless JPEG, say, is Pillow's
+        if REFUSAL in error.message or header.format in ("JPEG", "MPO", "BMP"):  # lossless JPEG and junk behind a BMP
             return _with_pillow(data, size)
         first_line = re.sub(r"\{\{.*?\}\} *", "", error.message or type(error).__name__).strip().splitlines()[0]
         raise BadImage("undecodable", first_line[:200]) from error

@@ -39,8 +39,7 @@ import sys
 import numpy as np
 from heads import predict
 from extract import workspace
-digests = iter({[row["sha256"] for row in rows]!r})
-predict.backbone.file_digest = lambda path: next(digests)
+predict._digests = lambda files: (np.array({[row["sha256"] for row in rows]!r}), {{}})
 files = [(name, name) for name in {[row["objectId"] for row in rows]!r}]
 found = predict.from_bundle(workspace.resolve(out={str(cached.out)!r}), "logistic", files)
 assert "tensorflow" not in sys.modules and "keras" not in sys.modules
