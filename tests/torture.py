@@ -585,11 +585,11 @@ def campaign(flags: argparse.Namespace, folder: Path) -> Iterator[Tally]:
     done(lambda: save_tiny(backbone), folder)
     verbs = (*extraction(harms["verbs"], backbone), training(harms["verbs"]))
     verbs = tuple(verb for verb in verbs if verb.name in flags.only)
-    for verb in verbs:
+    for verb in verbs if flags.kills else ():
         yield kills(verb, flags.kills, [signal.SIGKILL], flags.seed, harms["kills"])
-    for verb in verbs:
+    for verb in verbs if flags.stops else ():
         yield kills(verb, flags.stops, [signal.SIGTERM, signal.SIGINT], flags.seed + 1, harms["kills"])
-    for verb in verbs:
+    for verb in verbs if flags.disks else ():
         yield full_disks(verb, flags.disks, flags.seed, harms["disk"])
     if "images" in flags.only:
         yield fuzz(flags.files, flags.seed, harms["fuzz"])
