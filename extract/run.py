@@ -228,9 +228,11 @@ def _embed(
 
     The backbone is not loaded, and the Pass is None, where nothing is new.
     """
-    jobs = _unseen(plan, scan)
-    if not jobs:
+    try:
+        jobs = _unseen(plan, scan)
+    finally:
         _write_manifest(config.workspace, known, scan)
+    if not jobs:
         return plan.bad, None
     print(f"backbone  loading {source.name}", flush=True)
     engines.share_cores()
@@ -253,7 +255,7 @@ def _embed(
                 for number, row in block.rows:
                     scan.add(number, row)
                 fresh = [key not in plan.known for key in block.keys]  # of copies read at the same time, the first
-                plan.known.update(block.keys, block.bad)
+                plan.known.update(block.keys)
                 bad |= block.bad
                 writer.add([key for key, new in zip(block.keys, fresh, strict=True) if new], block.features[fresh])
                 spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
@@ -272,7 +274,9 @@ def _embed(
             then="Run the same command again to go on from there",
         )
     seconds = max(time.monotonic() - started, 1e-9)
-    path_of = {row.sha256: row.path for row in scan.rows}
+    # a copy may have been embedded where another could not be read
+    bad = {digest: why for digest, why in bad.items() if digest in plan.bad or digest not in plan.known}
+    path_of = {row.sha256: row.path for row in scan.rows} if bad else {}
     for digest in bad.keys() - plan.bad.keys():
         reason, detail = bad[digest]
         if reason == "undecodable" and (words := images.complaints(path_of[digest], network.input_size)):
@@ -356,7 +360,7 @@ def _block(network: backbone.Backbone, jobs: list[Job], known: set[str], scan: S
                 if not digest:
                     number, row, data = _read(job, scan)
                     block.rows.append((number, row))
-                    if isinstance(row, Failure) or any(row.sha256 in seen for seen in (known, block.keys, block.bad)):
+                    if isinstance(row, Failure) or row.sha256 in known or row.sha256 in block.keys:
                         continue
                     digest = row.sha256
                 elif data is None:

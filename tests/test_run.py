@@ -224,6 +224,27 @@ def test_a_copy_stands_in_for_one_that_vanishes_meanwhile(place, album, monkeypa
     assert (facts["rows_in_cache"], facts["quarantined_by_reason"]["missing"]) == (41, 0 if known else 1)
 
 
+def test_a_copy_that_is_new_stands_in_for_one_that_vanishes_meanwhile(place, album, monkeypatch):
+    """One is known by its digest and goes away before it is embedded; the other is read in the same pass."""
+    data = encoded(picture(80))
+    gone = album.add("copy-one", data, "0", "train")
+    album.write()
+    extract(place)
+    place.cache.unlink()
+    album.add("copy-two", data, "0", "train")
+    album.write()
+    look = manifest.look
+
+    def found_and_gone(*args, **options):
+        scan = look(*args, **options)
+        gone.unlink()
+        return scan
+
+    monkeypatch.setattr(manifest, "look", found_and_gone)
+    facts = extract(place)[1]
+    assert (facts["rows_in_cache"], facts["quarantined"]) == (41, 0)
+
+
 def test_a_file_is_opened_once(place, album, monkeypatch):
     """The bytes that are hashed are the bytes that are decoded; copies are read and not decoded."""
     album.add("copy", (album.media / "object" / "00" / "03" / "0003img").read_bytes(), "1", "train")
