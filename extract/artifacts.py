@@ -20,9 +20,10 @@ from typing import Any, TextIO
 
 from extract.errors import BusyError, InputError
 
-# .onepass-tmp-<pid>-<name>: being written; .onepass-old-<pid>-<name>: being replaced
+# what a spreadsheet would run: a call, a program, another sheet
 FORMULA = re.compile(r"'*\s*[=+\-@].*[(|!]", re.DOTALL)
 FORMULA_STARTS = frozenset("'=+-@ \t\r\n")
+# .onepass-tmp-<pid>-<name>: being written; .onepass-old-<pid>-<name>: being replaced
 PARTIAL = re.compile(r"\.onepass-(tmp|old)-(\d+)-(.+)")
 
 

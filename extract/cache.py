@@ -1,7 +1,7 @@
 """THE CONTRACT between the stages: features.h5, keyed by content, one recipe, sealed and read-only.
 
-Layout, schema 1: /features (n, D) float32 in chunks of (256, D), /sha256 (n,) S64, /probe (4, D) float32, all with
-fletcher32; root attributes schema, recipe, fingerprint, provenance, as fixed-length strings (HDF5 cannot checksum
+Layout, schema 1: /features (n, D) float32 and /sha256 (n,) S64, both in chunks of 256 rows, /probe (4, D) float32, all
+with fletcher32; root attributes schema, recipe, fingerprint, provenance, as fixed-length strings (HDF5 cannot checksum
 others); a 512-byte user block with the SHA-256 of all bytes behind it. A part is the same. h5py alone can read it.
 """
 
@@ -175,7 +175,7 @@ def write(
         with _writing(partial) as (file, patient):
             chunks = (min(CHUNK, n), dim)
             features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
-            sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(SLICE, n),), fletcher32=True)
+            sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(CHUNK, n),), fletcher32=True)
             file.create_dataset("probe", data=probe, dtype="f4", chunks=probe.shape, fletcher32=True)
             file.attrs["schema"] = SCHEMA
             file.attrs["fingerprint"] = np.bytes_(fingerprint(recipe))
@@ -197,9 +197,11 @@ def write(
 def _writing(path: Path) -> Iterator[tuple[h5py.File, _Patient]]:
     """Open for writing through a file that never fails HDF5; the OSError that it kept is raised behind it."""
     with _Patient(path) as patient:
-        with h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
-            yield file, patient
-        patient.check()
+        try:
+            with h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
+                yield file, patient
+        finally:
+            patient.check()
 
 
 class _Patient(io.RawIOBase):

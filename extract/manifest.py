@@ -126,9 +126,8 @@ class Scan:
         return {row.object_id: row.sha256 for row in self.rows}
 
     def manifest(self) -> Manifest:
-        """Return what is known by now; rows yet to be read are left out."""
-        rows = [row for number, row in enumerate(self.rows) if number not in self.unread]
-        return Manifest(rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
+        """Return what is known by now; of a row that is yet to be read, whatever was known before, only its file."""
+        return Manifest(self.rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
@@ -237,6 +236,8 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
             found.append(os.path.join(folder, file) if file in listing.names(folder) else None)
             continue
         answers = listing.answering(base, relative)
+        if not answers and artifacts.inert(relative) != relative:  # the apostrophe was the user's own
+            answers = listing.answering(base, artifacts.inert(relative))
         if len(answers) > 1:
             raise InputError(
                 f"{where(line, path)}: two files answer to {name!r}: {answers[0]} and {answers[1]}",
@@ -271,7 +272,7 @@ class _Listing:
         """Return the paths of the files that an id may mean; see `locate`."""
         if os.sep in relative:
             above, name = os.path.split(relative)
-            return self.files(os.path.join(media, above)).get(name, [])
+            return self.files(os.path.normpath(os.path.join(media, above))).get(name, [])
         found: list[str] = []
         for files in self._places.get(relative[:4]) or self._spread(media, relative[:4]):
             found += files.get(relative, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,8 @@ def repair(path: Path) -> tuple[int, int]:
     A row is whole where the Fletcher-32 of its chunk of features and of its chunk of digests holds, and it is finite.
     Errors: CacheError where recipe, probe or layout are damaged themselves, or no row is whole; the file is untouched.
     """
-    with artifacts.lock(path.with_name(f".{path.name}.lock"), str(path)):
+    of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # a part is its cache's writer's
+    with artifacts.lock(of.with_name(f".{of.name}.lock"), str(of)):
         artifacts.sweep(path.parent)
         with _opened(path) as (file, source):
             recipe, provenance, probe = _described(path, file, source)
@@ -90,6 +92,8 @@ class _Padded(io.RawIOBase):
 
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
+    if file.attrs.get("schema") != cache.SCHEMA:
+        raise CacheError(f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=GIVE_UP)
     cache.refuse_foreign(path, file, whole=False)
     recipe = json.loads(cache.text(file, "recipe"))
     if cache.fingerprint(recipe) != cache.text(file, "fingerprint"):
@@ -137,8 +141,8 @@ class _Chunks:
     def __init__(self, path: Path, dataset: h5py.Dataset, source: _Padded) -> None:
         self.rows, self._dataset, self._source = dataset.chunks[0], dataset, source
         found = [_info(dataset, number) for number in range(dataset.id.get_num_chunks())]
-        starts = [start for start, _ in found]
-        self._place = {start: place for start, place in found if start % self.rows == 0 and starts.count(start) == 1}
+        times = Counter(start for start, _ in found)
+        self._place = {start: place for start, place in found if start % self.rows == 0 and times[start] == 1}
         places = [self._place[start] for start in sorted(self._place)]
         if sorted(set(places)) != places:
             what = f"the index of /{dataset.name.strip('/')} is damaged"

@@ -117,6 +117,8 @@ def extract(config: Config) -> int:
         try:
             bad, done = _embed(config, plan, known, scan, source, recipe)
             failures = [*scan.failures.values(), *_failures(scan, bad)]
+            if not config.apart:  # before a MEDIA that is not there, say, is recorded as so many bad images
+                _refuse_all_bad(place, scan, list(scan.failures.values()))
             _write_quarantine(place, scan, failures, _decoder(recipe))
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
@@ -207,7 +209,7 @@ def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str
     return {
         row["sha256"]: (row["reason"], row["detail"])
         for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
-        if row["reason"] == "undecodable" and row["decoder"] == _decoder(recipe)
+        if row["reason"] == "undecodable" and row["sha256"] and row["decoder"] == _decoder(recipe)
     }
 
 
@@ -228,6 +230,9 @@ def _embed(
 
     The backbone is not loaded, and the Pass is None, where nothing is new.
     """
+    _write_manifest(
+        config.workspace, known, scan
+    )  # at once: what it says of files that have changed is not true any more
     try:
         jobs = _unseen(plan, scan)
     finally:
@@ -247,7 +252,7 @@ def _embed(
     writer = _PartWriter(config.workspace, source, recipe, probe)
     bad = dict(plan.bad)
     spent = dict.fromkeys(STAGES, 0.0)
-    started = time.monotonic()
+    started = due = time.monotonic()
     with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(workers) as pool:
         progress = Progress(len(jobs), "embedding")
         try:
@@ -257,22 +262,25 @@ def _embed(
                 fresh = [key not in plan.known for key in block.keys]  # of copies read at the same time, the first
                 plan.known.update(block.keys)
                 bad |= block.bad
-                writer.add([key for key, new in zip(block.keys, fresh, strict=True) if new], block.features[fresh])
+                keys = [key for key, new in zip(block.keys, fresh, strict=True) if new]
+                if writer.add(keys, block.features[fresh]) and time.monotonic() > due:
+                    took = -time.monotonic()
+                    _write_manifest(config.workspace, known, scan)
+                    took += time.monotonic()
+                    due = time.monotonic() + 20 * took  # a kill costs reading again what was read since
                 spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
                 progress.add(block.jobs, bad=block.failed)
                 if stop.is_set():
                     break
         finally:  # whatever ended the loop, what was embedded is kept
             pool.shutdown(cancel_futures=True)
-            writer.flush()
             progress.close()
-            _write_manifest(config.workspace, known, scan)
+            try:
+                writer.flush()
+            finally:
+                _write_manifest(config.workspace, known, scan)
     if stop.is_set() and progress.done < len(jobs):
-        raise Interrupted(
-            f"Stopped with {progress.done:,} of {len(jobs):,} images done",
-            rule="What is done is kept",
-            then="Run the same command again to go on from there",
-        )
+        raise _interrupted(progress.done, len(jobs))
     seconds = max(time.monotonic() - started, 1e-9)
     # a copy may have been embedded where another could not be read
     bad = {digest: why for digest, why in bad.items() if digest in plan.bad or digest not in plan.known}
@@ -289,7 +297,8 @@ def _unseen(plan: Plan, scan: Scan) -> list[Job]:
     jobs, together = plan.jobs, 4 * engines.cores()
     if not plan.known:
         return jobs
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    progress = Progress(len(jobs), "reading")
+    with _stop_signal() as stop, ThreadPoolExecutor(engines.cores()) as pool:
         for at in range(0, len(jobs), together):
             some = jobs[at : at + together]
             if any(job.digest for job in some):
@@ -300,8 +309,21 @@ def _unseen(plan: Plan, scan: Scan) -> list[Job]:
                 if isinstance(row, Row) and row.sha256 not in plan.known:
                     fresh.setdefault(row.sha256, Job(None, job.paths, row.sha256, data))
             if fresh:
+                progress.close()
                 return [*fresh.values(), *jobs[at + together :]]
+            progress.add(len(some))
+            if stop.is_set():
+                raise _interrupted(progress.done, len(jobs))
+    progress.close()
     return []
+
+
+def _interrupted(done: int, total: int) -> Interrupted:
+    return Interrupted(
+        f"Stopped with {done:,} of {total:,} images done",
+        rule="What is done is kept",
+        then="Run the same command again to go on from there",
+    )
 
 
 def _read(job: Job, scan: Scan) -> tuple[int, Row | Failure, bytes]:
@@ -360,11 +382,14 @@ def _block(network: backbone.Backbone, jobs: list[Job], known: set[str], scan: S
                 if not digest:
                     number, row, data = _read(job, scan)
                     block.rows.append((number, row))
-                    if isinstance(row, Failure) or row.sha256 in known or row.sha256 in block.keys:
+                    if isinstance(row, Failure):
                         continue
                     digest = row.sha256
-                elif data is None:
+                if digest in known or digest in block.keys:
+                    continue
+                if data is None:
                     data = images.read_any(job.paths, sha256=digest)
+                job.data = None
             with _timed(block.seconds, "decoding"):
                 pixels.append(images.from_bytes(data, network.input_size))
             block.keys.append(digest)
@@ -400,12 +425,15 @@ class _PartWriter:
         self._features: list[np.ndarray] = []
         self._since, self.rows = time.monotonic(), 0
 
-    def add(self, keys: list[str], features: np.ndarray) -> None:
+    def add(self, keys: list[str], features: np.ndarray) -> bool:
+        """Take rows in; return whether a part was due and published."""
         if keys:
             self._keys += keys
             self._features.append(features)
-        if len(self._keys) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
-            self.flush()
+        if len(self._keys) < PART_ROWS and time.monotonic() - self._since < PART_SECONDS:
+            return False
+        self.flush()
+        return True
 
     def flush(self) -> None:
         if self._keys:
@@ -444,6 +472,8 @@ def _stop_signal() -> Iterator[threading.Event]:
 def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
     """Join parts into the cache, if there are any, and clear them away."""
     sources = _sources(place)
+    if not sources:
+        raise InputError(f"Not one image could be embedded, and there is no cache at {place.cache}")
     if sources[-1].path == place.cache:
         return sources[-1]
     sealed = cache.seal(place.cache, sources, cache.provenance(backbone=source.name))

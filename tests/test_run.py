@@ -348,3 +348,45 @@ def test_odd_files_cost_their_neighbours_nothing(place, album):
         if f"{i:04d}" not in bad:
             alone = network.embed(images.from_bytes(each.data, 32)[None])[0]
             np.testing.assert_allclose(by_digest[hashlib.sha256(each.data).hexdigest()], alone, atol=1e-5)
+
+
+def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(place, album, monkeypatch):
+    """The old digests are not true any more, and no head may be trained on their rows; what was read stays known."""
+    from heads import dataset
+
+    extract(place)
+    for i, path in enumerate(sorted(p for p in album.media.rglob("*") if p.is_file())):
+        path.write_bytes(encoded(picture(300 + i)))
+    monkeypatch.setattr(run, "PART_ROWS", 8)
+    flush = run._PartWriter.flush
+    published = []
+
+    def killed(self):
+        if len(published) == 3:  # from now on nothing is written, as after SIGKILL
+            monkeypatch.setattr(run, "_write_manifest", lambda *given: None)
+            monkeypatch.setattr(run._PartWriter, "flush", lambda self: None)
+            raise KeyboardInterrupt
+        flush(self)
+        published.append(1)
+
+    monkeypatch.setattr(run._PartWriter, "flush", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(place, batch=4)
+    with pytest.raises((InputError, CacheError), match="objects"):
+        dataset.join(place)
+    monkeypatch.undo()
+    facts = extract(place)[1]
+    assert facts["hashed"] < 40
+    assert facts["rows_in_cache"] == 80
+
+
+def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, album, monkeypatch):
+    """A row without digest must not condemn every other without one."""
+    monkeypatch.setattr(images, "MAX_BYTES", 10_000_000)
+    os.truncate(album.add("film", b"", "0", "train"), 10_000_001)
+    album.add("missing", None, "0", "train")
+    album.write()
+    for _ in range(3):
+        by_reason = extract(place)[1]["quarantined_by_reason"]
+        assert (by_reason["missing"], by_reason["undecodable"]) == (1, 1)
+        assert len(read_rows(place.out / "quarantine.csv")) == 2

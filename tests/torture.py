@@ -37,7 +37,7 @@ from tests.odd_files import odd_files
 
 PATIENCE = 120.0  # seconds until a process counts as hanging
 PICTURES = 48
-PARTS = ("damage", "readers", "features", "seal", "export", "head", "images")
+PARTS = ("damage", "readers", "features", "features again", "seal", "export", "head", "images")
 
 
 @dataclass
@@ -175,12 +175,17 @@ class Verb:
     midway: Callable[[Path], None] = lambda folder: None
 
 
-def extraction(folder: Path, backbone: Path) -> tuple[Verb, Verb, Verb]:
-    """Return the verbs features, seal (of three shards) and export, on 48 pictures and a tiny backbone."""
-    album = Album(folder / "album").fill(PICTURES)
-    given = ["--data", str(album.table), "--media", str(album.media), "--backbone", str(backbone)]
+def extraction(folder: Path, backbone: Path) -> tuple[Verb, ...]:
+    """Return the verbs features, seal (of three shards) and export, on 48 pictures and a tiny backbone.
 
-    def features(out: Path) -> int:
+    features comes twice: from nothing, and over a finished OUT with files that changed since, copies and bad ones.
+    """
+    album, grown = Album(folder / "album").fill(PICTURES), Album(folder / "grown").fill(PICTURES)
+    flags = ["--backbone", str(backbone), "--max-bad=1"]
+    given = ["--data", str(album.table), "--media", str(album.media), *flags]
+    given_grown = ["--data", str(grown.table), "--media", str(grown.media), *flags]
+
+    def features(out: Path, given: list[str] = given) -> int:
         run.PART_ROWS = 8
         embed = run.backbone.Backbone.embed
 
@@ -191,12 +196,23 @@ def extraction(folder: Path, backbone: Path) -> tuple[Verb, Verb, Verb]:
         run.backbone.Backbone.embed = slowly  # type: ignore[method-assign]
         return extract_main(["features", *given, "--out", str(out)])
 
-    whole = folder / "whole"
+    whole, before, after = folder / "whole", folder / "before", folder / "after"
     done(lambda: extract_main(["features", *given, "--out", str(whole)]), folder)
-    expected = rows_of(whole / "features.h5")
+    done(lambda: extract_main(["features", *given_grown, "--out", str(before)]), folder)
+    for number, (name, *_) in enumerate(grown.rows[:24]):
+        (grown.media / "object" / name[:2] / name[2:4] / name).write_bytes(encoded(picture(500 + number)))
+        if number % 4 == 0:
+            grown.add(f"copy{number}", encoded(picture(500 + number)))
+    grown.add("broken", encoded(picture(1))[:300])
+    grown.add("missing", None)
+    grown.write()
+    shutil.copytree(before, after)
+    done(lambda: extract_main(["features", *given_grown, "--out", str(after)]), folder)
 
-    def check(out: Path, tally: Tally) -> bool:
-        return same_rows(out, expected, tally) & clean(out, tally)
+    def check(out: Path, tally: Tally, whole: Path = whole) -> bool:
+        return (
+            same_rows(out, rows_of(whole / "features.h5"), tally) & same_tables(out, whole, tally) & clean(out, tally)
+        )
 
     def parts_are_whole(out: Path) -> None:
         for part in cache.open_parts(out / "features.parts"):
@@ -215,6 +231,13 @@ def extraction(folder: Path, backbone: Path) -> tuple[Verb, Verb, Verb]:
     (folder / "nothing").mkdir()
     return (
         Verb("features", folder / "nothing", features, check, parts_are_whole),
+        Verb(
+            "features again",
+            before,
+            lambda out: features(out, given_grown),
+            lambda out, tally: check(out, tally, after),
+            parts_are_whole,
+        ),
         Verb("seal", apart, lambda out: extract_main(["seal", *given, "--out", str(out)]), check),
         Verb(
             "export",
@@ -264,6 +287,15 @@ def same_rows(out: Path, expected: dict[str, np.ndarray], tally: Tally) -> bool:
     wrong = [key for key in found if key not in expected or not np.allclose(found[key], expected[key], atol=1e-5)]
     tally.wrong += len(wrong)
     return found.keys() == expected.keys() and not wrong
+
+
+def same_tables(out: Path, whole: Path, tally: Tally) -> bool:
+    """Whether digests, splits and quarantine are as after an uninterrupted run."""
+    for name in ("manifest.csv", "splits.csv", "quarantine.csv", "conflicts.csv"):
+        if sorted((out / name).read_text().splitlines()) != sorted((whole / name).read_text().splitlines()):
+            tally.note(f"another {name}")
+            return False
+    return True
 
 
 def clean(out: Path, tally: Tally) -> bool:
