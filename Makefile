@@ -39,7 +39,7 @@ help:
 	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
 	@echo "make pictures  the README's pictures anew, from the demo; needs Chromium"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
-	@echo "make torture   kills, full disks, damage and mutated images, counted; half an hour"
+	@echo "make torture   kills, full disks, damage and mutated images, counted; an hour or more"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
 	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
