@@ -99,7 +99,8 @@ def _start(address: str, workers: int | None) -> Any:
         ) from error
     here: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}
     if address == "local":  # a CPU more than workers: the reader needs one
-        here = {"num_cpus": (workers or 1) + 1, "include_dashboard": False}
+        # "local": without an address Ray joins whatever cluster runs here, or ran here last
+        here = {"address": "local", "num_cpus": (workers or 1) + 1, "include_dashboard": False}
     try:
         if match := re.fullmatch(r"ray://(.+):(\d+)", address):  # Ray itself would try for half a minute
             socket.create_connection((match[1], int(match[2])), timeout=10).close()

@@ -345,7 +345,8 @@ def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
     known = Manifest.read(cached.beside_cache / "manifest.csv")
     for at, each in enumerate(found[:2]):
         (cached.out / f"{at}.jpg").write_bytes(photo)
-        known.rows.loc[known.rows["objectId"] == each.object_id, "path"] = str(cached.out / f"{at}.jpg")
+        at_row = next(i for i, row in enumerate(known.objects) if row.object_id == each.object_id)
+        known.objects[at_row] = known.objects[at_row]._replace(path=str(cached.out / f"{at}.jpg"))
         part = data.parts[each.split]
         digest = hashlib.sha256(photo).hexdigest()
         if at == 0:
