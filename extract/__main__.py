@@ -172,8 +172,12 @@ def _demo(flags: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see errors.py)."""
-    flags = _parser().parse_args(argv)
     gc.set_threshold(100_000, 50, 100)  # of a large table's millions of objects none is garbage: a third of the time
+    return guard(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    flags = _parser().parse_args(argv)
     verbs = {
         "features": _features,
         "seal": _seal,
@@ -182,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         "link-tree": _link_tree,
         "demo": _demo,
     }
-    return guard(lambda: verbs[flags.verb](flags))
+    return verbs[flags.verb](flags)
 
 
 if __name__ == "__main__":

@@ -91,9 +91,9 @@ def open_cache(path: Path) -> FeatureCache:
         refuse_foreign(path, file)
         return FeatureCache(
             path,
-            json.loads(text(file, "recipe")),
-            text(file, "fingerprint"),
-            json.loads(text(file, "provenance")),
+            json.loads(attribute(file, "recipe")),
+            attribute(file, "fingerprint"),
+            json.loads(attribute(file, "provenance")),
             file["sha256"][:],
             file["probe"][:],
             file["features"].shape[1],
@@ -120,7 +120,7 @@ def _stamp_of(file: h5py.File) -> bytes:
     return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the file that is open, whatever has its name by now
 
 
-def text(file: h5py.File, name: str) -> str:
+def attribute(file: h5py.File, name: str) -> str:
     """Return one of the root's attributes that are fixed-length strings. Errors: KeyError, ValueError."""
     value = file.attrs[name]
     if not isinstance(value, bytes):
@@ -172,7 +172,7 @@ def write(
     """
     dim = probe.shape[1]
     with artifacts.replacing(path) as partial:
-        with _writing(partial) as (file, patient):
+        with _writing(partial) as (file, output):
             chunks = (min(CHUNK, n), dim)
             features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
             sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(CHUNK, n),), fletcher32=True)
@@ -187,73 +187,51 @@ def write(
                 file.flush()  # digests before their features: of a file that was cut short, rows can be saved
                 features[start : start + len(rows)] = rows
                 start += len(rows)
-                patient.check()  # else the other blocks would be written to nowhere
+                output.check()  # else the other blocks would be written to nowhere
         if start != n:
             raise CacheError(f"{path}: {start} rows came where {n} were announced")
         _stamp(partial)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[tuple[h5py.File, _Patient]]:
+def _writing(path: Path) -> Iterator[tuple[h5py.File, _KeepsError]]:
     """Open for writing through a file that never fails HDF5; the OSError that it kept is raised behind it."""
-    with _Patient(path) as patient:
+    with _KeepsError(path, "w+") as output:
         try:
-            with h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
-                yield file, patient
+            with h5py.File(output, "w", userblock_size=USER_BLOCK) as file:
+                yield file, output
         finally:
-            patient.check()
+            output.check()
 
 
-class _Patient(io.RawIOBase):
+class _KeepsError(io.FileIO):
     """A file for HDF5 to write to, which keeps the first error to itself and from then on drops what is written.
 
     Where a write fails, on a full disk say, HDF5 1.14 leaves chunks in its cache that it cannot write or free, and the
     process dies of a segmentation fault.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def check(self) -> None:
         """Raise the error that was kept."""
         if self.error:
             raise self.error
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer) or 0
-
     def write(self, data: Any) -> int:
+        """Write all of `data`, or drop it; return its length in bytes either way."""
         left = memoryview(data).cast("B")
         try:
             while left and not self.error:
-                left = left[self._file.write(left) :]
+                left = left[super().write(left) :]
         except OSError as error:
             self.error = error
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
+        """Set the file's length in bytes, or leave it."""
         try:
-            return self._file.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
             return size or 0

@@ -121,10 +121,6 @@ class Scan:
         else:
             self.rows[number], self.hashed = found, self.hashed + 1
 
-    def digests(self) -> dict[str, str]:
-        """Map objectId to sha256; "" where the file could not be read."""
-        return {row.object_id: row.sha256 for row in self.rows}
-
     def manifest(self) -> Manifest:
         """Return what is known by now; of a row that is yet to be read, whatever was known before, only its file."""
         return Manifest(self.rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
@@ -370,14 +366,14 @@ def _stat(path: str) -> tuple[int, int, int] | images.BadImage:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def read(row: Row) -> tuple[Row, bytes]:
-    """Read the file of a row of a Scan, once: return the row with all its columns, and the bytes.
-
-    Errors: BadImage where it cannot be read.
-    """
-    with images.opening(row.path) as file:
-        found = os.fstat(file.fileno())  # before the bytes: if they change meanwhile, the next run reads them again
-        data = file.read()
+def read(row: Row) -> tuple[Row | Failure, bytes]:
+    """Read the file of a Scan's row, once: return the row with all columns, or why it has no bytes, and the bytes."""
+    try:
+        with images.opening(row.path) as file:
+            found = os.fstat(file.fileno())  # before the bytes: if they change meanwhile, the next run reads them again
+            data = file.read()
+    except images.BadImage as error:
+        return Failure(row.object_id, row.path, error.reason, error.detail), b""
     digest, header = hashlib.sha256(data).hexdigest(), images.sniff(io.BytesIO(data))
     seen = Row(*row[:2], digest, found.st_size, found.st_mtime_ns, found.st_ino)
     return seen._replace(**asdict(header)), data
@@ -395,16 +391,9 @@ def build(
     scan = look(table, media, known, allow_outside=allow_outside, progress=progress)
     unread = sorted(scan.unread)
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for number, found in zip(unread, pool.map(lambda at: _read_alone(scan.rows[at]), unread), strict=True):
+        for number, found in zip(unread, pool.map(lambda at: read(scan.rows[at])[0], unread), strict=True):
             scan.add(number, found)
     return scan.manifest()
-
-
-def _read_alone(row: Row) -> Row | Failure:
-    try:
-        return read(row)[0]
-    except images.BadImage as error:
-        return Failure(row.object_id, row.path, error.reason, error.detail)
 
 
 def refuse_other_images(known: Manifest, scan: Scan) -> None:
@@ -418,7 +407,7 @@ def refuse_other_images(known: Manifest, scan: Scan) -> None:
         if not row.path or row.path == old.path or not os.path.exists(old.path):
             continue
         if number in scan.unread:
-            scan.add(number, _read_alone(row))
+            scan.add(number, read(row)[0])
         if scan.rows[number].sha256 not in ("", old.sha256):
             raise InputError(
                 f"objectId {row.object_id!r} is {old.path} in the manifest and {row.path} in this table",

@@ -17,7 +17,6 @@ import numpy as np
 from extract import artifacts, cache
 from extract.errors import CacheError
 
-GIVE_UP = "Delete it and run make features again"
 END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says how long the file is
 
 
@@ -37,7 +36,7 @@ def repair(path: Path) -> tuple[int, int]:
             rows = np.flatnonzero(whole)
             rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # a digest counts once
             if not len(rows):
-                raise CacheError(f"{path}: not one row of {n:,} is whole", then=GIVE_UP)
+                raise CacheError(f"{path}: not one row of {n:,} is whole", then=cache.ANEW)
             made_by = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
             chunks = _Chunks(path, file["features"], source)
             cache.write(path, recipe, made_by, probe, _blocks(chunks, keys, rows), len(rows))
@@ -51,7 +50,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
         with _Padded(path) as padded, h5py.File(padded, "r") as file:
             yield file, padded
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path} cannot be repaired, its structure is damaged: {error}", then=GIVE_UP) from error
+        raise CacheError(f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.ANEW) from error
 
 
 class _Padded(io.RawIOBase):
@@ -93,17 +92,17 @@ class _Padded(io.RawIOBase):
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
     if file.attrs.get("schema") != cache.SCHEMA:
-        raise CacheError(f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=GIVE_UP)
+        raise CacheError(f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.ANEW)
     cache.refuse_foreign(path, file, whole=False)
-    recipe = json.loads(cache.text(file, "recipe"))
-    if cache.fingerprint(recipe) != cache.text(file, "fingerprint"):
-        raise CacheError(f"{path} cannot be repaired, its recipe is damaged", then=GIVE_UP)
+    recipe = json.loads(cache.attribute(file, "recipe"))
+    if cache.fingerprint(recipe) != cache.attribute(file, "fingerprint"):
+        raise CacheError(f"{path} cannot be repaired, its recipe is damaged", then=cache.ANEW)
     provenance: dict[str, Any] = {}
     with suppress(ValueError, KeyError, OSError):
-        provenance = dict(json.loads(cache.text(file, "provenance")))
+        provenance = dict(json.loads(cache.attribute(file, "provenance")))
     probe = _Chunks(path, file["probe"], source).read(0)
     if probe is None:
-        raise CacheError(f"{path} cannot be repaired, its probe is damaged", then=GIVE_UP)
+        raise CacheError(f"{path} cannot be repaired, its probe is damaged", then=cache.ANEW)
     return recipe, provenance, probe
 
 
@@ -146,7 +145,7 @@ class _Chunks:
         places = [self._place[start] for start in sorted(self._place)]
         if sorted(set(places)) != places:
             what = f"the index of /{dataset.name.strip('/')} is damaged"
-            raise CacheError(f"{path} cannot be repaired, {what}", then=GIVE_UP)
+            raise CacheError(f"{path} cannot be repaired, {what}", then=cache.ANEW)
 
     def read(self, start: int) -> np.ndarray | None:
         """Return the rows from `start` on, as many as a chunk has; None where their checksum does not hold."""

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ def _record_inputs(place: Workspace) -> None:
 def _record_labels(place: Workspace, table: Any, scan: Scan) -> labels.Labels:
     """Record labels and splits, and tell what a person should know of them."""
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    said = labels.read(table, scan.manifest().digests(), place.data, place.positive, recorded.made)
     mine = recorded if place.out == place.beside_cache else labels.read_record(place.out)
     changed = labels.changes(said, mine)
     if labels.rows(said) != mine.rows:
@@ -230,9 +230,7 @@ def _embed(
 
     The backbone is not loaded, and the Pass is None, where nothing is new.
     """
-    _write_manifest(
-        config.workspace, known, scan
-    )  # at once: what it says of files that have changed is not true any more
+    _write_manifest(config.workspace, known, scan)  # what it says of files that have changed is not true any more
     try:
         jobs = _unseen(plan, scan)
     finally:
@@ -298,7 +296,7 @@ def _unseen(plan: Plan, scan: Scan) -> list[Job]:
     if not plan.known:
         return jobs
     progress = Progress(len(jobs), "reading")
-    with _stop_signal() as stop, ThreadPoolExecutor(engines.cores()) as pool:
+    with _stop_signal() as stop, ThreadPoolExecutor(engines.cores()) as pool, closing(progress):
         for at in range(0, len(jobs), together):
             some = jobs[at : at + together]
             if any(job.digest for job in some):
@@ -309,12 +307,10 @@ def _unseen(plan: Plan, scan: Scan) -> list[Job]:
                 if isinstance(row, Row) and row.sha256 not in plan.known:
                     fresh.setdefault(row.sha256, Job(None, job.paths, row.sha256, data))
             if fresh:
-                progress.close()
                 return [*fresh.values(), *jobs[at + together :]]
             progress.add(len(some))
             if stop.is_set():
                 raise _interrupted(progress.done, len(jobs))
-    progress.close()
     return []
 
 
@@ -329,11 +325,7 @@ def _interrupted(done: int, total: int) -> Interrupted:
 def _read(job: Job, scan: Scan) -> tuple[int, Row | Failure, bytes]:
     """Read a job's file; return the number of its row, the row or why there is none, and the bytes."""
     assert job.row is not None
-    row = scan.rows[job.row]
-    try:
-        return job.row, *manifest.read(row)
-    except images.BadImage as error:
-        return job.row, Failure(row.object_id, row.path, error.reason, error.detail), b""
+    return job.row, *manifest.read(scan.rows[job.row])
 
 
 @dataclass

@@ -259,6 +259,10 @@ def _list(flags: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see extract/errors.py)."""
+    return guard(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     flags = _parser().parse_args(argv)
     verbs = {
         "train": _train,
@@ -270,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         "labels": _labels,
         "list": _list,
     }
-    return guard(lambda: verbs[flags.verb](flags))
+    return verbs[flags.verb](flags)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ def holder(lock):
         return None
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
     """Two workers, one of them killed by SIGKILL while it works on a slice: the same rows as one run."""
     command = [sys.executable, "-m", "extract", "features", "--data", str(place.data), "--media", str(place.media)]
@@ -112,7 +110,6 @@ def head(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_cluster_that_runs_already_is_reached_by_its_address(place, tmp_path, head):
     """Through Ray Client, as from a laptop: the same rows as one run."""
     command = [sys.executable, "-m", "extract", "features", "--data", str(place.data), "--media", str(place.media)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import containers
-from extract import cache, images, run
+from extract import cache, engines, images, run
 from extract.errors import CacheError, HeadError
 from heads import bundle, dataset, decision, export, train
 from heads.layers import Dense, forward
@@ -164,6 +164,23 @@ def test_a_good_export_outlives_one_that_fails(ready, monkeypatch):
     with pytest.raises(HeadError, match="Only 5 of the 40 images for the parity check"):
         export.export(ready, "logistic", n_images=0, seed=0)
     assert (folder / "parity.json").read_bytes() == before
+
+
+def test_a_full_disk_is_the_systems_word_and_not_tensorflows_traceback(ready, monkeypatch):
+    """Found by the fault campaign: TensorFlow has error types of its own for what the disk refuses."""
+    tf, _ = engines.load()
+
+    def refused(*given):
+        raise tf.errors.OutOfRangeError(None, None, "saved_model.pb; File too large")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_saved_model", refused)
+        with pytest.raises(OSError, match="File too large"):
+            export.export(ready, "logistic", n_images=8, seed=0)
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match="MB are needed and 0 MB are free"):
+        export.export(ready, "logistic", n_images=8, seed=0)
+    assert not list((ready.out / "exports").rglob("*"))
 
 
 def test_a_flip_counts_only_outside_the_tolerance():

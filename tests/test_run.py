@@ -202,6 +202,18 @@ def test_an_image_whose_features_are_not_finite_is_quarantined(place, monkeypatc
     assert extract(place)[1]["rows_in_cache"] == 40  # it does not stick: another backbone build may do better
 
 
+def vanish_after_look(path, monkeypatch):
+    """Have a file go away when it was found and is yet to be read."""
+    look = manifest.look
+
+    def found_and_gone(*args, **options):
+        scan = look(*args, **options)
+        path.unlink()
+        return scan
+
+    monkeypatch.setattr(manifest, "look", found_and_gone)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_copy_stands_in_for_one_that_vanishes_meanwhile(place, album, monkeypatch, known):
     """Two copies, of which one goes away after it was found: the image is embedded all the same."""
@@ -212,14 +224,7 @@ def test_a_copy_stands_in_for_one_that_vanishes_meanwhile(place, album, monkeypa
     if known:  # the digests, but no features
         extract(place)
         place.cache.unlink()
-    look = manifest.look
-
-    def found_and_gone(*args, **options):
-        scan = look(*args, **options)
-        gone.unlink()
-        return scan
-
-    monkeypatch.setattr(manifest, "look", found_and_gone)
+    vanish_after_look(gone, monkeypatch)
     facts = extract(place)[1]
     assert (facts["rows_in_cache"], facts["quarantined_by_reason"]["missing"]) == (41, 0 if known else 1)
 
@@ -233,14 +238,7 @@ def test_a_copy_that_is_new_stands_in_for_one_that_vanishes_meanwhile(place, alb
     place.cache.unlink()
     album.add("copy-two", data, "0", "train")
     album.write()
-    look = manifest.look
-
-    def found_and_gone(*args, **options):
-        scan = look(*args, **options)
-        gone.unlink()
-        return scan
-
-    monkeypatch.setattr(manifest, "look", found_and_gone)
+    vanish_after_look(gone, monkeypatch)
     facts = extract(place)[1]
     assert (facts["rows_in_cache"], facts["quarantined"]) == (41, 0)
 

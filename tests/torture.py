@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,10 +175,11 @@ class Verb:
     midway: Callable[[Path], None] = lambda folder: None
 
 
-def extraction(folder: Path, backbone: Path) -> tuple[Verb, ...]:
+def extraction(folder: Path, backbone: Path, only: Sequence[str]) -> tuple[Verb, ...]:
     """Return the verbs features, seal (of three shards) and export, on 48 pictures and a tiny backbone.
 
     features comes twice: from nothing, and over a finished OUT with files that changed since, copies and bad ones.
+    only: the parts that will be run; what others start from is left out.
     """
     album, grown = Album(folder / "album").fill(PICTURES), Album(folder / "grown").fill(PICTURES)
     flags = ["--backbone", str(backbone), "--max-bad=1"]
@@ -219,9 +220,10 @@ def extraction(folder: Path, backbone: Path) -> tuple[Verb, ...]:
             cache.check_bytes(part.path)
 
     apart = folder / "apart"
-    for i in (1, 2, 3):
+    for i in (1, 2, 3) if "seal" in only else ():
         done(lambda i=i: extract_main(["features", *given, "--out", str(apart), "--shard", f"{i}/3"]), folder)
-    done(lambda: heads_main(["train", "--out", str(whole), "--head", "logistic"]), folder)
+    if "export" in only:
+        done(lambda: heads_main(["train", "--out", str(whole), "--head", "logistic"]), folder)
 
     def exported(out: Path, tally: Tally) -> bool:
         parity = out / "exports" / "logistic" / "parity.json"
@@ -344,18 +346,24 @@ def kills(verb: Verb, n: int, numbers: list[int], seed: int, folder: Path) -> Ta
         if polite and "Traceback" in child.said():
             tally.note(f"a traceback: {child.said()[-1500:]}")
             tally.crashes += 1
-        try:
-            verb.midway(out)
-            crashes = tally.crashes
-            again = done(lambda: verb.work(out), folder, tally)
-            good = again == 0 and tally.crashes == crashes and verb.check(out, tally)
-        except Exception as error:
-            tally.note(f"trial {trial}: {error!r}")
-            good = False
-        tally.survived += good
-        if not good:
-            tally.note(f"trial {trial}: not as if nothing had happened; {(folder / '.output').read_text()[-600:]}")
+        tally.survived += as_ever(verb, out, folder, tally)
     return tally
+
+
+def as_ever(verb: Verb, out: Path, folder: Path, tally: Tally) -> bool:
+    """Run a verb to its end after a fault; say whether all is as if there had been none."""
+    crashes = tally.crashes
+    try:
+        verb.midway(out)
+        again = done(lambda: verb.work(out), folder, tally)
+        good = again == 0 and tally.crashes == crashes and verb.check(out, tally)
+    except Exception as error:
+        tally.note(repr(error))
+        good = False
+    if not good:
+        said = (folder / ".output").read_text(errors="replace")
+        tally.note(f"fault {tally.faults}: not as if nothing had happened; {said[-600:]}")
+    return good
 
 
 # ---- disks
@@ -377,20 +385,13 @@ def full_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
         limit = int(10 ** rng.uniform(3.5, 5))  # the process must still be able to say what is wrong, into a file
         crashes = tally.crashes
         code = done(lambda limit=limit: limited(limit), folder, tally)
-        said = (folder / ".output").read_text(errors="replace")
         if code == 0:
             continue  # it all fitted
         tally.faults += 1
-        try:
-            good = code == 1 and tally.crashes == crashes
-            again = done(lambda: verb.work(out), folder, tally)
-            good &= again == 0 and verb.check(out, tally)
-        except Exception as error:
-            tally.note(f"limit {limit}: {error!r}")
-            good = False
-        tally.survived += good
-        if not good:
-            tally.note(f"limit {limit}, exit {code}: {said[-800:]} then {(folder / '.output').read_text()[-600:]}")
+        refused = code == 1 and tally.crashes == crashes
+        if not refused:
+            tally.note(f"limit {limit}: exit {code}")
+        tally.survived += as_ever(verb, out, folder, tally) and refused
     return tally
 
 
@@ -615,8 +616,8 @@ def campaign(flags: argparse.Namespace, folder: Path) -> Iterator[Tally]:
     preload()
     backbone = harms["verbs"] / "tiny.keras"
     done(lambda: save_tiny(backbone), folder)
-    verbs = (*extraction(harms["verbs"], backbone), training(harms["verbs"]))
-    verbs = tuple(verb for verb in verbs if verb.name in flags.only)
+    verbs = [verb for verb in extraction(harms["verbs"], backbone, flags.only) if verb.name in flags.only]
+    verbs += [training(harms["verbs"])] if "head" in flags.only else []
     for verb in verbs if flags.kills else ():
         yield kills(verb, flags.kills, [signal.SIGKILL], flags.seed, harms["kills"])
     for verb in verbs if flags.stops else ():
