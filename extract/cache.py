@@ -13,6 +13,8 @@ import json
 import os
 import platform
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,13 +197,34 @@ def write(
 
 @contextmanager
 def _writing(path: Path) -> Iterator[tuple[h5py.File, _KeepsError]]:
-    """Open for writing through a file that never fails HDF5; the OSError that it kept is raised behind it."""
-    with _KeepsError(path, "w+") as output:
+    """Open for writing through a file that never fails HDF5; the error that it kept is raised behind it."""
+    with _KeepsError(path, "w+") as output, _interrupt_kept(output):
         try:
             with h5py.File(output, "w", userblock_size=USER_BLOCK) as file:
                 yield file, output
         finally:
             output.check()
+
+
+@contextmanager
+def _interrupt_kept(output: _KeepsError) -> Iterator[None]:
+    """Let Ctrl-C be an error that `output` keeps: raised while HDF5 calls back, it would leave HDF5 in disorder.
+
+    A handler that somebody else has set is left alone.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def on_interrupt(number: int, frame: object) -> None:
+        output.error = KeyboardInterrupt()
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _KeepsError(io.FileIO):
@@ -211,7 +234,7 @@ class _KeepsError(io.FileIO):
     process dies of a segmentation fault.
     """
 
-    error: OSError | None = None
+    error: BaseException | None = None
 
     def check(self) -> None:
         """Raise the error that was kept."""
