@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300
 DEFAULT = "efficientnet-b0"
 EMBEDDED = "embedded"
 MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
+MOST_SIDE = 4096  # of a .keras file's images; one is 0.2 GB as float32
 EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights.npz"
 EMBEDDED_NOTE = "trained on generated images; for demo and tests, not for your photos"
 B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
@@ -325,14 +327,37 @@ def _with_second_rescaling(model: Any) -> Any:
     return keras.Model.from_config(config)
 
 
-def _from_keras_file(path: Path) -> Any:
+def open_keras(path: Path) -> Any:
+    """Load a functional model from a .keras or .h5 file of somebody's: nothing in it is executed.
+
+    Errors: ValueError where it would take more than MOST_UNFOLDED times the memory that the file has bytes; what
+    zipfile, json, h5py and Keras raise.
+    """
     _, keras = engines.load()
-    try:
+    most = MOST_UNFOLDED * path.stat().st_size
+    if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
-            unfolded = sum(member.file_size for member in archive.infolist())
-        if unfolded > MOST_UNFOLDED * path.stat().st_size:
-            raise ValueError(f"it would unfold to {unfolded / 1e9:.1f} GB")
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+            if (unfolded := sum(member.file_size for member in archive.infolist())) > most:
+                raise ValueError(f"it would unfold to {unfolded / 1e9:.1f} GB")
+            described = json.loads(archive.read("config.json"))
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            described = json.loads(file.attrs["model_config"])
+    try:
+        with keras.StatelessScope(initialize_variables=False):  # variables have a shape, and no memory
+            shapes = [variable.shape for variable in keras.Model.from_config(described["config"]).variables]
+    finally:
+        keras.utils.clear_session()  # which else makes them, at the next occasion
+    if (asked := 4 * sum(math.prod(map(int, shape)) for shape in shapes)) > most:
+        raise ValueError(f"its layers ask for {asked / 1e9:.1f} GB")
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _from_keras_file(path: Path) -> Any:
+    try:
+        model = open_keras(path)
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
         raise BackboneError(
             f"{path} cannot be loaded as a Keras model: {error}",
@@ -356,10 +381,10 @@ def _declared_input_size(path: Path) -> int:
         _, height, width, channels = shape
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, StopIteration) as error:
         raise BackboneError(f"{path} is no functional Keras model with one image input: {error!r}") from error
-    if channels != 3 or height != width or not height:
+    if channels != 3 or height != width or not height or height > MOST_SIDE:
         raise BackboneError(
             f"{path} takes images of shape ({height}, {width}, {channels})",
-            rule="The input must be square, of fixed size, with 3 channels",
+            rule=f"The input must be square, of fixed size up to {MOST_SIDE}, with 3 channels",
         )
     return int(height)
 

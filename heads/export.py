@@ -232,7 +232,7 @@ OUTPUTS = ("probability", "decision")
 
 def open_export(path: Path) -> Exported:
     """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError."""
-    tf, keras = engines.load()
+    tf, _ = engines.load()
 
     def columns(call: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
         def run(x: Any) -> np.ndarray:
@@ -250,7 +250,7 @@ def open_export(path: Path) -> Exported:
             if by_bytes is not None:
                 inputs["bytes"] = columns(lambda x: by_bytes(image_bytes=tf.constant(x)))
             return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = backbone.open_keras(path)
         _refuse_undecided(path, model.output)
         size = model.input_shape[1]
         run = tf.function(  # layer by layer it takes five times as long

@@ -1,7 +1,9 @@
 """Files that others give us: nothing in them is run, followed or believed about its size."""
 
 import os
+import shutil
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -153,6 +155,31 @@ def test_a_keras_file_that_would_unfold_is_refused(place):
         with zipfile.ZipFile(place.backbone, "w") as archive:
             for name, data in kept.items():
                 archive.writestr(name, data)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(place, tmp_path, suffix):
+    """Before a byte of it is allocated; and what is loaded next is not the worse for it."""
+    from extract import backbone, engines
+
+    _, keras = engines.load()
+    model = backbone.open_keras(Path(place.backbone))
+    sound, harmful = tmp_path / f"sound{suffix}", tmp_path / f"harmful{suffix}"
+    keras.Model(model.input, keras.layers.Dense(7, name="many")(model.output)).save(sound)
+    if suffix == ".h5":
+        shutil.copy(sound, harmful)
+        with h5py.File(harmful, "r+") as file:
+            file.attrs["model_config"] = file.attrs["model_config"].replace('"units": 7', '"units": 9000000000')
+    else:
+        with zipfile.ZipFile(sound) as archive, zipfile.ZipFile(harmful, "w") as copy:
+            for name in archive.namelist():
+                copy.writestr(name, archive.read(name).replace(b'"units": 7', b'"units": 9000000000'))
+    with pytest.raises(ValueError, match=r"its layers ask for \d+\.\d GB"):
+        backbone.open_keras(harmful)
+    pixels = np.zeros((1, *model.input_shape[1:]), np.float32)
+    np.testing.assert_array_equal(backbone.open_keras(Path(place.backbone))(pixels), model(pixels))
+    assert backbone.open_keras(sound).output_shape == (None, 7)
 
 
 @pytest.mark.parametrize("text", [b"objectId,value\na\0b,0\n", b"objectId,value\n" + b"a" * 200_000 + b",0\n"])

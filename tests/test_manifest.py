@@ -1,7 +1,10 @@
 """Tables are read as they stand, files are found where the design says, and no unchanged file is read twice."""
 
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +13,7 @@ import pytest
 from extract import manifest
 from extract.errors import InputError
 from extract.manifest import Manifest
-from tests.conftest import encoded, picture
+from tests.conftest import ROOT, encoded, picture, read_rows
 
 
 def table(tmp_path, text):
@@ -154,3 +157,17 @@ def test_rows_of_earlier_tables_stay_in_the_manifest(tmp_path):
     shutil.copy(tmp_path / "b.jpg", tmp_path / "a.jpg")
     merged = manifest.merge(both, manifest.build(ids("a"), tmp_path, both))
     assert merged.digests() == {"b": both.digests()["b"], "a": both.digests()["b"]}
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_table_of_a_million_rows_goes_through(place, album):
+    """All but forty without a file: a row of splits and of quarantine each, within 4 kB of memory a row."""
+    with album.table.open("a") as table:
+        table.writelines(f"{i:07x},{i % 2},,\n" for i in range(1_000_000))
+    command = [sys.executable, "-m", "extract", "features", "--data", album.table, "--media", album.media]
+    command += ["--backbone", place.backbone, "--out", place.out, "--max-bad=1"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4_000_000
+    assert len(read_rows(place.out / "splits.csv")) == 1_000_040
+    assert len(read_rows(place.out / "quarantine.csv")) == 1_000_000

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +40,8 @@ from tests.odd_files import odd_files
 PATIENCE = 120.0  # seconds until a process counts as hanging
 PICTURES = 48
 PARTS = ("damage", "readers", "features", "features again", "seal", "export", "head", "images")
+NEW_NAMESPACE = 0x00020000  # CLONE_NEWNS of sched.h; os.unshare comes with Python 3.12
+CAPABILITIES = 0x20080522  # the version of linux/capability.h whose sets are 64 bits
 
 
 @dataclass
@@ -199,16 +203,17 @@ def extraction(folder: Path, backbone: Path, only: Sequence[str]) -> tuple[Verb,
 
     whole, before, after = folder / "whole", folder / "before", folder / "after"
     done(lambda: extract_main(["features", *given, "--out", str(whole)]), folder)
-    done(lambda: extract_main(["features", *given_grown, "--out", str(before)]), folder)
-    for number, (name, *_) in enumerate(grown.rows[:24]):
-        (grown.media / "object" / name[:2] / name[2:4] / name).write_bytes(encoded(picture(500 + number)))
-        if number % 4 == 0:
-            grown.add(f"copy{number}", encoded(picture(500 + number)))
-    grown.add("broken", encoded(picture(1))[:300])
-    grown.add("missing", None)
-    grown.write()
-    shutil.copytree(before, after)
-    done(lambda: extract_main(["features", *given_grown, "--out", str(after)]), folder)
+    if "features again" in only:
+        done(lambda: extract_main(["features", *given_grown, "--out", str(before)]), folder)
+        for number, (name, *_) in enumerate(grown.rows[:24]):
+            (grown.media / "object" / name[:2] / name[2:4] / name).write_bytes(encoded(picture(500 + number)))
+            if number % 4 == 0:
+                grown.add(f"copy{number}", encoded(picture(500 + number)))
+        grown.add("broken", encoded(picture(1))[:300])
+        grown.add("missing", None)
+        grown.write()
+        shutil.copytree(before, after)
+        done(lambda: extract_main(["features", *given_grown, "--out", str(after)]), folder)
 
     def check(out: Path, tally: Tally, whole: Path = whole) -> bool:
         return (
@@ -393,6 +398,89 @@ def full_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
             tally.note(f"limit {limit}: exit {code}")
         tally.survived += as_ever(verb, out, folder, tally) and refused
     return tally
+
+
+def may_mount() -> bool:
+    """Put this process where its mounts are its own; say whether it may mount at all."""
+    apart = ctypes.CDLL(None).unshare(NEW_NAMESPACE) == 0
+    return apart and subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True).returncode == 0
+
+
+@contextlib.contextmanager
+def disk(path: Path, template: Path, room: int) -> Iterator[Callable[[str], None]]:
+    """Mount a file system in memory with a copy of `template` and `room` bytes left; yield what mounts it otherwise."""
+    size = sum(4096 * -(-file.stat().st_size // 4096) for file in template.rglob("*"))
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + room}", "onepass", str(path)], check=True)
+    try:
+        shutil.copytree(template, path, dirs_exist_ok=True)
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def small_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
+    """Run a verb on a file system that is too small (ENOSPC), then to its end on the same with room."""
+    tally, rng, out = Tally(f"{verb.name}, file system too small"), random.Random(seed), folder / "out"
+    for _ in range(4 * n):
+        if tally.faults == n:
+            break
+        with disk(out, verb.template, int(10 ** rng.uniform(4, 6))) as remount:
+            crashes = tally.crashes
+            code = done(lambda: verb.work(out), folder, tally)
+            if code == 0:
+                continue  # it all fitted
+            tally.faults += 1
+            refused = code == 1 and tally.crashes == crashes
+            if not refused:
+                tally.note(f"exit {code}: {(folder / '.output').read_text(errors='replace')[-600:]}")
+            remount("size=1g")
+            tally.survived += as_ever(verb, out, folder, tally) and refused
+    return tally
+
+
+def not_ours(verb: Verb, mounts: bool, folder: Path) -> Tally:
+    """Run a verb on an OUT that may not be written to; then where it may.
+
+    Once the file system is read-only, where this process may mount; once the mode of the folders does not allow it.
+    """
+    tally, out = Tally(f"{verb.name}, OUT not writable"), folder / "out"
+
+    def without_rights() -> int:
+        header, none = (ctypes.c_uint32 * 2)(CAPABILITIES), (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).capset(header, none)  # root is else stopped by no mode
+        return verb.work(out)
+
+    def refuses(work: Callable[[], int]) -> None:
+        crashes, before = tally.crashes, bytes_of(out)
+        code = done(work, folder, tally)
+        refused = code == 1 and tally.crashes == crashes and bytes_of(out) == before
+        tally.faults += 1
+        tally.survived += refused
+        if not refused:
+            tally.note(f"exit {code}: {(folder / '.output').read_text(errors='replace')[-600:]}")
+
+    if mounts:
+        with disk(out, verb.template, 1_000_000_000) as remount:
+            remount("ro")
+            refuses(lambda: verb.work(out))
+            remount("rw")
+            tally.survived -= not as_ever(verb, out, folder, tally)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(verb.template, out)
+    folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    refuses(without_rights)
+    for path in folders:
+        path.chmod(0o755)
+    tally.survived -= not as_ever(verb, out, folder, tally)
+    return tally
+
+
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    """Return all that a folder holds."""
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def damaged_caches(n: int, seed: int, folder: Path) -> Tally:
@@ -624,6 +712,13 @@ def campaign(flags: argparse.Namespace, folder: Path) -> Iterator[Tally]:
         yield kills(verb, flags.stops, [signal.SIGTERM, signal.SIGINT], flags.seed + 1, harms["kills"])
     for verb in verbs if flags.disks else ():
         yield full_disks(verb, flags.disks, flags.seed, harms["disk"])
+    mounts = may_mount()
+    if not mounts:
+        print("  no file system can be mounted here: none was too small or read-only", flush=True)
+    for verb in verbs if mounts and flags.disks else ():
+        yield small_disks(verb, flags.disks, flags.seed, harms["disk"])
+    for verb in verbs if flags.disks else ():
+        yield not_ours(verb, mounts, harms["disk"])
     if "images" in flags.only:
         yield fuzz(flags.files, flags.seed, harms["fuzz"])
 
@@ -641,7 +736,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="of each verb, by SIGKILL")
     parser.add_argument("--stops", type=int, default=20, help="of each verb, by SIGTERM and Ctrl-C in turn")
-    parser.add_argument("--disks", type=int, default=20, help="full disks, of each verb")
+    parser.add_argument("--disks", type=int, default=20, help="full disks of each kind, of each verb")
     parser.add_argument("--damages", type=int, default=2000, help="to caches")
     parser.add_argument("--files", type=int, default=10_000, help="mutated images")
     parser.add_argument("--seconds", type=float, default=30.0, help="of reading while a cache is sealed")
