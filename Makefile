@@ -13,6 +13,7 @@ INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if 
 PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)") \
           $(if $(SHARD),--shard "$(SHARD)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 NAMED  := $(if $(HEAD),--head "$(HEAD)")
+SHIP   := $(if $(FORMATS),--formats "$(FORMATS)")
 # how heads are trained
 TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
           $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)") \
@@ -22,6 +23,7 @@ FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 RAY     := $(VENV)/.cluster-installed
 REVIEW  := $(VENV)/.review-installed
+SHIPPED := $(VENV)/.formats-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
@@ -54,11 +56,11 @@ head: $(RUNTIME)
 compare: $(RUNTIME)
 	$(PY) -m heads compare $(INPUTS) $(TRAIN) $(ARGS)
 
-export: $(RUNTIME)
-	$(PY) -m heads export $(INPUTS) $(NAMED) $(ARGS)
+export: $(RUNTIME) $(if $(FORMATS),$(SHIPPED))
+	$(PY) -m heads export $(INPUTS) $(NAMED) $(SHIP) $(ARGS)
 
-predict: $(RUNTIME)
-	$(PY) -m heads predict $(INPUTS) $(NAMED) $(FILES) $(ARGS)
+predict: $(RUNTIME) $(if $(filter %.tflite %.onnx,$(MODEL)),$(SHIPPED))
+	$(PY) -m heads predict $(INPUTS) $(NAMED) $(FILES) $(if $(ENGINE),--engine "$(ENGINE)") $(ARGS)
 
 review: $(REVIEW)
 	$(PY) -m heads review $(INPUTS) $(ARGS)
@@ -124,6 +126,10 @@ $(REVIEW): requirements-review.txt | $(RUNTIME)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-review.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt $(VENV)/.cpu-installed
+$(SHIPPED): requirements-formats.txt | $(RUNTIME)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-formats.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt requirements-formats.txt $(VENV)/.cpu-installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, images, saved_model
+from extract import engines, images, saved_model, twin
 from extract.errors import BackboneError
 
-# name -> S that its ImageNet weights were trained at; D is 1280, 1280, 1408, 1536, 1792, 2048, 2304 and 2560
+# name -> S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
+DIMS = {f"efficientnet-b{n}": dim for n, dim in enumerate((1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560))}
 DEFAULT = "efficientnet-b0"
 EMBEDDED = "embedded"
 MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
@@ -122,7 +123,7 @@ class Backbone:
     """A loaded, frozen feature extractor.
 
     apply: its graph, float32 (b, S, S, 3) with pixels 0-255 -> (b, D), for `embed` and for an export to build on.
-    model: the flat Keras model of that graph, or None where a SavedModel is all there is.
+    model: the flat Keras model of that graph, or None where a SavedModel is all there is; see `find_model`.
     dim: D. input_size: S. step: how many images `embed` is best given at a time.
     """
 
@@ -147,6 +148,16 @@ class Backbone:
         engine, precision, step = self._how
         kind = engines.OpenVINO if engine == "openvino" else engines.TensorFlow
         return kind(self.apply, self.input_size, precision, step)
+
+    def find_model(self, pixels: np.ndarray) -> None:
+        """Set `model` of a SavedModel to the EfficientNet of Keras that gives its features, where there is one.
+
+        pixels: uint8 (b, S, S, 3), of real images, on which the two must agree; see twin.py.
+        """
+        assert self._graph
+        names = [name for name, dim in DIMS.items() if dim == self.dim]
+        networks = [name.replace("efficientnet-b", "EfficientNetB") for name in names]
+        self.model = twin.find(self.apply, self._graph.variables, networks, pixels)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D). Several threads may call it."""

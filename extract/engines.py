@@ -12,17 +12,21 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from extract.errors import BackboneError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 NAMES = ("tensorflow", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16")
 # its hint, and what a CPU that computes in it says of itself
@@ -158,6 +162,19 @@ def workers(engine: str) -> int:
     With OpenVINO, whose streams are threads of its own, one more: each stream has work while an image is decoded.
     """
     return cores() + (engine == "openvino")
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Sequence[Item]], Result], items: Sequence[Item], step: int, depth: int
+) -> Iterator[Result]:
+    """Yield `work(block)` for blocks of `step` items, in order, at most `depth` of them begun ahead of the reader."""
+    begun: deque[Future[Result]] = deque()
+    for at in range(0, len(items), step):
+        begun.append(pool.submit(work, items[at : at + step]))
+        if len(begun) > depth:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 def choose(asked: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,8 @@ def _embed(
     with engines.held_stderr(), _stop_signal() as stop, ThreadPoolExecutor(workers) as pool:
         progress = Progress(len(jobs), "embedding")
         try:
-            for block in _blocks(network, jobs, plan.known, scan, 2 * workers, pool):
+            work = partial(_block, network, plan.known, scan)
+            for block in engines.ahead(pool, work, jobs, network.step, 2 * workers):
                 for number, row in block.rows:
                     scan.add(number, row)
                 fresh = [key not in plan.known for key in block.keys]  # of copies read at the same time, the first
@@ -348,24 +349,11 @@ class Block:
         return len(self.bad) + sum(isinstance(row, Failure) for _, row in self.rows)
 
 
-def _blocks(
-    network: backbone.Backbone, jobs: list[Job], known: set[str], scan: Scan, depth: int, pool: ThreadPoolExecutor
-) -> Iterator[Block]:
-    """Yield blocks of `network.step` jobs in the plan's order, at most `depth` of them begun ahead of the reader.
+def _block(network: backbone.Backbone, known: set[str], scan: Scan, jobs: Sequence[Job]) -> Block:
+    """Read, decode and embed; bytes that are `known`, or that stand in the block already, are read only.
 
-    A worker reads, decodes and embeds its images itself: no stage waits for another, and every core has work.
+    A worker does all three itself: no stage waits for another, and every core has work.
     """
-    begun: deque[Future[Block]] = deque()
-    for at in range(0, len(jobs), network.step):
-        begun.append(pool.submit(_block, network, jobs[at : at + network.step], known, scan))
-        if len(begun) > depth:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
-
-
-def _block(network: backbone.Backbone, jobs: list[Job], known: set[str], scan: Scan) -> Block:
-    """Read, decode and embed; bytes that are `known`, or that stand in the block already, are read only."""
     block, pixels = Block(len(jobs)), []
     for job in jobs:
         digest, data = job.digest, job.data

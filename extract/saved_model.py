@@ -25,9 +25,14 @@ SIGNATURES = ("default", "serving_default")  # tried in this order where there i
 class Graph:
     """apply: float32 (b, S, S, 3) with pixels 0-255 -> (b, D). dim: D. module: what owns the variables."""
 
-    apply: Callable[[Any], Any]
+    apply: Any  # a tf.function
     dim: int
     module: Any
+
+    @property
+    def variables(self) -> list[Any]:
+        """In the module's own order where it has one, as TF-Hub's reusable form does, else in none."""
+        return list(getattr(self.module, "variables", None) or self.apply.get_concrete_function().variables)
 
 
 def is_handle(spec: str) -> bool:

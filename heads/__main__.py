@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import backbone, cache, demo, workspace
+from extract import backbone, cache, demo, engines, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.errors import DONE, UsageError, guard
@@ -57,9 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parsers["review"].add_argument("--port", type=number(0), default=0, help="on 127.0.0.1; default: any that is free")
     parsers["review"].add_argument("--who", help="who answers, for labels_review.csv; default: the user's name here")
     parsers["labels"].add_argument("--output", help="where the table goes; default: OUT/labels.csv")
+    parsers["export"].add_argument("--formats", default="keras,h5,saved_model", help="tflite and onnx, too; or all")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
+    parsers["predict"].add_argument("--engine", choices=("auto", *engines.NAMES), default="auto", help="for new images")
     parsers["predict"].add_argument("--output", help="where the CSV goes; default: OUT/predictions.csv")
     parsers["predict"].add_argument(
         "--allow-outside", action="store_true", help="let the table name files outside MEDIA"
@@ -157,18 +159,19 @@ def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> 
 
 
 def _export(flags: argparse.Namespace) -> int:
-    from heads import card, export
+    from heads import card, export, formats
 
+    asked = formats.parse(flags.formats)
     place = _place(flags, heads=True)
     name, why = _choose(place, flags.head or None, for_export=True)
     print(f"export    head {name} ({why})", flush=True)
-    results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed)
+    results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed, asked=asked)
     for result in results:
         print(
-            f"parity    {result.format:<12}{result.input:<8} max |dp| {result.max_abs_diff:.1e} over "
+            f"parity    {result.format:<21}{result.input:<14} max |dp| {result.max_abs_diff:.1e} over "
             f"{result.n_images:,} images, {result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
-    if "model.keras" not in {result.format for result in results}:
+    if "keras" in asked and "model.keras" not in {result.format for result in results}:
         print(f"parity    {card.NO_KERAS}")
     print(f"export    {shown(place.out / 'exports' / name)}")
     return DONE
@@ -185,7 +188,7 @@ def _predict(flags: argparse.Namespace) -> int:
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
     output = Path(flags.output) if flags.output else place.out / "predictions.csv"
-    print("predict   " + predict.write(output, predict.from_bundle(place, name, files)))
+    print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
 
 

@@ -1,15 +1,16 @@
 """Backbone and head as one model: one flat graph, published only after parity with the cached features.
 
-Every format is loaded back from its file and fed raw files, as pixels from `images.load` or, where its graph decodes
-them itself, as bytes; its probabilities must be those that the bundle gives for the cached features.
+Every file is opened again and fed raw files, as pixels from `images.load`, as pixels from the preprocess.py that lies
+beside it, or, where its graph decodes them itself, as bytes; its probabilities must be those that the bundle gives for
+the cached features.
 """
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,21 @@ from extract.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
 from heads import bundle as bundles
-from heads import card
+from heads import card, formats, preprocess
 from heads.bundle import Bundle
 from heads.dataset import rows_of
-from heads.layers import Dense
 
+SCRIPT = "preprocess.py"
 TOLERANCE = 1e-4  # of a probability
-MOST_FLIPPED = 0.01  # of the decisions on a reduced-precision cache, against float32
+BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
+BY_HALF = 2e-2  # more, where weights are float16
+MOST_FLIPPED = 0.01  # of the decisions, on a reduced-precision cache and where more than TOLERANCE is allowed
 BATCH = 32
-FORMATS = {"model.keras": ("pixels",), "model.h5": ("pixels",), "saved_model": ("pixels", "bytes")}  # and their inputs
 
 
 @dataclass(frozen=True)
 class Parity:
-    """One format against the cached features. input: "pixels" or "bytes"; n_images: how many of them it was fed.
+    """One file against the cached features. input: "pixels", SCRIPT or "bytes"; n_images: how many it was fed.
 
     max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that are not probability >= threshold.
     """
@@ -58,10 +60,13 @@ class Sample:
     p: np.ndarray
 
 
-def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Parity]:
-    """Publish OUT/exports/<name>: every format that passes parity, parity.json, head.json and MODEL_CARD.md.
+def export(
+    place: Workspace, name: str, *, n_images: int, seed: int, asked: Sequence[str] = formats.DEFAULT
+) -> list[Parity]:
+    """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json and MODEL_CARD.md.
 
-    n_images: how many images parity looks at, 0 for all. Errors: HeadError when a format fails; it is not published.
+    n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
+    it is not published.
     """
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
@@ -71,28 +76,38 @@ def export(place: Workspace, name: str, *, n_images: int, seed: int) -> list[Par
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
+    if network.model is None and {"keras", "h5"} & set(asked):
+        some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
+        network.find_model(np.stack(list(some.values()))) if some else None
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    with artifacts.replacing_folder(place.out / "exports" / name) as folder:
-        formats = write_formats(network, layers, bundle.facts["threshold"], folder)
-        results = [
-            result
-            for each in formats
-            for result in check(folder / each, FORMATS[each], sample, bundle.facts["threshold"], network.input_size)
-        ]
+    target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
+    version = formats.newest(target / "saved_model") + 1
+    with artifacts.replacing_folder(target) as folder:
+        files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
+        results = check(folder, files, sample, threshold, network.input_size)
         failed = [result for result in results if not result.ok]
         for each in {result.format for result in failed}:
             _remove(folder / each)
-        if {result.format for result in failed} == {result.format for result in results}:
+        published = {result.format for result in results} - {result.format for result in failed}
+        if not published:
             raise _parity_error(failed)  # before the folder replaces an export that was good
         results = reduced + results
         (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
+        if published != {"saved_model"}:
+            (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
         text = card.render(bundle.facts, figures, [asdict(r) for r in results])
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
     if failed:
         raise _parity_error(failed)
     return results
+
+
+def script(size: int) -> str:
+    """Return preprocess.py as it lies beside the models that take pixels, for images of S = size."""
+    text = Path(preprocess.__file__).read_text(encoding="utf-8")
+    return text.replace(f"SIZE = {preprocess.SIZE} ", f"SIZE = {size} ")
 
 
 def in_float32(
@@ -107,7 +122,7 @@ def in_float32(
     step = backbone.batch(BATCH, network.input_size)
     for start in range(0, len(p), step):
         rows = range(start, min(start + step, len(p)))
-        if pixels := _batch(sample, rows, network.input_size, ("pixels",))["pixels"]:
+        if pixels := _batch(sample, rows, network.input_size)["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
     there, threshold = np.flatnonzero(np.isfinite(p)), bundle.facts["threshold"]
     kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
@@ -129,152 +144,10 @@ def _parity_error(failed: list[Parity]) -> HeadError:
     )
     return HeadError(
         f"Parity failed and these formats were not published: {listed}",
-        rule=f"An export agrees with the cached features to {TOLERANCE:g}",
+        rule=f"An export agrees with the cached features to {TOLERANCE:g}, or where pixels or weights are coarser to "
+        "what the README says",
         then="Check library versions with `python -m extract info`, then run make features in a new OUT",
     )
-
-
-def join(model: Any, layers: list[Dense], threshold: float) -> Any:
-    """Return one flat Keras model: the backbone's own layers, then the head's.
-
-    float32 (b, S, S, 3) -> {"probability": float32 (b, 1), "decision": int32 (b, 1), 1 from the threshold on}. The
-    decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
-    float32; an integer dtype would have cast the probability too.
-    """
-    _, keras = engines.load()
-    outputs, built = model.output, []
-    for i, layer in enumerate(layers):
-        last = i == len(layers) - 1
-        built.append(
-            keras.layers.Dense(
-                layer.kernel.shape[1], activation=layer.activation, name="probability" if last else f"head_{i}"
-            )
-        )
-        outputs = built[-1](keras.layers.UnitNormalization()(outputs) if layer.unit else outputs)
-    decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
-    joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
-    for keras_layer, layer in zip(built, layers, strict=True):
-        keras_layer.set_weights([layer.kernel, layer.bias])
-    joined.trainable = False
-    return joined
-
-
-def least_float32(threshold: float) -> float:
-    """Return the least float32 that is not below the threshold: float32 p reach both or neither."""
-    nearest = np.float32(threshold)
-    return float(nearest if nearest >= threshold else np.nextafter(nearest, np.float32(np.inf)))
-
-
-def write_formats(network: backbone.Backbone, layers: list[Dense], threshold: float, folder: Path) -> list[str]:
-    """Write model.keras, model.h5 and saved_model/, or the last alone where there is no Keras graph; return which.
-
-    Errors: OSError where the disk has no room.
-    """
-    tf, _ = engines.load()
-    try:
-        write_saved_model(network, layers, threshold, folder / "saved_model")
-    except tf.errors.OpError as error:  # its own kinds, OutOfRange for one, for what the disk refused
-        raise OSError(error.message) from error
-    if network.model is None:
-        return ["saved_model"]
-    needed = 3 * sum(file.stat().st_size for file in (folder / "saved_model").rglob("*") if file.is_file())
-    if (free := shutil.disk_usage(folder).free) < needed:  # HDF5 may crash the process where a write fails
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free", str(folder))
-    model = join(network.model, layers, threshold)
-    model.save(folder / "model.keras")
-    model.save(folder / "model.h5", include_optimizer=False)
-    return list(FORMATS)
-
-
-def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold: float, path: Path) -> None:
-    """Write any backbone and head as one frozen graph with two signatures, each giving what `join` gives.
-
-    pixels: float32 (b, S, S, 3), RGB, 0-255. bytes: strings `image_bytes` (b,), encoded images that `images.decode`
-    reads; one that it does not read fails the whole call.
-    """
-    tf, keras = engines.load()
-    features, size = keras.Input((network.dim,)), network.input_size
-    head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
-    frozen = engines.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
-
-    def from_pixels(pixels: Any) -> dict[str, Any]:
-        p = frozen(pixels)[0]
-        return {"probability": p, "decision": tf.cast(p >= least, tf.int32)}
-
-    def from_bytes(image_bytes: Any) -> dict[str, Any]:
-        square = tf.TensorSpec((size, size, 3), tf.uint8)
-        pixels = tf.map_fn(lambda encoded: images.decode(encoded, size), image_bytes, fn_output_signature=square)
-        return from_pixels(tf.cast(pixels, tf.float32))
-
-    module = tf.Module()
-    floats = tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")
-    module.by_pixels = tf.function(from_pixels, input_signature=[floats])
-    module.by_bytes = tf.function(from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
-    signatures = {"pixels": module.by_pixels, "bytes": module.by_bytes}
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
-    tf.saved_model.save(module, str(path), signatures, options)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns float64 (b, 2).
-
-    Its columns are probability and decision, 0 or 1. "pixels" takes uint8 (b, S, S, 3), "bytes" a list of b encoded
-    images.
-    """
-
-    size: int
-    inputs: dict[str, Callable[[Any], np.ndarray]]
-
-
-OUTPUTS = ("probability", "decision")
-
-
-def open_export(path: Path) -> Exported:
-    """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError."""
-    tf, _ = engines.load()
-
-    def columns(call: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
-        def run(x: Any) -> np.ndarray:
-            given = call(x)
-            return np.concatenate([np.asarray(given[name]) for name in OUTPUTS], axis=1, dtype=float)
-
-        return run
-
-    try:
-        if path.is_dir():
-            signatures = tf.saved_model.load(str(path)).signatures
-            by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
-            _refuse_undecided(path, by_pixels.structured_outputs)
-            inputs = {"pixels": columns(lambda x: by_pixels(pixels=tf.constant(x, tf.float32)))}
-            if by_bytes is not None:
-                inputs["bytes"] = columns(lambda x: by_bytes(image_bytes=tf.constant(x)))
-            return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
-        model = backbone.open_keras(path)
-        _refuse_undecided(path, model.output)
-        size = model.input_shape[1]
-        run = tf.function(  # layer by layer it takes five times as long
-            lambda x: model(x, training=False),
-            jit_compile=False,
-            input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
-        )
-        return Exported(size, {"pixels": columns(lambda x: run(tf.constant(x, tf.float32)))})
-    except HeadError:
-        raise
-    except Exception as error:  # TensorFlow, Keras, h5py and zipfile each have their own
-        raise HeadError(
-            f"{path} cannot be loaded as an exported model: {error}",
-            then=f"Give one of {', '.join(FORMATS)} of OUT/exports/<head>",
-        ) from error
-
-
-def _refuse_undecided(path: Path, outputs: Any) -> None:
-    if not isinstance(outputs, dict) or not set(OUTPUTS) <= set(outputs):
-        raise HeadError(
-            f"{path} gives no decision: it was exported before 0.3.0",
-            rule=f"An export gives {' and '.join(OUTPUTS)}",
-            then="Run make export again",
-        )
 
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
@@ -296,44 +169,47 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen])
 
 
-def check(path: Path, inputs: tuple[str, ...], sample: Sample, threshold: float, size: int) -> list[Parity]:
-    """Load one format from its file and compare it, by each input, on the sample's raw files.
+def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
+    """Open each of `files` and compare it, by each of its inputs, on the sample's raw files.
 
-    By bytes only files that `images.decode` reads count; where there is none, there is no row of it.
-    Errors: HeadError when most files are gone.
+    By bytes only images that `images.decode` reads count; where there is none, there is no row of it.
+    Errors: HeadError when most images are gone.
     """
-    exported = open_export(path)
-    n = len(sample.p)
-    got = {name: np.full((n, len(OUTPUTS)), np.nan) for name in inputs}
-    seen = {name: np.zeros(n, bool) for name in inputs}
-    step = backbone.batch(BATCH, size)
+    opened = {file: formats.open_export(folder / file) for file in files}
+    inputs = {file: ("pixels", "bytes" if "bytes" in each.inputs else SCRIPT) for file, each in opened.items()}
+    n, step = len(sample.p), backbone.batch(BATCH, size)
+    given = {(file, by): np.full((n, len(formats.OUTPUTS)), np.nan) for file in files for by in inputs[file]}
+    seen = {key: np.zeros(n, bool) for key in given}
     for start in range(0, n, step):
-        for name, batch in _batch(sample, range(start, min(start + step, n)), size, inputs).items():
-            if batch:
-                got[name][list(batch)], seen[name][list(batch)] = exported.inputs[name](list(batch.values())), True
-    if 2 * (there := int(seen["pixels"].sum())) < n:
+        batch = _batch(sample, range(start, min(start + step, n)), size)
+        for (file, by), got in given.items():
+            if rows := list(batch[by]):
+                run, values = opened[file].inputs["pixels" if by == SCRIPT else by], list(batch[by].values())
+                got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
+    if 2 * (there := int(seen[files[0], "pixels"].sum())) < n:
         raise HeadError(
             f"Only {there} of the {n:,} images for the parity check are where and what the manifest says",
             rule="An export is published only after parity on real images",
             then="Run make features again",
         )
     return [
-        compare(path.name, name, got[name][seen[name]], sample.p[seen[name]], threshold)
-        for name in inputs
-        if seen[name].any()
+        compare(file, by, got[seen[file, by]], sample.p[seen[file, by]], threshold)
+        for (file, by), got in given.items()
+        if seen[file, by].any()
     ]
 
 
-def _batch(sample: Sample, rows: range, size: int, inputs: tuple[str, ...]) -> dict[str, dict[int, Any]]:
-    """Return for each input what to feed it, by row; files that moved or changed since make features are left out."""
-    found: dict[str, dict[int, Any]] = {name: {} for name in inputs}
+def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
+    """Return for each kind of input what to feed, by row, but for images that moved or changed since make features."""
+    found: dict[str, dict[int, Any]] = {"pixels": {}, SCRIPT: {}, "bytes": {}}
     for i in rows:
         try:
             data = images.read(sample.paths[i], sha256=sample.sha256[i])
             found["pixels"][i] = images.from_bytes(data, size)
         except images.BadImage:
             continue
-        if "bytes" in inputs and images.in_graph(data, size):
+        found[SCRIPT][i] = preprocess.load(io.BytesIO(data), size)[0]
+        if images.in_graph(data, size):
             found["bytes"][i] = data
     return found
 
@@ -341,17 +217,19 @@ def _batch(sample: Sample, rows: range, size: int, inputs: tuple[str, ...]) -> d
 def compare(name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
     """Compare an export's probabilities and decisions (n, 2) with expected probabilities (n,).
 
-    A probability that is not finite fails, and so does a decision that the format's own probability does not give.
+    A probability that is not finite fails, and so does a decision that the format's own probability does not give. A
+    flip is another decision where the expected probability is more than TOLERANCE away from the threshold: none may be,
+    or MOST_FLIPPED where pixels or weights are coarser.
     """
     got, decision = given.T
+    coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
     flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
     wrong = int((decision != (got >= threshold)).sum())
-    return Parity(
-        name, by, len(got), largest, TOLERANCE, flips, wrong, largest <= TOLERANCE and not flips and not wrong
-    )
+    ok = largest <= TOLERANCE + coarser and flips <= MOST_FLIPPED * len(got) * bool(coarser) and not wrong
+    return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)
 
 
 def _remove(path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,9 @@ from extract.run import undecodable
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles
 from heads.dataset import rows_of
-from heads.export import open_export
+from heads.formats import open_export
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,13 @@ def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> lis
     return [(path or name, Path(path) if path else None) for name, path in rows]
 
 
-def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]]) -> list[Prediction]:
-    """Predict with a trained head: a file whose bytes the cache or its quarantine knows costs no backbone work."""
+def from_bundle(
+    place: Workspace, name: str, files: list[tuple[str, Path | None]], engine: str = "auto"
+) -> list[Prediction]:
+    """Predict with a trained head: a file whose bytes the cache or its quarantine knows costs no backbone work.
+
+    engine: of engines.NAMES, or "auto", for those that do.
+    """
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
@@ -78,19 +85,28 @@ def from_bundle(place: Workspace, name: str, files: list[tuple[str, Path | None]
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
     rest = [i for i in np.flatnonzero(at < 0).tolist() if i not in bad]
     if rest:
-        network = _open_backbone(place, found)
-        run_model(files, rest, network.input_size, lambda x: bundle.probability(network.embed(x)), p, bad)
+        network, engine = _open_backbone(place, found, engine)
+        workers = engines.workers(engine)
+
+        def probability(pixels: np.ndarray) -> np.ndarray:
+            return bundle.probability(network.embed(pixels))
+
+        bad |= run_model(files, rest, network.input_size, probability, p, network.step, workers)
     return _predictions(files, p, p >= bundle.facts["threshold"], bad, bundle.facts)
 
 
-def _open_backbone(place: Workspace, found: FeatureCache) -> backbone.Backbone:
-    """Load the backbone that the cache was made with. Errors: CacheError when it is another, or has drifted."""
+def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[backbone.Backbone, str]:
+    """Load the backbone that the cache was made with, and say on which engine it runs.
+
+    Errors: CacheError when it is another, or has drifted.
+    """
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
-    network = backbone.load(source)
-    network.run_on(engines.choose("auto"), place.precision)
+    engines.share_cores()
+    network, engine = backbone.load(source), engines.choose(engine)
+    network.run_on(engine, place.precision)
     cache.refuse_drift(backbone.probe(network), found.probe, where=str(place.cache))
-    return network
+    return network, engine
 
 
 def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Prediction]:
@@ -105,10 +121,12 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
     pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
     cache.refuse_other_recipe(pixels, images.RECIPE, where=str(path))
+    engines.share_cores()
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
-    bad: dict[int, images.BadImage] = {}
-    run_model(files, list(range(len(files))), exported.size, exported.inputs["pixels"], given, bad)
+    step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
+    rows = list(range(len(files)))
+    bad = run_model(files, rows, exported.size, exported.inputs["pixels"], given, step, engines.cores())
     return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
 
 
@@ -118,26 +136,35 @@ def run_model(
     size: int,
     model: Callable[[np.ndarray], np.ndarray],
     out: np.ndarray,
-    bad: dict[int, images.BadImage],
-) -> None:
-    """Fill `out` (n, ...) with what a model gives for the files at `rows`.
+    step: int,
+    workers: int,
+) -> dict[int, images.BadImage]:
+    """Fill `out` (n, ...) with what a model gives for the files at `rows`; return why for those that cannot be read.
 
-    A file that cannot be read goes to `bad` and costs its batch nothing.
+    As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
     """
-    with engines.held_stderr():
-        progress = Progress(len(rows), "predicting")
-        step = backbone.batch(BATCH, size)
-        for start in range(0, len(rows), step):
-            batch, pixels = rows[start : start + step], {}
-            for i in batch:
-                try:
-                    pixels[i] = images.load(_existing(files[i]), size)
-                except images.BadImage as error:
-                    bad[i] = error
-            if pixels:
-                out[list(pixels)] = model(np.stack(list(pixels.values())))
-            progress.add(len(batch), bad=len(batch) - len(pixels))
-        progress.close()
+    bad: dict[int, images.BadImage] = {}
+
+    def work(block: Sequence[int]) -> int:
+        pixels = {}
+        for i in block:
+            try:
+                pixels[i] = images.load(_existing(files[i]), size)
+            except images.BadImage as error:
+                bad[i] = error
+        if pixels:
+            out[list(pixels)] = model(np.stack(list(pixels.values())))
+        return len(block)
+
+    progress = Progress(len(rows), "predicting")
+    started, before = time.monotonic(), 0
+    with engines.held_stderr(), ThreadPoolExecutor(workers) as pool, closing(progress):
+        for done in engines.ahead(pool, work, rows, step, 2 * workers):
+            progress.add(done, bad=len(bad) - before)
+            before = len(bad)
+    rate = len(rows) / max(time.monotonic() - started, 1e-9)
+    print(f"predict   {len(rows):,} images through the network at {rate:.1f} images/s, {workers} threads", flush=True)
+    return bad
 
 
 def _existing(file: tuple[str, Path | None]) -> Path:
@@ -148,14 +175,18 @@ def _existing(file: tuple[str, Path | None]) -> Path:
 
 def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, images.BadImage]]:
     """Return SHA-256 of each file, str (n,), and why for those that cannot be read."""
-    digests, bad = [""] * len(files), {}
-    for i, file in enumerate(files):
+
+    def digest(file: tuple[str, Path | None]) -> str | images.BadImage:
         try:
             with images.opening(_existing(file)) as opened:
-                digests[i] = hashlib.file_digest(opened, "sha256").hexdigest()
+                return hashlib.file_digest(opened, "sha256").hexdigest()
         except images.BadImage as error:
-            bad[i] = error
-    return np.array(digests), bad
+            return error
+
+    with ThreadPoolExecutor(engines.cores()) as pool:
+        found = list(pool.map(digest, files))
+    bad = {i: each for i, each in enumerate(found) if isinstance(each, images.BadImage)}
+    return np.array([each if isinstance(each, str) else "" for each in found]), bad
 
 
 def _predictions(

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.errors import HeadError
-from heads import calibration, dataset, export, layers, metrics, report, train
+from heads import calibration, dataset, formats, layers, metrics, report, train
 from heads.baselines import Head, LogisticHead
 from heads.calibration import Calibrated
 from heads.layers import Dense
@@ -153,6 +153,6 @@ def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     y = (rng.random(2000) < expit(4 * (scores - middle))).astype(np.int8)
     for method in calibration.METHODS:
         dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores, y, {})
-        p = np.asarray(export.join(network, dense, 0.5)(pixels)["probability"])[:, 0]
+        p = np.asarray(formats.join(network, dense, 0.5)(pixels)["probability"])[:, 0]
         np.testing.assert_allclose(p, layers.forward(dense, X), atol=1e-5)
         assert np.ptp(p) > 0.01, method

@@ -302,13 +302,13 @@ def test_predict_decides_by_the_threshold_of_the_bundle(place):
 def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold, tmp_path):
     """From both Keras files, called, compiled and by XLA; for a number that is no float32 and one out of reach too."""
     from extract import engines
-    from heads import export
+    from heads import formats
     from heads.layers import Dense
 
     tf, keras = engines.load()
     features = keras.Input((3,))
     layers = [Dense(np.ones((3, 1), np.float32), np.zeros(1, np.float32), "sigmoid")]
-    model = export.join(keras.Model(features, features), layers, threshold)
+    model = formats.join(keras.Model(features, features), layers, threshold)
     X = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
     for name in ("model.keras", "model.h5"):
         model.save(tmp_path / name)

@@ -48,7 +48,7 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("sklearn.datasets.load_digits", partial(load_digits, n_class=4))  # a third of them: time
     assert heads_main(["export", "--parity-images", "16"]) == 0
-    assert capsys.readouterr().out.count(": ok") == 4  # saved_model by both inputs
+    assert capsys.readouterr().out.count(": ok") == 6  # three formats, each by two inputs
     assert heads_main(["predict"]) == 0
     assert "3 failed" in capsys.readouterr().out
     assert extract_main(["features"]) == 0

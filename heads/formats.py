@@ -1,0 +1,319 @@
+"""The files that an export consists of: how each is written, and how each is opened again, by its own runtime.
+
+All are made of one frozen graph, so that what holds for one holds for the others up to rounding; parity says how far.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract import backbone, engines, images
+from extract.errors import HeadError, UsageError
+from heads.layers import Dense
+
+OUTPUTS = ("probability", "decision")
+FILES = {  # what FORMATS= names -> the files that it gives
+    "keras": ("model.keras",),
+    "h5": ("model.h5",),
+    "saved_model": ("saved_model",),
+    "tflite": ("model.tflite", "model_float16.tflite"),
+    "onnx": ("model.onnx",),
+}
+DEFAULT = ("keras", "h5", "saved_model")
+NEEDS = {"tflite": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")}  # beyond requirements.txt
+OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
+PROBE = Path(images.__file__).parent / "probe"  # encoded files that may be given to anybody
+
+
+def parse(text: str) -> list[str]:
+    """Return the formats that FORMATS= names, in the order of FILES. Errors: UsageError, for a missing package too."""
+    asked = list(FILES) if text == "all" else text.split(",")
+    if unknown := [name for name in asked if name not in FILES]:
+        raise UsageError(f"FORMATS={text}: {unknown[0]!r} is none", rule=f"They are {', '.join(FILES)}, or all")
+    for name in asked:
+        refuse_missing(name)
+    return [name for name in FILES if name in asked]
+
+
+def refuse_missing(name: str) -> None:
+    """Raise UsageError with the line that installs it where a package that a format needs is not there."""
+    missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
+    if missing:
+        raise UsageError(
+            f"The format {name} needs {' and '.join(missing)}, which is not installed",
+            then=f"Run {sys.executable} -m pip install -r requirements-formats.txt",
+        )
+
+
+def write(
+    network: backbone.Backbone,
+    layers: list[Dense],
+    threshold: float,
+    folder: Path,
+    *,
+    version: int = 1,
+    formats: Sequence[str] = DEFAULT,
+) -> list[str]:
+    """Write the files of `formats` into `folder` and return their names; those of Keras only where there is its graph.
+
+    version: of the SavedModel, as TensorFlow Serving counts. Errors: OSError where the disk has no room.
+    """
+    tf, _ = engines.load()
+    base = folder / "saved_model"
+    try:
+        write_saved_model(network, layers, threshold, base / str(version))
+    except tf.errors.OpError as error:  # its own kinds, OutOfRange for one, for what the disk refused
+        raise OSError(error.message) from error
+    files = [file for name in formats for file in FILES[name]]
+    if network.model is None:
+        files = [file for file in files if file not in ("model.keras", "model.h5")]
+    size = sum(file.stat().st_size for file in base.rglob("*") if file.is_file())
+    needed = (len(files) + 1) * size
+    if (free := shutil.disk_usage(folder).free) < needed:  # HDF5 may crash the process where a write fails
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free", str(folder))
+    if "model.keras" in files or "model.h5" in files:
+        model = join(network.model, layers, threshold)
+        for file in set(files) & {"model.keras", "model.h5"}:
+            model.save(folder / file, **({"include_optimizer": False} if file == "model.h5" else {}))
+    for file, half in (("model.tflite", False), ("model_float16.tflite", True)):
+        if file in files:
+            (folder / file).write_bytes(_tflite(base / str(version), threshold, half))
+    if "model.onnx" in files:
+        (folder / "model.onnx").write_bytes(_onnx(base / str(version), network.input_size))
+    if "saved_model" not in files:
+        shutil.rmtree(base)
+    return files
+
+
+def join(model: Any, layers: list[Dense], threshold: float) -> Any:
+    """Return one flat Keras model: the backbone's own layers, then the head's.
+
+    float32 (b, S, S, 3) -> {"probability": float32 (b, 1), "decision": int32 (b, 1), 1 from the threshold on}. The
+    decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
+    float32; an integer dtype would have cast the probability too.
+    """
+    _, keras = engines.load()
+    outputs, built = model.output, []
+    for i, layer in enumerate(layers):
+        last = i == len(layers) - 1
+        built.append(
+            keras.layers.Dense(
+                layer.kernel.shape[1], activation=layer.activation, name="probability" if last else f"head_{i}"
+            )
+        )
+        outputs = built[-1](keras.layers.UnitNormalization()(outputs) if layer.unit else outputs)
+    decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
+    joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
+    for keras_layer, layer in zip(built, layers, strict=True):
+        keras_layer.set_weights([layer.kernel, layer.bias])
+    joined.trainable = False
+    return joined
+
+
+def least_float32(threshold: float) -> float:
+    """Return the least float32 that is not below the threshold: float32 p reach both or neither."""
+    nearest = np.float32(threshold)
+    return float(nearest if nearest >= threshold else np.nextafter(nearest, np.float32(np.inf)))
+
+
+def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold: float, path: Path) -> None:
+    """Write any backbone and head as one frozen graph, as TensorFlow Serving takes it; each signature gives OUTPUTS.
+
+    pixels: float32 (b, S, S, 3), RGB, 0-255. bytes, which is the default: strings `image_bytes` (b,), encoded images
+    that `images.decode` reads; one that it does not read fails the whole call. Beside the graph lie requests that
+    Serving warms up with.
+    """
+    tf, keras = engines.load()
+    features, size = keras.Input((network.dim,)), network.input_size
+    head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
+    frozen = engines.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
+
+    def from_pixels(pixels: Any) -> dict[str, Any]:
+        p = frozen(pixels)[0]
+        return {"probability": p, "decision": tf.cast(p >= least, tf.int32)}
+
+    def from_bytes(image_bytes: Any) -> dict[str, Any]:
+        square = tf.TensorSpec((size, size, 3), tf.uint8)
+        pixels = tf.map_fn(lambda encoded: images.decode(encoded, size), image_bytes, fn_output_signature=square)
+        return from_pixels(tf.cast(pixels, tf.float32))
+
+    module = tf.Module()
+    floats = tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")
+    module.by_pixels = tf.function(from_pixels, input_signature=[floats])
+    module.by_bytes = tf.function(from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    signatures = {"pixels": module.by_pixels, "bytes": module.by_bytes, "serving_default": module.by_bytes}
+    _save(module, path, signatures)
+    _write_warmup(path / "assets.extra" / "tf_serving_warmup_requests")
+
+
+def _save(module: Any, path: Path, signatures: dict[str, Any]) -> None:
+    tf, _ = engines.load()
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
+    tf.saved_model.save(module, str(path), signatures, options)
+
+
+def _write_warmup(path: Path) -> None:
+    """Write one request for each signature that takes images, of a probe file, as Serving's warm-up replays them."""
+    tf, _ = engines.load()
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    path.parent.mkdir()
+    photo = next(file for file in sorted(PROBE.iterdir()) if file.suffix == ".jpg").read_bytes()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature in ("bytes", "serving_default"):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = "onepass", signature
+            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([photo]))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())
+
+
+def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
+    """Convert the signature `pixels`. half: weights are stored as float16; what computes is the runtime's to choose.
+
+    With half the threshold would be rounded to float16 too, and decide otherwise than the probability says: it is
+    compared as the integer of the same bits, which for numbers from 0 on has the same order.
+    """
+    tf, _ = engines.load()
+    by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
+    bits = int(np.float32(least_float32(threshold)).view(np.int32))
+
+    def from_pixels(pixels: Any) -> dict[str, Any]:
+        p = by_pixels(pixels=pixels)["probability"]
+        return {"probability": p, "decision": tf.cast(tf.bitcast(p, tf.int32) >= bits, tf.int32)}
+
+    taken = tf.TensorSpec(by_pixels.structured_input_signature[1]["pixels"].shape, tf.float32, name="pixels")
+    module = tf.Module()
+    module.by_pixels = tf.function(from_pixels, input_signature=[taken])
+    with engines.held_stderr(), tempfile.TemporaryDirectory() as between:
+        _save(module, Path(between), {"pixels": module.by_pixels})
+        converter = tf.lite.TFLiteConverter.from_saved_model(between, signature_keys=["pixels"])
+        if half:
+            converter.optimizations, converter.target_spec.supported_types = [tf.lite.Optimize.DEFAULT], [tf.float16]
+        return bytes(converter.convert())
+
+
+def _onnx(saved_model: Path, size: int) -> bytes:
+    tf, _ = engines.load()
+    import tf2onnx
+
+    by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
+    taken = tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")
+    with engines.held_stderr():
+        run = tf.function(lambda pixels: by_pixels(pixels=pixels), input_signature=[taken])
+        proto, _ = tf2onnx.convert.from_function(run, input_signature=[taken], opset=OPSET)
+    return bytes(proto.SerializeToString())
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns float64 (b, 2).
+
+    Its columns are probability and decision, 0 or 1. "pixels" takes (b, S, S, 3), uint8 or float32, "bytes" a list of
+    b encoded images. Several threads may call them.
+    """
+
+    size: int
+    inputs: dict[str, Callable[[Any], np.ndarray]]
+
+
+def open_export(path: Path) -> Exported:
+    """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError, UsageError."""
+    openers = {".keras": _open_keras, ".h5": _open_keras, ".tflite": _open_tflite, ".onnx": _open_onnx}
+    opener = _open_saved_model if path.is_dir() else openers.get(path.suffix, _open_keras)
+    refuse_missing(path.suffix.removeprefix("."))
+    try:
+        return opener(path)
+    except HeadError:
+        raise
+    except Exception as error:  # TensorFlow, Keras, h5py, zipfile, LiteRT and ONNX Runtime each have their own
+        listed = ", ".join(file for files in FILES.values() for file in files)
+        raise HeadError(
+            f"{path} cannot be loaded as an exported model: {error}",
+            then=f"Give one of {listed} of OUT/exports/<head>",
+        ) from error
+
+
+def newest(base: Path) -> int:
+    """Return the highest version in a SavedModel's folder, the one that TensorFlow Serving serves; 0 for none."""
+    return max((int(path.name) for path in base.glob("[0-9]*") if path.name.isdecimal()), default=0)
+
+
+def _columns(given: dict[str, Any]) -> np.ndarray:
+    return np.concatenate([np.asarray(given[name]) for name in OUTPUTS], axis=1, dtype=float)
+
+
+def _open_saved_model(path: Path) -> Exported:
+    tf, _ = engines.load()
+    if version := newest(path):
+        path = path / str(version)
+    signatures = tf.saved_model.load(str(path)).signatures
+    by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
+    _refuse_undecided(path, by_pixels.structured_outputs)
+    inputs = {"pixels": lambda x: _columns(by_pixels(pixels=tf.constant(x, tf.float32)))}
+    if by_bytes is not None:
+        inputs["bytes"] = lambda x: _columns(by_bytes(image_bytes=tf.constant(x)))
+    return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
+
+
+def _open_keras(path: Path) -> Exported:
+    tf, _ = engines.load()
+    model = backbone.open_keras(path)
+    _refuse_undecided(path, model.output)
+    size = model.input_shape[1]
+    run = tf.function(  # layer by layer it takes five times as long
+        lambda x: model(x, training=False),
+        jit_compile=False,
+        input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
+    )
+    return Exported(size, {"pixels": lambda x: _columns(run(tf.constant(x, tf.float32)))})
+
+
+def _open_tflite(path: Path) -> Exported:
+    from ai_edge_litert.interpreter import Interpreter
+
+    with engines.held_stderr():
+        interpreter = Interpreter(str(path), num_threads=engines.cores())
+        run = interpreter.get_signature_runner("pixels")
+        _refuse_undecided(path, run.get_output_details())
+        size, turn = int(run.get_input_details()["pixels"]["shape"][1]), threading.Lock()
+        run(pixels=np.zeros((1, size, size, 3), np.float32))  # it chooses what it computes with now, and says so
+
+    def in_turn(x: Any) -> np.ndarray:
+        with turn:
+            return _columns(run(pixels=np.asarray(x, np.float32)))
+
+    return Exported(size, {"pixels": in_turn})
+
+
+def _open_onnx(path: Path) -> Exported:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _refuse_undecided(path, dict.fromkeys(output.name for output in session.get_outputs()))
+
+    def run(x: Any) -> np.ndarray:
+        given = session.run(OUTPUTS, {"pixels": np.asarray(x, np.float32)})
+        return _columns(dict(zip(OUTPUTS, given, strict=True)))
+
+    return Exported(int(session.get_inputs()[0].shape[1]), {"pixels": run})
+
+
+def _refuse_undecided(path: Path, outputs: Any) -> None:
+    if not isinstance(outputs, dict) or not set(OUTPUTS) <= set(outputs):
+        raise HeadError(
+            f"{path} gives no decision: it was exported before 0.3.0",
+            rule=f"An export gives {' and '.join(OUTPUTS)}",
+            then="Run make export again",
+        )
