@@ -5,52 +5,97 @@ from __future__ import annotations
 from typing import Any
 
 PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok")
-NO_KERAS = "model.keras, model.h5: not written, a SavedModel's graph is no Keras graph"
+NO_KERAS = "model.keras, model.h5: not written, no EfficientNet of Keras gives this SavedModel's features"
 
 
 def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str, Any]]) -> str:
-    """Return the card as Markdown. head: head.json; figures: metrics.json; parity: the rows of parity.json."""
+    """Return the card as Markdown. head: head.json; figures: metrics.json; parity: the rows of parity.json.
+
+    Its sections are those of Mitchell et al., "Model Cards for Model Reporting" (2019).
+    """
     negative, positive = head["classes"]
     recipe, size = head["recipe"], head["recipe"]["input_size"]
     return f"""# Model card: {head["head"]}
 
+## Model details
+
 Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]:.6g} or
 more it says {positive}.{_point(head)}
-Input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, resized as the recipe says.
-Output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}.
-The SavedModel's signature `bytes` takes encoded images instead, strings (n,).
 
-## Figures
+- input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, as preprocess.py makes them; the SavedModel's signature
+  `bytes`, its default, takes encoded images instead, strings (n,)
+- output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}
+- backbone {head["backbone"]}, frozen; head trained on its features, seed {head["seed"]}
+- trained {head["provenance"].get("created", "at a time that is not told")}
+- versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["versions"].items())}
+{_list({**recipe, "fingerprint": head["fingerprint"]})}
 
-Validation figures are selected on; test was not used for any choice. Each with its 95 % interval.
+## Intended use
 
-{_figures(figures)}
+To sort photos like those it was trained on, or to put them in an order for people to look at. It knows two classes and
+answers for any picture, one of neither class too. It is no substitute for a person's review where a wrong answer costs
+somebody something.
 
-## Data
+## Factors
+
+{_groups(head["rows"])} Whether it errs more on one kind of photo than on another (light, camera, background, who is
+in it) was not measured: no such kinds were given.
+
+## Metrics
+
+Validation figures are selected on; test was not used for any choice. Each with its 95 % interval. `ece` is the expected
+calibration error: how far probabilities are from how often they come true. {_calibration(head)}
+
+## Training and evaluation data
 
 {_rows(head["rows"])}
 
-Labels: SHA-256 {head["table_digest"]}.
+The labels' table has the SHA-256 {head["table_digest"]}. Copies of a file are in one split.
 
-## How it was made
+## Quantitative analyses
 
-Backbone {head["backbone"]}, frozen; head trained on its features, seed {head["seed"]}.
-
-{_list({**recipe, "fingerprint": head["fingerprint"]})}
-
-Versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["versions"].items())}.
+{_figures(figures)}
 
 ## Parity
 
-Raw files through each format against cached feature and head.
+Raw files through each file of this folder, against cached feature and head.
 
-{_table(PARITY, parity)}{_left_out(recipe)}
+{_table(PARITY, parity)}{_left_out(recipe, parity)}
 
-## Limits
+## Ethical considerations
 
-The figures hold for images like those it was trained on. It is no substitute for a person's review where a wrong
-answer costs somebody something.
+{_cost(figures, positive)} In moderation a false positive takes something from somebody who did nothing: let a person
+look before that happens, say that a machine chose, and let people object. The photos that it was trained on may be
+personal data; a head is arrays computed from them, and a head of stored neighbours holds their features.
+
+## Caveats and recommendations
+
+The figures hold for photos like those it was evaluated on, with the same share of {positive}; where that share is
+smaller, precision is lower. Measure again on photos of your own, and train again when labels or photos have changed.
 """
+
+
+def _groups(rows: dict[str, dict[str, int]]) -> str:
+    told = ", ".join(f"{count['groups']:,} of {count['n']:,} in {split}" for split, count in rows.items())
+    return f"Photos that belong together (copies, groups of the table) count once in the intervals: {told}."
+
+
+def _calibration(head: dict[str, Any]) -> str:
+    how = head.get("training", {}).get("calibration")
+    return f"Calibration: {how}." if how else "The probabilities were not calibrated afterwards."
+
+
+def _cost(figures: dict[str, Any], positive: str) -> str:
+    """Say in photos what precision and recall mean, on test where it was computed."""
+    split = "test" if figures.get("test") else "validation"
+    precision, recall = (figures.get(split, {}).get(name) for name in ("precision", "recall"))
+    if not (precision and recall) or None in (precision["value"], recall["value"]):
+        return "How often it is wrong when it says yes is not known."
+    wrong, missed = ((100 * (1 - m["high"]), 100 * (1 - m["low"])) for m in (precision, recall))
+    return (
+        f"On {split}, of 100 photos that it calls {positive}, {wrong[0]:.0f} to {wrong[1]:.0f} are not; "
+        f"of 100 that are, it misses {missed[0]:.0f} to {missed[1]:.0f}."
+    )
 
 
 def _point(head: dict[str, Any]) -> str:
@@ -68,8 +113,9 @@ def _point(head: dict[str, Any]) -> str:
     return f" It was chosen on validation for {point['spec']}{at}: {figures}{bound}. Probabilities are not shifted."
 
 
-def _left_out(recipe: dict[str, Any]) -> str:
-    return f"\n\n{NO_KERAS}." if recipe["architecture"] == "saved-model" else ""
+def _left_out(recipe: dict[str, Any], parity: list[dict[str, Any]]) -> str:
+    left_out = recipe["architecture"] == "saved-model" and "model.keras" not in {row["format"] for row in parity}
+    return f"\n\n{NO_KERAS}." if left_out else ""
 
 
 def _figures(figures: dict[str, Any]) -> str:

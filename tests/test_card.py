@@ -28,7 +28,9 @@ PARITY = {
 
 def test_the_card_says_what_was_measured_on_what():
     """Figures with interval and n, data, recipe, parity."""
-    text = card.render(HEAD, {"threshold": 0.5, "validation": {"accuracy": METRIC}}, [PARITY])
+    text = card.render(
+        HEAD, {"threshold": 0.5, "validation": dict.fromkeys(("accuracy", "precision", "recall"), METRIC)}, [PARITY]
+    )
     for said in (
         "**dog** rather than **cat**",
         "| validation | accuracy | 0.9000 | 0.8000 to 0.9500 (approximate) | 50 |",
@@ -36,6 +38,9 @@ def test_the_card_says_what_was_measured_on_what():
         "- input_size: 224",
         "| model.keras | pixels | 8 | 1e-06 |",
         "keras 3.15",
+        "of 100 photos that it calls dog, 5 to 20 are not; of 100 that are, it misses 5 to 20",
+        "8 of 9 in train",
+        "## Ethical considerations",
     ):
         assert said in text
 
@@ -43,4 +48,6 @@ def test_the_card_says_what_was_measured_on_what():
 def test_an_undefined_figure_is_called_undefined():
     """Precision where nothing was called positive."""
     undefined = {**METRIC, "value": None, "n": 0}
-    assert "| undefined |" in card.render(HEAD, {"threshold": 0.5, "test": {"precision": undefined}}, [])
+    text = card.render(HEAD, {"threshold": 0.5, "test": {"precision": undefined}}, [])
+    assert "| undefined |" in text
+    assert "How often it is wrong when it says yes is not known" in text

@@ -1,0 +1,68 @@
+"""A SavedModel that is an EfficientNet exports to Keras' formats too, and only if its features prove that it is one."""
+
+import numpy as np
+import pytest
+
+from extract import backbone, engines, images, run, twin, workspace
+from heads import dataset, export, formats, train
+from tests.conftest import encoded, picture
+
+pytestmark = pytest.mark.tensorflow
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    """The embedded B0 as a module of TF-Hub's form: pixels 0-1, and a list of its variables."""
+    tf, _ = engines.load()
+    network = backbone.load(backbone.resolve("embedded", SIDE)).model
+    root = tf.train.Checkpoint()
+    root.net = network
+    run_it = tf.function(lambda images: network(images * 255.0, training=False))
+    run_it.get_concrete_function(tf.TensorSpec((None, SIDE, SIDE, 3)))
+    root.__call__ = run_it
+    root.variables = [weight.value for weight in network.weights if not weight.path.startswith("normalization")]
+    path = tmp_path_factory.mktemp("hub") / "module"
+    tf.saved_model.save(root, str(path))
+    return path
+
+
+def photos(n=4):
+    return np.stack([images.from_bytes(encoded(picture(seed, 90)), SIDE) for seed in range(n)])
+
+
+def test_the_keras_network_is_found_by_the_names_where_variables_are_in_no_order(module):
+    """As those of a graph are; it gives the module's features."""
+    network = backbone.load(backbone.resolve(str(module), SIDE))
+    assert network.model is None
+    variables, pixels = network._graph.apply.get_concrete_function().variables[::-1], photos()
+    model = twin.find(network.apply, variables, ["EfficientNetB0"], pixels)
+    expected = np.asarray(network.apply(pixels.astype(np.float32)))
+    np.testing.assert_allclose(model(pixels.astype(np.float32), training=False), expected, atol=1e-4)
+    assert np.ptp(expected) > 0.1
+
+
+def test_a_network_that_gives_other_features_is_none(module):
+    """The same variables in another graph: here one that looks at the mirrored photo, upside down."""
+    network = backbone.load(backbone.resolve(str(module), SIDE))
+    other = twin.find(
+        lambda pixels: network.apply(pixels[:, ::-1]), network._graph.variables, ["EfficientNetB0"], photos()
+    )
+    assert other is None
+    assert twin.find(network.apply, network._graph.variables[1:], ["EfficientNetB0"], photos()) is None
+
+
+def test_such_a_module_exports_to_keras(module, album, tmp_path):
+    """By the module's own list of variables; with parity on raw files, as from any other backbone."""
+    album.fill(20)
+    place = workspace.resolve(
+        data=str(album.table), media=str(album.media), backbone=str(module), input_size=SIDE, out=str(tmp_path / "out")
+    )
+    run.extract(run.Config(place))
+    train.run(place, dataset.join(place), train.Config(["logistic"]))
+    results = export.export(place, "logistic", n_images=8, seed=0, asked=["keras"])
+    assert [result.format for result in results] == ["model.keras", "model.keras"]
+    assert all(result.ok for result in results)
+    folder = place.out / "exports" / "logistic"
+    assert formats.open_export(folder / "model.keras").size == SIDE
+    assert "not written" not in (folder / "MODEL_CARD.md").read_text()
