@@ -44,7 +44,7 @@ help:
 	@echo "make torture   kills, full disks, damage and mutated images, counted; an hour or more"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR INPUT MODEL,"
+	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR FORMATS INPUT MODEL,"
 	@echo "           ENGINE PRECISION SHARD CLUSTER GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME) $(if $(CLUSTER),$(RAY))
