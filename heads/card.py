@@ -133,8 +133,12 @@ def _rows(counts: dict[str, dict[str, int]]) -> str:
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
-    lines = [columns, ("---",) * len(columns), *(tuple(str(row[name]) for name in columns) for row in rows)]
+    lines = [columns, ("---",) * len(columns), *(tuple(_cell(row[name]) for name in columns) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _list(facts: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     """Bundle and export alone say the same; the bad ones have a status and a reason."""
     run.extract(run.Config(place))
     train.run(place, dataset.join(place), train.Config(["logistic"]))
-    export.export(place, "logistic", n_images=8, seed=0)
+    export.export(place, "logistic", n_images=8, seed=0, asked=["saved_model"])
     new = album.media / "new"
     new.mkdir()
     (new / "fresh.jpg").write_bytes(encoded(picture(500)))
