@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
 def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
     """Open each of `files` and compare it, by each of its inputs, on the sample's raw files.
 
-    By bytes only images that `images.decode` reads count; where there is none, there is no row of it.
+    By bytes only images that `images.decode` reads count, by SCRIPT those that Pillow alone reads; where there is none,
+    there is no row of it.
     Errors: HeadError when most images are gone.
     """
     opened = {file: formats.open_export(folder / file) for file in files}
@@ -208,7 +210,8 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
             found["pixels"][i] = images.from_bytes(data, size)
         except images.BadImage:
             continue
-        found[SCRIPT][i] = preprocess.load(io.BytesIO(data), size)[0]
+        with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many words for it
+            found[SCRIPT][i] = preprocess.load(io.BytesIO(data), size)[0]
         if images.in_graph(data, size):
             found["bytes"][i] = data
     return found

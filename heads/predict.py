@@ -115,8 +115,9 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
     facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": images.RECIPE}
-    if (path.parent / "head.json").exists():
-        facts = bundles.read_facts(path.parent)
+    folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
+    if (folder / "head.json").exists():
+        facts = bundles.read_facts(folder)
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
     pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
