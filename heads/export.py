@@ -80,6 +80,11 @@ def export(
     if network.model is None and {"keras", "h5"} & set(asked):
         some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
         network.find_model(np.stack(list(some.values()))) if some else None
+        if network.model is None and not set(asked) - {"keras", "h5"}:
+            raise HeadError(
+                f"FORMATS={','.join(asked)}: no EfficientNet of Keras gives this SavedModel's features",
+                then="Run make export FORMATS=saved_model, tflite or onnx",
+            )
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
@@ -119,13 +124,19 @@ def in_float32(
     Errors: HeadError where more than MOST_FLIPPED of the decisions differ; images that are gone are left out.
     """
     network.run_on(engines.choose("auto"))
-    p = np.full(len(sample.p), np.nan)
+    p, seen = np.full(len(sample.p), np.nan), np.zeros(len(sample.p), bool)
     step = backbone.batch(BATCH, network.input_size)
     for start in range(0, len(p), step):
         rows = range(start, min(start + step, len(p)))
         if pixels := _batch(sample, rows, network.input_size)["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
-    there, threshold = np.flatnonzero(np.isfinite(p)), bundle.facts["threshold"]
+            seen[list(pixels)] = True
+    there, threshold = np.flatnonzero(seen), bundle.facts["threshold"]
+    _refuse_most_gone(len(there), len(p))
+    if not np.isfinite(p[there]).all():
+        raise HeadError(
+            f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32"
+        )
     kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
     difference = float(np.abs(sample.p[there] - kept.p).max()) if len(there) else 0.0
     flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
@@ -188,17 +199,21 @@ def check(folder: Path, files: list[str], sample: Sample, threshold: float, size
             if rows := list(batch[by]):
                 run, values = opened[file].inputs["pixels" if by == SCRIPT else by], list(batch[by].values())
                 got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
-    if 2 * (there := int(seen[files[0], "pixels"].sum())) < n:
-        raise HeadError(
-            f"Only {there} of the {n:,} images for the parity check are where and what the manifest says",
-            rule="An export is published only after parity on real images",
-            then="Run make features again",
-        )
+    _refuse_most_gone(int(seen[files[0], "pixels"].sum()), n)
     return [
         compare(file, by, got[seen[file, by]], sample.p[seen[file, by]], threshold)
         for (file, by), got in given.items()
         if seen[file, by].any()
     ]
+
+
+def _refuse_most_gone(there: int, n: int) -> None:
+    if 2 * there < n:
+        raise HeadError(
+            f"Only {there} of the {n:,} images for the parity check are where and what the manifest says",
+            rule="An export is published only after parity on real images",
+            then="Run make features again",
+        )
 
 
 def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:

@@ -114,6 +114,7 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
 
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
+    path = path.absolute()  # its parents hold head.json, from wherever it was named
     facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": images.RECIPE}
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
     if (folder / "head.json").exists():

@@ -21,6 +21,8 @@ def load(file: Any, size: int = SIZE) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{image.mode}: 32 bits a channel, whose range is not told")
     if image.mode.startswith("I;16"):  # of 16 bits the upper 8
         return np.repeat((np.asarray(image).astype(np.uint16) >> 8)[..., None], 3, axis=-1)
     if not image.has_transparency_data:

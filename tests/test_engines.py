@@ -115,8 +115,8 @@ def test_an_export_of_reduced_features_is_held_against_float32(reduced):
     assert cache.open_cache(reduced.cache).recipe["precision"] == "bfloat16"
     first, *rest = export.export(reduced, "logistic", n_images=0, seed=0)
     assert (first.format, first.input, first.n_images) == ("features.h5", "bfloat16", 40)
-    assert first.max_abs_diff > max(result.max_abs_diff for result in rest)
-    assert all(result.ok and result.max_abs_diff <= export.TOLERANCE for result in rest)
+    assert first.max_abs_diff > max(result.max_abs_diff for result in rest if result.input == "pixels")
+    assert all(result.ok and result.max_abs_diff <= result.tolerance for result in rest)
     assert json.loads((reduced.out / "exports" / "logistic" / "parity.json").read_text())[0]["format"] == "features.h5"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import containers
 from benchmarks.formats import alone
@@ -17,7 +18,7 @@ from extract import cache, engines, images, run
 from extract.errors import CacheError, HeadError, UsageError
 from heads import bundle, dataset, decision, export, formats, preprocess, train
 from heads.layers import Dense, forward
-from tests.conftest import picture, read_rows
+from tests.conftest import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 
@@ -328,3 +329,12 @@ def test_preprocess_makes_the_pixels_of_every_container():
         off = np.abs(given - expected)
         assert off.max() <= 1, name
         assert (off > 0).mean() < 0.01, name
+
+
+def test_preprocess_refuses_what_make_features_refuses():
+    """Grey of 32 bits would be clipped to white."""
+    data = encoded(Image.fromarray(np.full((40, 40), 40_000, np.int32)), "TIFF")
+    with pytest.raises(images.BadImage, match="32 bits a channel"):
+        images.from_bytes(data, 32)
+    with pytest.raises(ValueError, match="32 bits a channel"):
+        preprocess.load(io.BytesIO(data), 32)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,8 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     assert [each.reason.split(":")[0] for each in found] == ["undecodable", "", "", "undecodable", "missing"]
     alone = predict.from_export(place.out / "exports" / "logistic" / "saved_model", files)
     assert predict.from_export(place.out / "exports" / "logistic" / "saved_model" / "1", files) == alone
+    monkeypatch.chdir(place.out / "exports" / "logistic" / "saved_model")
+    assert predict.from_export(Path("1"), files) == alone
     assert [(each.status, each.decision) for each in alone] == [(each.status, each.decision) for each in found]
     for one, other in zip(found, alone, strict=True):
         assert one.p is other.p is None or one.p == pytest.approx(other.p, abs=1e-5)

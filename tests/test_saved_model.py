@@ -295,6 +295,8 @@ def test_the_whole_line_with_a_module_at_a_given_size(place, modules, net, capsy
     said = capsys.readouterr().out
     assert "INPUT_SIZE=45" in said
     assert "model.keras, model.h5: not written, no EfficientNet of Keras gives this SavedModel's features" in said
+    assert heads_main(["export", "--out", str(place.out), "--formats", "keras,h5"]) == 1
+    assert "no EfficientNet of Keras gives this SavedModel's features" in capsys.readouterr().err
     folder = place.out / "exports" / "logistic"
     assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "head.json", "parity.json", "saved_model"]
     parity = json.loads((folder / "parity.json").read_text())
