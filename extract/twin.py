@@ -15,6 +15,7 @@ import numpy as np
 
 from extract import engines
 
+SMALLEST = 32  # S that Keras builds an EfficientNet for
 TOLERANCE = 1e-4  # x max(1, max|f|), as everywhere
 # how pixels 0-1 are normalised: mean and variance by channel of ImageNet, of none, of -1 to 1
 NORMALISATIONS = (
@@ -32,6 +33,8 @@ def find(
     variables: of the SavedModel, with `name` and `numpy()`. architectures: names in keras.applications to try.
     """
     _, keras = engines.load()
+    if pixels.shape[1] < SMALLEST:
+        return None
     held = list(variables)
     expected = np.asarray(apply(pixels.astype(np.float32)))
     for name in architectures:

@@ -196,6 +196,10 @@ def _predict_alone(flags: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
     from heads import predict
 
+    if flags.engine != "auto":
+        raise UsageError(
+            "--engine was given with --model", rule="An export runs on its own runtime", then="Leave ENGINE out"
+        )
     if not flags.input:
         raise UsageError("--model was given without --input", then="Give INPUT=a file, a folder or a table")
     source = Path(flags.input)

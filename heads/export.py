@@ -79,7 +79,8 @@ def export(
     network = backbone.load(source)
     if network.model is None and {"keras", "h5"} & set(asked):
         some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
-        network.find_model(np.stack(list(some.values()))) if some else None
+        if some:
+            network.find_model(np.stack(list(some.values())))
         if network.model is None and not set(asked) - {"keras", "h5"}:
             raise HeadError(
                 f"FORMATS={','.join(asked)}: no EfficientNet of Keras gives this SavedModel's features",
@@ -157,7 +158,7 @@ def _parity_error(failed: list[Parity]) -> HeadError:
     return HeadError(
         f"Parity failed and these formats were not published: {listed}",
         rule=f"An export agrees with the cached features to {TOLERANCE:g}, or where pixels or weights are coarser to "
-        "what the README says",
+        "what docs/ship.md says",
         then="Check library versions with `python -m extract info`, then run make features in a new OUT",
     )
 

@@ -10,7 +10,8 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,10 @@ FILES = {  # what FORMATS= names -> the files that it gives
     "onnx": ("model.onnx",),
 }
 DEFAULT = ("keras", "h5", "saved_model")
-NEEDS = {"tflite": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")}  # beyond requirements.txt
+NEEDS = {
+    "tflite": ("ai_edge_litert",),
+    "onnx": ("onnxruntime", "tf2onnx"),
+}  # beyond requirements.txt; to read, the first
 OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
 PROBE = Path(images.__file__).parent / "probe"  # encoded files that may be given to anybody
 
@@ -42,13 +46,13 @@ def parse(text: str) -> list[str]:
     if unknown := [name for name in asked if name not in FILES]:
         raise UsageError(f"FORMATS={text}: {unknown[0]!r} is none", rule=f"They are {', '.join(FILES)}, or all")
     for name in asked:
-        refuse_missing(name)
+        refuse_missing(name, NEEDS.get(name, ()))
     return [name for name in FILES if name in asked]
 
 
-def refuse_missing(name: str) -> None:
+def refuse_missing(name: str, packages: Sequence[str]) -> None:
     """Raise UsageError with the line that installs it where a package that a format needs is not there."""
-    missing = [package for package in NEEDS.get(name, ()) if find_spec(package) is None]
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise UsageError(
             f"The format {name} needs {' and '.join(missing)}, which is not installed",
@@ -69,12 +73,9 @@ def write(
 
     version: of the SavedModel, as TensorFlow Serving counts. Errors: OSError where the disk has no room.
     """
-    tf, _ = engines.load()
     base = folder / "saved_model"
-    try:
+    with _systems_word():
         write_saved_model(network, layers, threshold, base / str(version))
-    except tf.errors.OpError as error:  # its own kinds, OutOfRange for one, for what the disk refused
-        raise OSError(error.message) from error
     files = [file for name in formats for file in FILES[name]]
     if network.model is None:
         files = [file for file in files if file not in ("model.keras", "model.h5")]
@@ -88,12 +89,24 @@ def write(
             model.save(folder / file, **({"include_optimizer": False} if file == "model.h5" else {}))
     for file, half in (("model.tflite", False), ("model_float16.tflite", True)):
         if file in files:
-            (folder / file).write_bytes(_tflite(base / str(version), threshold, half))
+            with _systems_word():
+                converted = _tflite(base / str(version), threshold, half)
+            (folder / file).write_bytes(converted)
     if "model.onnx" in files:
         (folder / "model.onnx").write_bytes(_onnx(base / str(version), network.input_size))
     if "saved_model" not in files:
         shutil.rmtree(base)
     return files
+
+
+@contextmanager
+def _systems_word() -> Iterator[None]:
+    """Turn TensorFlow's own errors for what the disk refused, OutOfRange for one, into OSError."""
+    tf, _ = engines.load()
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
 
 
 def join(model: Any, layers: list[Dense], threshold: float) -> Any:
@@ -196,7 +209,7 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
     taken = tf.TensorSpec(by_pixels.structured_input_signature[1]["pixels"].shape, tf.float32, name="pixels")
     module = tf.Module()
     module.by_pixels = tf.function(from_pixels, input_signature=[taken])
-    with engines.held_stderr(), tempfile.TemporaryDirectory() as between:
+    with engines.held_stderr(), tempfile.TemporaryDirectory(dir=saved_model.parent) as between:
         _save(module, Path(between), {"pixels": module.by_pixels})
         converter = tf.lite.TFLiteConverter.from_saved_model(between, signature_keys=["pixels"])
         if half:
@@ -232,7 +245,8 @@ def open_export(path: Path) -> Exported:
     """Load an exported model. A SavedModel is code: open only what you trust. Errors: HeadError, UsageError."""
     openers = {".keras": _open_keras, ".h5": _open_keras, ".tflite": _open_tflite, ".onnx": _open_onnx}
     opener = _open_saved_model if path.is_dir() else openers.get(path.suffix, _open_keras)
-    refuse_missing(path.suffix.removeprefix("."))
+    name = path.suffix.removeprefix(".")
+    refuse_missing(name, NEEDS.get(name, ())[:1])
     try:
         return opener(path)
     except HeadError:

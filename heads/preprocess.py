@@ -14,6 +14,8 @@ def load(file: Any, size: int = SIZE) -> np.ndarray:
         if image.format in ("JPEG", "MPO"):  # decoded at 1/2, 1/4 or 1/8, where that is still as large as S
             scale = max(s for s in (1, 2, 4, 8) if s == 1 or -(-min(image.size) // s) >= size)
             image.draft(image.mode, (image.width // scale, image.height // scale))
+        image.load()  # a PNG's EXIF may stand behind its pixels
+        image.info.pop("xmp", None), image.info.pop("XML:com.adobe.xmp", None)  # of orientations only EXIF's counts
         pixels = _rgb(ImageOps.exif_transpose(image))
     bands = (Image.fromarray(pixels[..., band].astype(np.float32)) for band in range(3))
     resized = [np.asarray(band.resize((size, size), Image.Resampling.BILINEAR)) for band in bands]  # antialiased

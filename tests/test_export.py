@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import containers
 from benchmarks.formats import alone
@@ -338,3 +339,19 @@ def test_preprocess_refuses_what_make_features_refuses():
         images.from_bytes(data, 32)
     with pytest.raises(ValueError, match="32 bits a channel"):
         preprocess.load(io.BytesIO(data), 32)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
+    """As the graph does, which knows no XMP."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    xmp += b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", (xmp + b"</rdf:RDF></x:xmpmeta>").decode())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {"pnginfo": text} if kind == "PNG" else {"xmp": xmp + b"</rdf:RDF></x:xmpmeta>"}
+    for options in (more, {"exif": exif}):
+        data = encoded(picture(3, 90), kind, **options)
+        given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
+        assert np.abs(given - expected).max() <= 1
