@@ -171,7 +171,7 @@ def _export(flags: argparse.Namespace) -> int:
             f"parity    {result.format:<21}{result.input:<14} max |dp| {result.max_abs_diff:.1e} over "
             f"{result.n_images:,} images, {result.flips} flips: {'ok' if result.ok else 'FAILED'}"
         )
-    if "keras" in asked and "model.keras" not in {result.format for result in results}:
+    if export.KERAS & set(asked) and not {"model.keras", "model.h5"} & {result.format for result in results}:
         print(f"parity    {card.NO_KERAS}")
     print(f"export    {shown(place.out / 'exports' / name)}")
     return DONE

@@ -8,9 +8,12 @@ PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "
 NO_KERAS = "model.keras, model.h5: not written, no EfficientNet of Keras gives this SavedModel's features"
 
 
-def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str, Any]]) -> str:
+def render(
+    head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str, Any]], *, no_keras: bool = False
+) -> str:
     """Return the card as Markdown. head: head.json; figures: metrics.json; parity: the rows of parity.json.
 
+    no_keras: Keras' files were asked for, and the backbone has no Keras network.
     Its sections are those of Mitchell et al., "Model Cards for Model Reporting" (2019).
     """
     negative, positive = head["classes"]
@@ -22,8 +25,7 @@ def render(head: dict[str, Any], figures: dict[str, Any], parity: list[dict[str,
 Gives the probability that a photo is **{positive}** rather than **{negative}**; at {figures["threshold"]:.6g} or
 more it says {positive}.{_point(head)}
 
-- input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255, as preprocess.py makes them; the SavedModel's signature
-  `bytes`, its default, takes encoded images instead, strings (n,)
+- input: RGB pixels, float32 (n, {size}, {size}, 3), 0-255{_inputs(parity)}
 - output: `probability`, float32 (n, 1), and `decision`, int32 (n, 1), 1 for {positive}
 - backbone {head["backbone"]}, frozen; head trained on its features, seed {head["seed"]}
 - trained {head["provenance"].get("created", "at a time that is not told")}
@@ -60,7 +62,7 @@ The labels' table has the SHA-256 {head["table_digest"]}. Copies of a file are i
 
 Raw files through each file of this folder, against cached feature and head.
 
-{_table(PARITY, parity)}{_left_out(recipe, parity)}
+{_table(PARITY, parity)}{chr(10) * 2 + NO_KERAS + "." if no_keras else ""}
 
 ## Ethical considerations
 
@@ -73,6 +75,13 @@ personal data; a head is arrays computed from them, and a head of stored neighbo
 The figures hold for photos like those it was evaluated on, with the same share of {positive}; where that share is
 smaller, precision is lower. Measure again on photos of your own, and train again when labels or photos have changed.
 """
+
+
+def _inputs(parity: list[dict[str, Any]]) -> str:
+    by = {row["input"] for row in parity}
+    script = ", as preprocess.py makes them" if "preprocess.py" in by else ""
+    encoded = "; the SavedModel's signature `bytes`, its default, takes encoded images instead, strings (n,)"
+    return script + (encoded if "bytes" in by else "")
 
 
 def _groups(rows: dict[str, dict[str, int]]) -> str:
@@ -111,11 +120,6 @@ def _point(head: dict[str, Any]) -> str:
     )
     bound = f"; at least {point['bound']:.3f}, one-sided 95 % bound" if "bound" in point else ""
     return f" It was chosen on validation for {point['spec']}{at}: {figures}{bound}. Probabilities are not shifted."
-
-
-def _left_out(recipe: dict[str, Any], parity: list[dict[str, Any]]) -> str:
-    left_out = recipe["architecture"] == "saved-model" and "model.keras" not in {row["format"] for row in parity}
-    return f"\n\n{NO_KERAS}." if left_out else ""
 
 
 def _figures(figures: dict[str, Any]) -> str:

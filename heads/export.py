@@ -28,6 +28,7 @@ from heads.bundle import Bundle
 from heads.dataset import rows_of
 
 SCRIPT = "preprocess.py"
+KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
 BY_HALF = 2e-2  # more, where weights are float16
@@ -77,15 +78,12 @@ def export(
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
     network = backbone.load(source)
-    if network.model is None and {"keras", "h5"} & set(asked):
+    if network.model is None and KERAS & set(asked):
         some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
         if some:
             network.find_model(np.stack(list(some.values())))
-        if network.model is None and not set(asked) - {"keras", "h5"}:
-            raise HeadError(
-                f"FORMATS={','.join(asked)}: no EfficientNet of Keras gives this SavedModel's features",
-                then="Run make export FORMATS=saved_model, tflite or onnx",
-            )
+        if network.model is None and set(asked) <= KERAS:
+            raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
@@ -104,7 +102,8 @@ def export(
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
-        text = card.render(bundle.facts, figures, [asdict(r) for r in results])
+        no_keras = network.model is None and bool(KERAS & set(asked))
+        text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
     if failed:
         raise _parity_error(failed)
@@ -139,7 +138,7 @@ def in_float32(
             f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32"
         )
     kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
-    difference = float(np.abs(sample.p[there] - kept.p).max()) if len(there) else 0.0
+    difference = float(np.abs(sample.p[there] - kept.p).max())
     flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
     if flips > MOST_FLIPPED * len(there):
         raise HeadError(

@@ -50,4 +50,6 @@ def test_an_undefined_figure_is_called_undefined():
     undefined = {**METRIC, "value": None, "n": 0}
     text = card.render(HEAD, {"threshold": 0.5, "test": {"precision": undefined}}, [])
     assert "| undefined |" in text
+    assert "preprocess.py" not in text
+    assert "`bytes`" not in text
     assert "How often it is wrong when it says yes is not known" in text

@@ -305,6 +305,8 @@ def test_the_whole_line_with_a_module_at_a_given_size(place, modules, net, capsy
     card = (folder / "MODEL_CARD.md").read_text()
     assert "float32 (n, 45, 45, 3), 0-255" in card
     assert "model.keras, model.h5: not written" in card
+    assert "preprocess.py" not in card
+    assert "`bytes`, its default" in card
     alone = place.out / "alone.csv"
     flags = ["--input", str(place.data), "--media", str(place.media)]
     assert heads_main(["predict", *flags, "--model", str(folder / "saved_model"), "--output", str(alone)]) == 0

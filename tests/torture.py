@@ -374,6 +374,19 @@ def as_ever(verb: Verb, out: Path, folder: Path, tally: Tally) -> bool:
 # ---- disks
 
 
+def refused(work: Callable[[], int], folder: Path, tally: Tally) -> bool | None:
+    """Run `work`, which must fail with exit code 1 and without a traceback; None where it did not fail."""
+    crashes = tally.crashes
+    code = done(work, folder, tally)
+    if code == 0:
+        return None
+    tally.faults += 1
+    good = code == 1 and tally.crashes == crashes
+    if not good:
+        tally.note(f"exit {code}: {(folder / '.output').read_text(errors='replace')[-600:]}")
+    return good
+
+
 def full_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
     """Let no file grow beyond a random size (RLIMIT_FSIZE), so that a write fails; then run without the limit."""
     tally, rng, out = Tally(f"{verb.name}, disk full"), random.Random(seed), folder / "out"
@@ -388,15 +401,8 @@ def full_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(verb.template, out)
         limit = int(10 ** rng.uniform(3.5, 5))  # the process must still be able to say what is wrong, into a file
-        crashes = tally.crashes
-        code = done(lambda limit=limit: limited(limit), folder, tally)
-        if code == 0:
-            continue  # it all fitted
-        tally.faults += 1
-        refused = code == 1 and tally.crashes == crashes
-        if not refused:
-            tally.note(f"limit {limit}: exit {code}")
-        tally.survived += as_ever(verb, out, folder, tally) and refused
+        if (good := refused(lambda limit=limit: limited(limit), folder, tally)) is not None:
+            tally.survived += as_ever(verb, out, folder, tally) and good
     return tally
 
 
@@ -426,16 +432,9 @@ def small_disks(verb: Verb, n: int, seed: int, folder: Path) -> Tally:
         if tally.faults == n:
             break
         with disk(out, verb.template, int(10 ** rng.uniform(4, 6))) as remount:
-            crashes = tally.crashes
-            code = done(lambda: verb.work(out), folder, tally)
-            if code == 0:
-                continue  # it all fitted
-            tally.faults += 1
-            refused = code == 1 and tally.crashes == crashes
-            if not refused:
-                tally.note(f"exit {code}: {(folder / '.output').read_text(errors='replace')[-600:]}")
-            remount("size=1g")
-            tally.survived += as_ever(verb, out, folder, tally) and refused
+            if (good := refused(lambda: verb.work(out), folder, tally)) is not None:
+                remount("size=1g")
+                tally.survived += as_ever(verb, out, folder, tally) and good
     return tally
 
 
@@ -451,30 +450,31 @@ def not_ours(verb: Verb, mounts: bool, folder: Path) -> Tally:
         ctypes.CDLL(None).capset(header, none)  # root is else stopped by no mode
         return verb.work(out)
 
-    def refuses(work: Callable[[], int]) -> None:
-        crashes, before = tally.crashes, bytes_of(out)
-        code = done(work, folder, tally)
-        refused = code == 1 and tally.crashes == crashes and bytes_of(out) == before
-        tally.faults += 1
-        tally.survived += refused
-        if not refused:
-            tally.note(f"exit {code}: {(folder / '.output').read_text(errors='replace')[-600:]}")
+    def refuses(work: Callable[[], int]) -> bool:
+        before = bytes_of(out)
+        good = refused(work, folder, tally)
+        if good is None:
+            tally.faults += 1
+        if not good or bytes_of(out) != before:
+            tally.note("it was not refused, or it changed something")
+            return False
+        return True
 
     if mounts:
         with disk(out, verb.template, 1_000_000_000) as remount:
             remount("ro")
-            refuses(lambda: verb.work(out))
+            good = refuses(lambda: verb.work(out))
             remount("rw")
-            tally.survived -= not as_ever(verb, out, folder, tally)
+            tally.survived += as_ever(verb, out, folder, tally) and good
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(verb.template, out)
     folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
     for path in folders:
         path.chmod(0o555)
-    refuses(without_rights)
+    good = refuses(without_rights)
     for path in folders:
         path.chmod(0o755)
-    tally.survived -= not as_ever(verb, out, folder, tally)
+    tally.survived += as_ever(verb, out, folder, tally) and good
     return tally
 
 
