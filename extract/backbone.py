@@ -213,8 +213,7 @@ def file_digest(path: Path) -> str:
 
 def _keras_weights(name: str) -> Path:
     """Where Keras keeps the weights that it downloaded of `name`, one of SIZES."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models" / f"{name.replace('-', '')}_notop.h5"
+    return engines.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
 
 
 def _keras_application(name: str, size: int) -> Any:
