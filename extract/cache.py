@@ -81,6 +81,11 @@ class FeatureCache:
                     out[order[low:high]] = block[ordered[low:high] - start]
         return out
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all features in order, float32 (m, D) at a time."""
+        for start in range(0, len(self), SLICE):
+            yield self.read(np.arange(start, min(start + SLICE, len(self))))
+
 
 def open_cache(path: Path) -> FeatureCache:
     """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""

@@ -31,7 +31,7 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
     links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
     if not links:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, labels, manifest, workspace
+from extract import artifacts, backbone, cache, engines, images, labels, manifest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
@@ -123,7 +123,7 @@ def extract(config: Config) -> int:
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
             _refuse_all_bad(place, scan, failures)
-            said = _record_labels(place, table, scan)
+            said = _record_labels(place, table, scan, failures)
             sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
@@ -168,10 +168,12 @@ def _record_inputs(place: Workspace) -> None:
         workspace.write_record(replace(place, out=place.beside_cache))
 
 
-def _record_labels(place: Workspace, table: Any, scan: Scan) -> labels.Labels:
+def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
     """Record labels and splits, and tell what a person should know of them."""
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, scan.manifest().digests(), place.data, place.positive, recorded.made)
+    unusable = {failure.sha256 for failure in failures}
+    known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
+    said = labels.read(table, known, place.data, place.positive)
     mine = recorded if place.out == place.beside_cache else labels.read_record(place.out)
     changed = labels.changes(said, mine)
     if labels.rows(said) != mine.rows:
@@ -524,6 +526,9 @@ def _finish(
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
         print(f"features  quarantined: {listed}; see {workspace.shown(place.beside_cache / 'quarantine.csv')}")
     print(f"features  {workspace.shown(sealed.path)}: {len(sealed):,} rows x {sealed.dim}")
+    if embedded or len(sealed) <= repeats.SOON:
+        for note in repeats.notes(repeats.find(sealed.blocks(), sealed.sha256.tolist()), len(sealed), scan.manifest()):
+            print(f"features  {note}")
     if share > config.max_bad:
         print(f"features  {share:.1%} of the images are quarantined, more than --max-bad {config.max_bad:.0%}: exit 3")
         return TOO_MANY_BAD

@@ -65,6 +65,7 @@ def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, An
         for split, c in counts.items()
     ]
     said.append(f"features: {data.cache.provenance.get('backbone')}, {len(data.cache):,} images x {data.cache.dim}")
+    said += [f"features: {note}" for note in data.repeated]
     said += leaks["notes"] if leaks else []
     return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
 

@@ -100,7 +100,7 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     table = manifest.read_table(tmp_path)
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
-    said = labels.read(table, {}, tmp_path, None, {})
+    said = labels.read(table, labels.Known({}), tmp_path, None)
     assert said.notes[0].startswith(
         "left out: 1 image files outside class folders ('loose.jpg'), 10 files or folders that are"
     )
@@ -262,7 +262,7 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, fresh.digests(), root, None, labels.read_record(place.out).made)
+    told = labels.read(swapped, labels.Known(fresh.digests(), labels.read_record(place.out).made), root, None)
     assert labels.changes(told, labels.read_record(place.out)) == ["since the last run 2 labels and 0 splits changed"]
 
 
