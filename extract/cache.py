@@ -115,6 +115,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
                 raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        artifacts.raise_unless_damage(path, error)
         raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
 
 
@@ -277,16 +278,18 @@ def _body_digest(path: Path) -> str:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file."""
+    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file.
+
+    Errors: BusyError where another process has it open for writing: what it holds then says nothing.
+    """
     if not path.is_file():
         raise CacheError(f"There is no cache at {path}", then="Run make features")
-    with path.open("rb") as file:
-        stamp = file.read(USER_BLOCK)
+    with artifacts.sharing(path) as file:
+        stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
         raise CacheError(
             f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=repair_of(path)
         )
-    found = _body_digest(path)
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
         raise CacheError(
@@ -396,7 +399,7 @@ def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> Fe
 
 
 def _refuse_full_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(artifacts.behind_links(path).parent).free
     if free < needed * 1.02:
         raise CacheError(
             f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",

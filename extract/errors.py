@@ -48,7 +48,7 @@ class HeadError(OnepassError):
 
 
 class BusyError(OnepassError):
-    """Another process is writing the same cache."""
+    """Another process holds the file, or nothing can say whether one does."""
 
 
 class Interrupted(OnepassError):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images
+from extract import artifacts, backbone, cache, engines, images, manifest
 from extract.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
@@ -87,6 +88,8 @@ def export(
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     with artifacts.replacing_folder(target) as folder:
         files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
         results = check(folder, files, sample, threshold, network.input_size)
