@@ -55,6 +55,18 @@ class Interrupted(OnepassError):
     """Ctrl-C or SIGTERM; what was finished is kept."""
 
 
+def in_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where the locale is no UTF-8: the names in tables are.
+
+    Else a name of a table and the same name of a file would differ. What is printed stays in the terminal's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    terminal = f"{getattr(sys.stdout, 'encoding', None) or 'ascii'}:backslashreplace"
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING") or terminal}
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def guard(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; a user's mistake becomes one paragraph on stderr, never a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):

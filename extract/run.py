@@ -435,6 +435,7 @@ def _stop_signal() -> Iterator[threading.Event]:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as nohup asks
 
     def restore() -> None:
         for number, handler in before.items():

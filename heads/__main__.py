@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from extract import artifacts, backbone, cache, demo, engines, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
-from extract.errors import DONE, UsageError, guard
+from extract.errors import DONE, UsageError, guard, in_utf8
 from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
@@ -301,4 +301,5 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

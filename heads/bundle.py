@@ -229,6 +229,8 @@ def _made_of(folder: Path) -> tuple[Any, ...]:
 def validation_log_loss(folder: Path) -> float:
     """Read a trained head's validation log loss from its metrics.json."""
     try:
-        return float(json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]["value"])
+        return float(
+            json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["log_loss"]["value"]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadError(f"{folder / 'metrics.json'} cannot be read: {error!r}", then="Run make head again") from error

@@ -100,11 +100,12 @@ def export(
         if not published:
             raise _parity_error(failed)  # before the folder replaces an export that was good
         results = reduced + results
-        (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+        told = json.dumps([asdict(result) for result in results], indent=2)
+        (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
+        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
         no_keras = network.model is None and bool(KERAS & set(asked))
         text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
