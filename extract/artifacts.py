@@ -377,7 +377,7 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
             f"{path} is not as it was written: its columns should be {','.join(header)}",
-            then="Delete it and run make features again",
+            then="Move it away and run make features again",
         )
     return rows
 

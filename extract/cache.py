@@ -34,7 +34,9 @@ CHUNK = 256  # rows
 SLICE = 4096  # rows read or written at a time
 USER_BLOCK = 512  # bytes
 SEAL = b"onepass features, sha256 of the bytes from 512 on: "
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ANEW = "Delete it and run make features again"
+NOT_OURS = "Give another CACHE; if this was a feature cache, move it away and run make features again"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def open_cache(path: Path) -> FeatureCache:
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
-            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=ANEW)
+            then = NOT_OURS if schema is None else ANEW
+            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
         refuse_foreign(path, file)
         return FeatureCache(
             path,
@@ -155,8 +158,18 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
             raise CacheError(f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path))
 
 
+def remade(path: Path) -> str:
+    """Return what to do where no row can be saved; a file that bears no sign of HDF5 may be anything of the user's."""
+    with path.open("rb") as file:
+        start = file.read(USER_BLOCK + len(SIGNATURE))
+    ours = start.startswith(SEAL) or SIGNATURE in (start[USER_BLOCK:], start[: len(SIGNATURE)])
+    return ANEW if ours else NOT_OURS
+
+
 def repair_of(path: Path) -> str:
     """Return what to do about a damaged cache or part."""
+    if remade(path) != ANEW:
+        return remade(path)
     repaired = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole"
     return f"{repaired}; or delete it and run make features"
 

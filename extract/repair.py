@@ -52,7 +52,9 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
             yield file, padded
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         artifacts.raise_unless_damage(path, error)
-        raise CacheError(f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.ANEW) from error
+        raise CacheError(
+            f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
+        ) from error
 
 
 class _Padded(io.RawIOBase):

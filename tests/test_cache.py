@@ -165,7 +165,7 @@ except OSError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
 
 
-def test_ctrl_c_at_any_moment_of_a_seal_is_an_interrupt_and_the_old_cache_stands(tmp_path, parts):
+def test_ctrl_c_at_any_moment_of_a_seal_is_an_interrupt_and_the_old_cache_stands(tmp_path, parts, interrupts):
     """Raised within HDF5's calls back to our file it would leave HDF5 in disorder; found by the fault campaign."""
     old = cache.seal(tmp_path / "features.h5", parts[:1], {})
     before = old.path.read_bytes()

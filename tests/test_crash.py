@@ -114,7 +114,7 @@ def die():
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
 
 
-def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path):
+def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path, interrupts):
     """Exit code 1, one paragraph, no traceback."""
     out = tmp_path / "stopped"
     process = start(place, out)
