@@ -100,6 +100,7 @@ def inodes(targets: Iterable[Path]) -> set[int]:
 def _files(path: str | Path) -> Iterator[str]:
     if not os.path.isdir(path):
         yield str(path)
+        return
     for folder, _, names in os.walk(path):
         yield from (os.path.join(folder, name) for name in names)
 
