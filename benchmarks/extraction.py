@@ -197,7 +197,7 @@ def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float
         if done.returncode:
             print(f"{engine} {precision}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             return None
-        told = json.loads((Path(out) / "last_run.json").read_text())["features"]
+        told = json.loads((Path(out) / "last_run.json").read_text(encoding="utf-8"))["features"]
         return told["images_per_second"], wall - told["embedded"] / told["images_per_second"]
 
 
@@ -308,7 +308,7 @@ def machine() -> str:
 
 def _cpu_lines() -> list[str]:
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, images, saved_model, twin
+from extract import artifacts, engines, images, saved_model, twin
 from extract.errors import BackboneError
 
 # name -> S that its ImageNet weights were trained at, and D
@@ -300,6 +300,7 @@ def _load_weights(model: Any, path: Path) -> None:
     try:
         model.load_weights(path)
     except Exception as error:  # h5py and Keras raise a dozen types for a file that does not fit
+        artifacts.raise_unless_damage(path, error)
         raise BackboneError(
             f"{path} holds no weights that fit EfficientNet-B0 without its top: {error}",
             then="For another architecture, save the feature extractor as a .keras file",
@@ -369,6 +370,7 @@ def _from_keras_file(path: Path) -> Any:
     try:
         model = open_keras(path)
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
+        artifacts.raise_unless_damage(path, error)
         raise BackboneError(
             f"{path} cannot be loaded as a Keras model: {error}",
             rule="It must be a feature extractor saved by model.save(), with no Lambda",

@@ -34,7 +34,9 @@ CHUNK = 256  # rows
 SLICE = 4096  # rows read or written at a time
 USER_BLOCK = 512  # bytes
 SEAL = b"onepass features, sha256 of the bytes from 512 on: "
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ANEW = "Delete it and run make features again"
+NOT_OURS = "Give another CACHE; if this was a feature cache, move it away and run make features again"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def open_cache(path: Path) -> FeatureCache:
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
-            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=ANEW)
+            then = NOT_OURS if schema is None else ANEW
+            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
         refuse_foreign(path, file)
         return FeatureCache(
             path,
@@ -120,6 +123,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
                 raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        artifacts.raise_unless_damage(path, error)
         raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
 
 
@@ -159,8 +163,18 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
             raise CacheError(f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path))
 
 
+def remade(path: Path) -> str:
+    """Return what to do where no row can be saved; a file that bears no sign of HDF5 may be anything of the user's."""
+    with path.open("rb") as file:
+        start = file.read(USER_BLOCK + len(SIGNATURE))
+    ours = start.startswith(SEAL) or SIGNATURE in (start[USER_BLOCK:], start[: len(SIGNATURE)])
+    return ANEW if ours else NOT_OURS
+
+
 def repair_of(path: Path) -> str:
     """Return what to do about a damaged cache or part."""
+    if remade(path) != ANEW:
+        return remade(path)
     repaired = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole"
     return f"{repaired}; or delete it and run make features"
 
@@ -282,16 +296,18 @@ def _body_digest(path: Path) -> str:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file."""
+    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file.
+
+    Errors: BusyError where another process has it open for writing: what it holds then says nothing.
+    """
     if not path.is_file():
         raise CacheError(f"There is no cache at {path}", then="Run make features")
-    with path.open("rb") as file:
-        stamp = file.read(USER_BLOCK)
+    with artifacts.sharing(path) as file:
+        stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
         raise CacheError(
             f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=repair_of(path)
         )
-    found = _body_digest(path)
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
         raise CacheError(
@@ -401,7 +417,7 @@ def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> Fe
 
 
 def _refuse_full_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(artifacts.behind_links(path).parent).free
     if free < needed * 1.02:
         raise CacheError(
             f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",

@@ -135,8 +135,8 @@ def held_stderr() -> Iterator[BinaryIO]:
     Python's sys.stderr, a progress bar on it say, goes on to where it went.
     """
     sys.stderr.flush()
-    before, where = sys.stderr, os.dup(2)
-    with tempfile.TemporaryFile() as held, open(where, "w", buffering=1) as kept:
+    before, where, encoding = sys.stderr, os.dup(2), getattr(sys.stderr, "encoding", None) or "utf-8"
+    with tempfile.TemporaryFile() as held, open(where, "w", 1, encoding, "backslashreplace") as kept:
         if _is_descriptor_2(before):
             sys.stderr = kept
         os.dup2(held.fileno(), 2)

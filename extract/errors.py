@@ -48,11 +48,23 @@ class HeadError(OnepassError):
 
 
 class BusyError(OnepassError):
-    """Another process is writing the same cache."""
+    """Another process holds the file, or nothing can say whether one does."""
 
 
 class Interrupted(OnepassError):
     """Ctrl-C or SIGTERM; what was finished is kept."""
+
+
+def in_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where the locale is no UTF-8: the names in tables are.
+
+    Else a name of a table and the same name of a file would differ. What is printed stays in the terminal's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    terminal = f"{getattr(sys.stdout, 'encoding', None) or 'ascii'}:backslashreplace"
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING") or terminal}
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def guard(command: Callable[[], int]) -> int:

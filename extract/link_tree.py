@@ -32,6 +32,9 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     progress.close()
     recorded = labels.read_record(place.beside_cache, place.out)
     said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
+    artifacts.refuse_inputs(
+        [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"
+    )
     links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
     if not links:
         raise InputError(

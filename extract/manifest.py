@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -121,9 +121,18 @@ class Scan:
         else:
             self.rows[number], self.hashed = found, self.hashed + 1
 
+    def paths(self, inodes: set[int]) -> list[str]:
+        """Return the files that may be one of `inodes`: those that have one of them or are yet to be read."""
+        return [row.path for at, row in enumerate(self.rows) if row.inode in inodes or at in self.unread]
+
     def manifest(self) -> Manifest:
         """Return what is known by now; of a row that is yet to be read, whatever was known before, only its file."""
         return Manifest(self.rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
+
+
+def photos(folder: Path) -> Iterator[str]:
+    """Yield the paths in the manifest that lies in `folder`, which is read when the first is asked for."""
+    yield from (row.path for row in Manifest.read(folder / "manifest.csv").objects)
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:

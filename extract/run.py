@@ -100,7 +100,7 @@ def extract(config: Config) -> int:
     """
     started, place = time.monotonic(), config.workspace
     print(f"features  {place.describe()}", flush=True)
-    with artifacts.lock(place.cache.with_name(f".{place.cache.name}.lock"), str(place.cache)):
+    with artifacts.lock(artifacts.lock_of(place.cache), str(place.cache)):
         for folder in (place.out, place.beside_cache, _parts_folder(place)):
             artifacts.sweep(folder)
         table = manifest.read_table(place.data)
@@ -108,6 +108,9 @@ def extract(config: Config) -> int:
         source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source, place.precision)
         known, scan = _scan(config, table)
+        written = place.records()
+        photos = scan.paths(artifacts.inodes(written))
+        artifacts.refuse_inputs(written, photos, then="Give another OUT or CACHE")
         plan = _plan(config, scan, recipe)
         _record_inputs(place)
         if classes:
@@ -434,6 +437,7 @@ def _stop_signal() -> Iterator[threading.Event]:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as nohup asks
 
     def restore() -> None:
         for number, handler in before.items():

@@ -10,15 +10,16 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images
+from extract import artifacts, backbone, cache, engines, images, manifest
 from extract.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
@@ -87,6 +88,8 @@ def export(
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     with artifacts.replacing_folder(target) as folder:
         files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
         results = check(folder, files, sample, threshold, network.input_size)
@@ -97,11 +100,12 @@ def export(
         if not published:
             raise _parity_error(failed)  # before the folder replaces an export that was good
         results = reduced + results
-        (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+        told = json.dumps([asdict(result) for result in results], indent=2)
+        (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
+        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
         no_keras = network.model is None and bool(KERAS & set(asked))
         text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8

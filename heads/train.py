@@ -120,7 +120,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
             for split, found in trained.figures.items()
         },
     }
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for name, (columns, rows) in trained.tables.items():
         artifacts.write_csv(folder / name, columns, rows)
     artifacts.write_csv(

@@ -147,7 +147,7 @@ def test_the_users_table_is_never_the_target(cached, capsys):
     (cached.out / "link.csv").symlink_to(cached.data)
     for target in (cached.data, cached.out / "link.csv"):
         assert heads_main.main(["labels", "--out", str(cached.out), "--output", str(target)]) == 1
-        assert "is the table that was reviewed" in capsys.readouterr().err
+        assert "is a file that this command reads" in capsys.readouterr().err
 
 
 def test_all_else_in_the_table_stays_as_it_is(cached):

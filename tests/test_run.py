@@ -388,3 +388,42 @@ def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, 
         by_reason = extract(place)[1]["quarantined_by_reason"]
         assert (by_reason["missing"], by_reason["undecodable"]) == (1, 1)
         assert len(read_rows(place.out / "quarantine.csv")) == 2
+
+
+def test_every_output_may_be_a_link(place, album, tmp_path):
+    """Cache, parts, records and OUT itself on other disks: the links stay, and the files are those of a run without."""
+    extract(place)
+    disk, out = tmp_path / "disk", tmp_path / "linked"
+    names = ["features.h5", "manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv", "last_run.json"]
+    for folder in (disk / "out", disk / "files", disk / "parts"):
+        folder.mkdir(parents=True)
+    out.symlink_to(disk / "out")
+    for name in names:
+        (out / name).symlink_to(f"../files/{name}")
+    (out / "features.parts").symlink_to(disk / "parts")
+    linked = replace(place, out=out, cache=out / "features.h5")
+    for more in (0, 3):
+        for i in range(more):
+            album.add(f"more{i}", encoded(picture(900 + i)), str(i % 2), "train")
+        album.write()
+        assert extract(linked)[0] == 0
+        assert all((out / name).is_symlink() for name in [*names, "features.parts"])
+        assert sorted(path.name for path in (disk / "files").iterdir()) == sorted(names)
+        assert list((disk / "parts").iterdir()) == []
+        assert len(cache.verify(disk / "files" / "features.h5")) == 40 + more
+    extract(place)
+    for name in ("manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv"):
+        assert (disk / "files" / name).read_bytes() == (place.out / name).read_bytes()
+
+
+@pytest.mark.parametrize("written", ["features.h5", "manifest.csv", "splits.csv"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_no_output_is_a_photo(place, album, written, link):
+    """Refused before the backbone is loaded, by the file itself, whatever its name."""
+    photo = next(path for path in album.media.rglob("*") if path.is_file())
+    before = photo.read_bytes()
+    place.out.mkdir()
+    link(photo, place.out / written)
+    with pytest.raises((InputError, CacheError), match="is a file that this command reads|is not as it was written"):
+        extract(place, load=None)
+    assert photo.read_bytes() == before
