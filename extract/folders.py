@@ -111,7 +111,8 @@ def _word(name: str) -> str:
 
 def read_as(what: str, names: list[str]) -> list[str]:
     """Say as what the unusual words of splits among `names` are read. what: where they stand."""
-    unusual = [(name, split) for name, split in splits_of(names).items() if not TYPES.get(name.casefold())]
+    plain = ("train", "validation", "val", "valid", "dev", "test")
+    unusual = [(name, split) for name, split in splits_of(names).items() if name.casefold() not in plain]
     return [f"{what}: " + ", ".join(f"{name!r} is read as {split}" for name, split in unusual)] if unusual else []
 
 

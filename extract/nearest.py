@@ -41,8 +41,8 @@ def sentence(missing: Sequence[str], media: Path) -> str:
     name, path = first[how]
     differs = " and ".join(how) or "the suffix"  # which a path must have, and an id need not
     return (
-        f"no file is named {name!r}, but {path!r} is there, which differs in {differs}; "
-        f"{n:,} of the {len(missing):,} without a file differ from one in the same way"
+        f"the nearest file to {name!r} is {path!r}, which differs in {differs}; {n:,} of the {len(missing):,} missing "
+        "differ from a file in the same way"
     )
 
 

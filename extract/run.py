@@ -159,7 +159,9 @@ def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Fai
             f"{first.reason}, {first.detail}" + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
-            then="Correct objectId or `path` in the table" if near else "Give MEDIA=path/to/media",
+            then="Correct objectId or `path` in the table, or give another MEDIA"
+            if near
+            else "Give MEDIA=path/to/media",
         )
 
 

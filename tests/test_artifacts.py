@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from extract import artifacts
-from extract.errors import BusyError
+from extract.errors import BusyError, InputError
 from tests.conftest import ROOT
 
 
@@ -72,3 +72,16 @@ def test_names_that_are_not_utf8_survive_a_table(tmp_path):
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     artifacts.write_csv(tmp_path / "t.csv", ("path",), [(name,)])
     assert artifacts.read_csv(tmp_path / "t.csv", ("path",)) == [{"path": name}]
+
+
+@pytest.mark.parametrize("line", [1, 2, 5])
+@pytest.mark.parametrize("cell", [0, 1])
+def test_a_table_of_ours_with_a_stray_quote_is_damaged_not_shorter(tmp_path, line, cell):
+    """Rows that a quote took in would be forgotten: splits made anew, failures tried again."""
+    path = tmp_path / "t.csv"
+    artifacts.write_csv(path, ("a", "b"), [(f"x{i}", f"y{i}") for i in range(5)])
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[line][cell] = '"' + lines[line][cell]
+    path.write_text("\n".join(map(",".join, lines)) + "\n")
+    with pytest.raises(InputError, match="is not as it was written"):
+        artifacts.read_rows(path, ("a", "b"))

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pytest
 
-from extract import manifest
+from extract import manifest, tables
 from extract.errors import InputError
 from extract.manifest import Manifest
 from tests.conftest import ROOT, encoded, picture, read_rows
@@ -93,6 +94,47 @@ def test_two_files_for_one_id_are_an_error_that_names_both(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=r"line 2, column objectId: two files .*abcdef\.jpg and .*abcdef\.png"):
         manifest.locate(ids("abcdef"), tmp_path)
+
+
+FORMS = [(one, other) for one in ("NFC", "NFD") for other in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("name", ["größe 1", "Ångström", "ガス", "Été à Évian", "한국"])
+@pytest.mark.parametrize(("on_disk", "in_table"), FORMS)
+def test_names_are_found_in_either_unicode_normal_form(tmp_path, name, on_disk, in_table):
+    """A Mac's archive against a table from elsewhere, and the reverse: ids, paths, their folders, the spread tree."""
+    here, asked = normalize(on_disk, name), normalize(in_table, name)
+    for i, where in enumerate((here, f"{here}/sub {here}", f"object/{here[:2]}/{here[2:4]}")):
+        media = tmp_path / str(i)
+        path = media / where / f"{here}.jpg" if i else media / f"{here}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        folder = "" if i != 1 else f"{asked}/sub {asked}/"
+        assert manifest.locate(ids(f"{folder}{asked}"), media) == [str(path)]
+        relative = normalize(in_table, str(path.relative_to(media)))
+        assert manifest.locate(ids("x", path=relative), media) == [str(path)]
+
+
+def test_a_file_of_exactly_the_name_comes_before_one_in_another_form(tmp_path):
+    """Linux keeps both; only where neither is exact is the id refused."""
+    for form in ("NFC", "NFD"):
+        (tmp_path / f"{normalize(form, 'é')}.jpg").write_bytes(b"x")
+    for form in ("NFC", "NFD"):
+        assert manifest.locate(ids(normalize(form, "é")), tmp_path) == [str(tmp_path / f"{normalize(form, 'é')}.jpg")]
+    (tmp_path / "a .jpg").write_bytes(b"x")
+    (tmp_path / " a.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="two files answer to 'a'"):
+        manifest.locate(ids("a"), tmp_path)
+
+
+@pytest.mark.parametrize("file", ["a .jpg", " a.jpg", "a ", "a\u00a0.PNG", "\ufeffa.jpg"])
+def test_a_file_whose_name_has_spaces_at_its_ends_is_found_by_the_stripped_id(tmp_path, file):
+    """Tables lose such spaces, with a note; but an exact name comes first."""
+    (tmp_path / file).write_bytes(b"x")
+    assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / file)]
+    assert manifest.locate(ids("x", path=tables.strip(file)), tmp_path) == [str(tmp_path / file)]
+    (tmp_path / "a.gif").write_bytes(b"x")
+    assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / "a.gif")]
 
 
 @pytest.mark.parametrize("text", ["../secret", "/etc/passwd", "a/../../secret", "nul\0byte"])
