@@ -131,7 +131,23 @@ def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.Data
     Of a folder: objectId = path = the file's path in it, index = its class folder, attrs["notes"] = what was left out.
     Errors: InputError naming line and column.
     """
-    return _read_folder(source) if source.is_dir() else tables.read(source, required)
+    table = _read_folder(source) if source.is_dir() else tables.read(source, required)
+    for column in ("value", "group"):
+        _refuse_look_alikes(source, column, table[column].unique().tolist())
+    return table
+
+
+def _refuse_look_alikes(source: Path, column: str, words: list[str]) -> None:
+    """Raise InputError where two words look alike: as two classes or two groups they would be told apart."""
+    seen: dict[str, str] = {}
+    for word in words:
+        other = seen.setdefault(tables.normal(word), word)
+        if other != word:
+            raise InputError(
+                f"{source}: {other!a} and {word!a} are two names of column {column} that look alike",
+                rule="They differ only in Unicode normal form or in spaces at their ends",
+                then="Give both one spelling",
+            )
 
 
 def _read_folder(source: Path) -> pd.DataFrame:

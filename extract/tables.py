@@ -133,7 +133,7 @@ def _way_out(kind: str) -> str:
 
 def _dialect(text: str, required: tuple[str, ...]) -> tuple[str, str]:
     """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names."""
-    if named := re.match(r'"?sep=([^\r\n])"?[,;\t"]*(?=[\r\n])', text, re.IGNORECASE):
+    if named := re.match(r'"?sep=([^\w\r\n"])"?[,;\t"]*(?=[\r\n])', text, re.IGNORECASE):
         return text[named.end() :], named[1]
     line = next((line for line in io.StringIO(text, newline="") if strip(line)), "")
     for delimiter in DELIMITERS:

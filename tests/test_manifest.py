@@ -115,6 +115,40 @@ def test_names_are_found_in_either_unicode_normal_form(tmp_path, name, on_disk, 
         assert manifest.locate(ids("x", path=relative), media) == [str(path)]
 
 
+@pytest.mark.parametrize(("folder_form", "file_form"), FORMS)
+def test_folder_and_file_may_be_in_different_forms(tmp_path, folder_form, file_form):
+    """A folder made on a Mac with files from elsewhere."""
+    folder = tmp_path / normalize(folder_form, "Été") / "x" / normalize(file_form, "île")
+    folder.mkdir(parents=True)
+    path = folder / f"{normalize(folder_form, 'é')}.jpg"
+    path.write_bytes(b"x")
+    for form in ("NFC", "NFD"):
+        assert manifest.locate(ids(normalize(form, "Été/x/île/é")), tmp_path) == [str(path)]
+        assert manifest.locate(ids("x", path=normalize(form, "Été/x/île/é.jpg")), tmp_path) == [str(path)]
+        assert manifest.locate(ids(normalize(form, "Été/x/île/è")), tmp_path) == [None]
+
+
+@pytest.mark.parametrize("column", ["value", "group"])
+@pytest.mark.parametrize("word", ["Übung", "é", "ガ"])
+def test_two_classes_or_groups_that_look_alike_are_refused(tmp_path, column, word):
+    """They would be two, and nobody could see why."""
+    rows = [(f"{i}", normalize(("NFC", "NFD")[i % 2], word)) for i in range(4)]
+    other = {"value": "group", "group": "value"}[column]
+    text = f"objectId,{column},{other}\n" + "".join(f"{name},{cell},\n" for name, cell in rows)
+    with pytest.raises(InputError, match=f"two names of column {column} that look alike"):
+        table(tmp_path, text)
+    assert len(table(tmp_path, normalize("NFD", text))) == 4
+
+
+def test_two_class_folders_that_look_alike_are_refused(tmp_path):
+    """A class of train from a Mac, of test from elsewhere."""
+    for split, name in (("train", "e\u0301"), ("test", "\u00e9"), ("train", "other"), ("test", "other")):
+        (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / name / "a.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"'\\xe9' and 'e\\u0301' are two names of column value"):
+        manifest.read_table(tmp_path)
+
+
 def test_a_file_of_exactly_the_name_comes_before_one_in_another_form(tmp_path):
     """Linux keeps both; only where neither is exact is the id refused."""
     for form in ("NFC", "NFD"):
