@@ -371,8 +371,11 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     if not path.exists():
         return []
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    found, rows = next(reader, []), list(reader)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        found, rows = next(reader, []), list(reader)
+    except csv.Error:  # a quote that is not closed would take in the rows below it
+        found, rows = [], []
     if "'" in text:
         rows = [list(map(plain, row)) for row in rows]
     if found != list(header) or set(map(len, rows)) - {len(found)}:

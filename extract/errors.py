@@ -10,6 +10,14 @@ from collections.abc import Callable
 DONE, FAILED, USAGE, TOO_MANY_BAD = 0, 1, 2, 3
 
 
+def visible(text: str) -> str:
+    """Return a text with its control and other unseen characters as Python writes them: no name steers a terminal.
+
+    Line feeds stay, for the words of libraries.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class OnepassError(Exception):
     """Something the user can mend. `str()` is the whole message, ready to print.
 
@@ -22,7 +30,7 @@ class OnepassError(Exception):
 
     def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
         sentences = (text.strip().removesuffix(".") + "." for text in (event, rule, then) if text)
-        super().__init__(" ".join(sentences))
+        super().__init__(visible(" ".join(sentences)))
 
 
 class UsageError(OnepassError):
@@ -83,8 +91,9 @@ def guard(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # a full disk, a read-only folder: the system's own words name the path
+        said = visible(str(error))
         print(
-            f"onepass: The system refused: {error}. What was published before stands. Mend that and run again.",
+            f"onepass: The system refused: {said}. What was published before stands. Mend that and run again.",
             file=sys.stderr,
         )
         return FAILED

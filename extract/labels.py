@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract import artifacts
-from extract.errors import InputError
+from extract import artifacts, folders
+from extract.errors import InputError, visible
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -137,14 +137,17 @@ def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str
 
 
 def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
-    unknown = ~types.isin((*SPLITS, ""))
+    words = [word for word in types.unique().tolist() if word]
+    known = {"": "", **folders.splits_of(words)}
+    unknown = ~types.isin(known)
     if unknown.any():
         line, word = next(types[unknown].items())
         raise InputError(
             f"{source}, line {line}, column type: {word!r} is no split",
-            rule="type is train, validation or test; leave it empty and the split is made for you",
+            rule="type is train, validation or test, or another usual word of these (training, val, dev, testing); "
+            "leave it empty and the split is made for you",
         )
-    return types.to_numpy(str)
+    return types.map(known).to_numpy(str)
 
 
 def components(*keys: np.ndarray) -> np.ndarray:
@@ -312,7 +315,7 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
     for problem, object_id, *_ in conflicts:
         first.setdefault(problem, []).append(object_id)
     return [
-        f"{problem}: {len(names)} rows ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{problem}: {len(names)} rows ({visible(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
         for problem, names in first.items()
     ]
 

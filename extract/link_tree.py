@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from extract import artifacts, folders, labels, manifest
+from extract import artifacts, folders, labels, manifest, nearest
 from extract.errors import InputError
 from extract.labels import Labels
 from extract.manifest import Manifest
@@ -37,9 +37,12 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     )
     links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
     if not links:
+        gone = table[(scan.rows["path"] == "").to_numpy()]
+        near = nearest.sentence(manifest.paths_or_ids(gone), place.media) if len(gone) else ""
         raise InputError(
-            f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}",
-            then="Give MEDIA=path/to/media",
+            f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}"
+            + (f"; {near}" if near else ""),
+            then="Give MEDIA=path/to/media, or correct objectId or `path` in the table",
         )
     _update(tree, links)
     plain = sum(not os.path.splitext(path)[1] for path in links)

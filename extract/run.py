@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, labels, manifest, repeats, workspace
+from extract import artifacts, backbone, cache, engines, images, labels, manifest, nearest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
@@ -121,16 +121,18 @@ def extract(config: Config) -> int:
             bad, done = _embed(config, plan, known, scan, source, recipe)
             failures = [*scan.failures.values(), *_failures(scan, bad)]
             if not config.apart:  # before a MEDIA that is not there, say, is recorded as so many bad images
-                _refuse_all_bad(place, scan, list(scan.failures.values()))
+                _refuse_all_bad(place, table, scan, list(scan.failures.values()))
             _write_quarantine(place, scan, failures, _decoder(recipe))
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
-            _refuse_all_bad(place, scan, failures)
+            _refuse_all_bad(place, table, scan, failures)
             said = _record_labels(place, table, scan, failures)
             sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
             raise
+        if near := "" if config.apart else _nearest(place, table, failures):
+            print(f"features  {near}")
         return _finish(config, scan, said, sealed, failures, done, time.monotonic() - started)
 
 
@@ -143,7 +145,7 @@ def _scan(config: Config, table: Any) -> tuple[Manifest, Scan]:
     manifest.refuse_other_images(known, scan)
     progress.close()
     if not config.apart:
-        _refuse_all_bad(place, scan, list(scan.failures.values()))
+        _refuse_all_bad(place, table, scan, list(scan.failures.values()))
     return known, scan
 
 
@@ -152,16 +154,24 @@ def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
         manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
 
 
-def _refuse_all_bad(place: Workspace, scan: Scan, failures: list[Failure]) -> None:
+def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> None:
     if len(failures) == len(scan.rows):
-        first = failures[0]
+        first, near = failures[0], _nearest(place, table, failures)
         raise InputError(
             f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
-            f"{first.reason}, {first.detail}",
+            f"{first.reason}, {first.detail}" + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
-            then="Give MEDIA=path/to/media",
+            then="Correct objectId or `path` in the table, or give another MEDIA"
+            if near
+            else "Give MEDIA=path/to/media",
         )
+
+
+def _nearest(place: Workspace, table: Any, failures: list[Failure]) -> str:
+    """Say which file is nearest to one that is missing, and how many are like that; see `nearest.sentence`."""
+    gone = {failure.object_id for failure in failures if failure.reason == "missing" and not failure.path}
+    return nearest.sentence(manifest.paths_or_ids(table[table["objectId"].isin(gone)]), place.media) if gone else ""
 
 
 def _record_inputs(place: Workspace) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
 from extract.backbone import EMBEDDED, SIZES
-from extract.errors import InputError
+from extract.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
@@ -75,7 +75,7 @@ class Workspace:
         }
         usual |= {"near": 0, "precision": "float32"}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
-        return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
+        return visible("  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items()))
 
 
 def resolve(

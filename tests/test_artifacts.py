@@ -404,3 +404,16 @@ def test_all_links_to_an_output_have_one_lock(tmp_path):
     (tmp_path / "b").symlink_to(".")
     names = [tmp_path / "features.h5", tmp_path / "a" / "features.h5", tmp_path / "b" / "a" / "features.h5"]
     assert {artifacts.lock_of(name) for name in names} == {tmp_path / ".features.h5.lock"}
+
+
+@pytest.mark.parametrize("line", [1, 2, 5])
+@pytest.mark.parametrize("cell", [0, 1])
+def test_a_table_of_ours_with_a_stray_quote_is_damaged_not_shorter(tmp_path, line, cell):
+    """Rows that a quote took in would be forgotten: splits made anew, failures tried again."""
+    path = tmp_path / "t.csv"
+    artifacts.write_csv(path, ("a", "b"), [(f"x{i}", f"y{i}") for i in range(5)])
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[line][cell] = '"' + lines[line][cell]
+    path.write_text("\n".join(map(",".join, lines)) + "\n")
+    with pytest.raises(InputError, match="is not as it was written"):
+        artifacts.read_rows(path, ("a", "b"))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from extract import errors
+from extract import errors, labels
 from extract.__main__ import main
 from tests.conftest import ROOT
 
@@ -54,3 +54,24 @@ def test_numbers_out_of_range_are_wrong_usage(batch, capsys):
         main(["features", "--batch", batch])
     assert stopped.value.code == 2
     assert "no whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steering", ["\x1b[2J\x1b[31m", "\x07\x08", "\rspoofed", "\x9b2J", "\u202egpj", "\x00"])
+def test_no_message_steers_the_terminal(steering, capsys, tmp_path):
+    """What a table or a file's name holds is shown as Python writes it, in our errors and in the system's."""
+    for error in (errors.InputError(f"no {steering} here"), OSError(2, "No such file", steering), OSError(steering)):
+        assert errors.guard(raised(error)) == 1
+    said = capsys.readouterr().err
+    assert said.replace("\n", "").isprintable()
+    assert said.count(repr(steering)[1:-1]) >= 2
+
+
+def test_notes_on_a_tables_ids_do_not_steer_the_terminal():
+    """Conflicts name ids as they stand in the table."""
+    said = labels._count([("copies in two splits", "\x1b[31mred", "s", "0", "train", "")])
+    assert said == [r"copies in two splits: 1 rows (\x1b[31mred)"]
+
+
+def test_words_of_libraries_keep_their_lines_and_letters():
+    """Only what is not seen is written out."""
+    assert errors.visible("größe 猫 'é'\nnext line") == "größe 猫 'é'\nnext line"

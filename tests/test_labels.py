@@ -53,10 +53,22 @@ def test_a_positive_class_that_no_row_has_is_refused():
         read(["cat", "dog"], positive="hound")
 
 
-def test_an_unknown_split_word_is_refused_with_its_line():
-    """`val` and `Test` are not guessed at."""
-    with pytest.raises(InputError, match=r"line 3, column type: 'val' is no split"):
-        read(["0", "1"], types=["train", "val"])
+@pytest.mark.parametrize("word", ["fold1", "trains", "validate me", "0"])
+def test_an_unknown_split_word_is_refused_with_its_line(word):
+    """Nothing is guessed at."""
+    with pytest.raises(InputError, match=rf"line 3, column type: '{word}' is no split"):
+        read(["0", "1"], types=["train", word])
+
+
+def test_the_words_of_splits_are_those_of_folders_in_any_case():
+    """`val`, `Valid`, `Train`, `TEST`, `training`, and an empty cell stays ours to fill."""
+    words = ["Train", "TRAINING", "train_set", "val", "Valid", "dev", "VALIDATION", "TEST", "testing", "Test-Set"]
+    said = read(["0", "1"] * 5, types=words)
+    assert said.split.tolist() == ["train"] * 3 + ["validation"] * 4 + ["test"] * 3
+    assert not said.made.any()
+    assert read(["0", "1"], types=["train", "eval"]).split.tolist() == ["train", "validation"]
+    assert read(["0"] * 3, types=["train", "val", "eval"]).split.tolist() == ["train", "validation", "test"]
+    assert read(["0"] * 2, types=["Test", ""]).made.tolist() == [False, True]
 
 
 def test_components_join_rows_through_groups_and_copies():

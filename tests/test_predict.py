@@ -33,6 +33,29 @@ def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
         predict.list_files(tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ids.csv", "ids.TSV", "ids.txt"])
+def test_a_table_of_ids_is_read_whatever_program_saved_it(tmp_path, name, capsys):
+    """One column is enough; spaces that went and names that are nearly there are said."""
+    (tmp_path / "a b.jpg").write_bytes(b"x")
+    (tmp_path / "c.jpg").write_bytes(b"x")
+    (tmp_path / name).write_text("sep=;\nobjectId;\n a b;\nC.JPG;\n;\n", encoding="utf-16")
+    assert predict.list_files(tmp_path / name, tmp_path) == [
+        (str(tmp_path / "a b.jpg"), tmp_path / "a b.jpg"),
+        ("C.JPG", None),
+    ]
+    said = capsys.readouterr().out
+    assert "predict   column objectId: spaces around 1 cells" in said
+    assert "predict   the nearest file to 'C.JPG' is 'c.jpg', which differs in case; 1 of the 1 missing" in said
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.xls", "t.parquet", "t.json", "t.ods"])
+def test_what_may_hold_a_table_is_no_picture(tmp_path, name):
+    """It is refused for what it is, not counted as an image that cannot be decoded."""
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(30) + b"xl/workbook.xml")
+    with pytest.raises(InputError, match=r"is not a table but .*Save it as CSV"):
+        predict.list_files(tmp_path / name, tmp_path)
+
+
 def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
     """make predict on known images takes a second."""
     train.run(cached, dataset.join(cached), train.Config(["logistic"]))

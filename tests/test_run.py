@@ -120,6 +120,22 @@ def test_unlabelled_images_are_embedded(place, album):
     assert extract(place)[1]["rows_in_cache"] == 41
 
 
+@pytest.mark.parametrize("change", [str.upper, "photos/{}".format, lambda name: f"{name}.jpg"])
+def test_names_that_are_nearly_those_of_files_are_shown_beside_one(place, album, capsys, change):
+    """Where all are missing in the error, where some are in a line; they stay missing."""
+    for path in sorted(album.media.rglob("*img")):
+        os.rename(path, path.with_name(path.name + ".png"))
+    rows = album.rows
+    album.rows = [(change(name), *rest) for name, *rest in rows]
+    album.write()
+    with pytest.raises(InputError, match=r"nearest file to .* is .*0000img\.png', .* 40 of the 40 missing"):
+        extract(place)
+    album.rows = rows[:35] + [(change(name), *rest) for name, *rest in rows[35:]]
+    album.write()
+    assert extract(place, max_bad=1)[1]["quarantined_by_reason"]["missing"] == 5
+    assert "0035img.png', which differs in" in capsys.readouterr().out
+
+
 def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path):
     """A wrong MEDIA is the commonest mistake."""
     (tmp_path / "empty").mkdir()

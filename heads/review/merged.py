@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import chain
 from pathlib import Path
 
-from extract import artifacts, manifest
+from extract import artifacts, manifest, tables
 from extract.workspace import Workspace
 from heads import dataset
 from heads.review import answers
@@ -25,13 +24,13 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
     if place.data.is_dir():
         header, rows = list(table.columns), table.to_numpy().tolist()
     else:
-        with place.data.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            header, *rows = ([artifacts.plain(cell) for cell in row] for row in csv.reader(file) if row)
-    names = [name.strip() for name in header]
+        header, _, rows = tables.rows(place.data)
+    names = list(map(tables.strip, header))
     name_at, value_at = names.index("objectId"), names.index("value")
     changed = 0
     for row in rows:
-        changed += row[value_at].strip() != value_of[row[name_at]]
-        row[value_at] = value_of[row[name_at]]
+        value = value_of[tables.strip(row[name_at])]
+        changed += tables.strip(row[value_at]) != value
+        row[value_at] = value
     artifacts.write_csv(target, header, rows)
     return len(rows), changed
