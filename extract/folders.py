@@ -129,19 +129,13 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
     around = _around(parts)
     depth = len(around)  # of the splits' names, or the classes'
     inside = [names for names in parts if len(names) > depth + 1]
-    tops = list(dict.fromkeys(names[depth] for names in inside))
-    notes = [f"looked through the folder {'/'.join(around)!r} around all others"] if around else []
-    types = {} if around[-1:] == [CLASSES] else splits_of(tops)
-    below: dict[str, list[list[str]]] = {top: [] for top in tops}
+    below: dict[str, list[list[str]]] = {}
     for names in inside:
-        below[names[depth]].append(names[depth + 1 :])
-    if types and len(types) < len(tops):
-        types = _class_named_as_split(folder, tops, types, below)
-        notes.append(f"a folder named as a split beside others is a class: {_some(list(splits_of(tops)))}")
-    elif not types and around[-1:] != [CLASSES]:
-        _refuse_two_readings(folder, below)
-    notes += read_as("folders", list(types))
-    at, more = _classes(below, depth + 1) if types else (dict.fromkeys(tops, depth), [])
+        below.setdefault(names[depth], []).append(names[depth + 1 :])
+    types, notes = _types(folder, below) if around[-1:] != [CLASSES] else ({}, [])
+    if around:
+        notes.insert(0, f"looked through the folder {'/'.join(around)!r} around all others")
+    at, more = _classes(below, depth + 1) if types else (dict.fromkeys(below, depth), [])
     rows = [
         ("/".join(names), types.get(names[depth], ""), names[i], "/".join(names[: i + 1]))
         for names in inside
@@ -176,21 +170,25 @@ def _around(parts: list[list[str]], *, in_split: bool = False) -> list[str]:
             return [*around[:-1], CLASSES]
 
 
-def _class_named_as_split(
-    folder: Path, tops: list[str], types: dict[str, str], below: dict[str, list[list[str]]]
-) -> dict[str, str]:
-    """Return no splits where one class is named as one. Errors: InputError where it may be a split after all.
+def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, str], list[str]]:
+    """Map the outer folders to splits, {} where they are the classes; and say what is not plain.
 
-    A split holds class folders: where all folders hold files alone, they are classes.
+    below: outer folder -> what lies in it. Where others lie beside one that is named as a split, all are classes if
+    they hold files alone, as a split holds class folders. Errors: InputError where it cannot be told.
     """
+    types = splits_of(below)
+    others = [name for name in below if name not in types]
+    if not types:
+        _refuse_two_readings(folder, below)
+        return {}, []
+    if not others:
+        return types, read_as("folders", list(types))
     if len(types) == 1 and all(len(names) == 1 for paths in below.values() for names in paths):
-        return {}
+        return {}, [f"the folder {next(iter(types))!r} is a class and no split, as it lies beside {_some(others)}"]
     raise InputError(
-        f"{folder} has folders named as splits ({_some(list(types))}) beside others "
-        f"({_some([name for name in tops if name not in types])})",
+        f"{folder} has folders named as splits ({_some(list(types))}) beside others ({_some(others)})",
         rule=LAYOUT,
-        then=f"Move or rename the others; or, if all are classes, move them into a folder named {CLASSES}; or give "
-        "a CSV",
+        then=f"Move or rename the others; or, if all are classes, move all into a folder named {CLASSES}; or use a CSV",
     )
 
 

@@ -79,7 +79,8 @@ def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> Non
     if hidden or name in (".", "..") or "/" in name or len(os.fsencode(name)) > 255:
         raise InputError(
             f"{where}, column {column}: {name!r} can be no name in a tree",
-            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot",
+            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot or "
+            "have the name of a system's folder",
         )
 
 
