@@ -96,20 +96,17 @@ def test_nothing_loaded_from_disk_is_executed():
 
 
 def opens_text(call):
-    """Say whether a call opens text in the locale's encoding, whatever that is."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    """Say whether a call opens text without naming an encoding."""
+    owner, name = getattr(call.func, "value", None), getattr(call.func, "attr", getattr(call.func, "id", ""))
     named = any(word.arg == "encoding" for word in call.keywords) or len(call.args) > 3
-    if name in ("read_text", "write_text", "NamedTemporaryFile", "TemporaryFile"):
-        return not named and "Temporary" not in name
-    owner = call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
-    return (
-        name == "open" and owner not in ("os", "Image", "webbrowser") and not named and not any("b" in t for t in texts)
-    )
+    binary = any(isinstance(arg, ast.Constant) and "b" in str(arg.value) for arg in call.args)
+    if name not in ("open", "read_text", "write_text") or getattr(owner, "id", "") in ("os", "Image"):
+        return False
+    return not named and not (name == "open" and binary)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_text_file_names_its_encoding(path):
     """Else the same file is read otherwise where LC_ALL is C."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
     assert [ast.unparse(call) for call in calls if opens_text(call)] == []
