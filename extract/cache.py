@@ -164,11 +164,10 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
 
 
 def remade(path: Path) -> str:
-    """Return what to do where no row can be saved; a file that bears no sign of HDF5 may be anything of the user's."""
+    """Return what to do where no row can be saved; a file of another layout may be the user's own."""
     with path.open("rb") as file:
         start = file.read(USER_BLOCK + len(SIGNATURE))
-    ours = start.startswith(SEAL) or SIGNATURE in (start[USER_BLOCK:], start[: len(SIGNATURE)])
-    return ANEW if ours else NOT_OURS
+    return ANEW if start.startswith(SEAL) or start[USER_BLOCK:] == SIGNATURE else NOT_OURS
 
 
 def repair_of(path: Path) -> str:

@@ -96,7 +96,9 @@ class _Padded(io.RawIOBase):
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
     if file.attrs.get("schema") != cache.SCHEMA:
-        raise CacheError(f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.ANEW)
+        raise CacheError(
+            f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.remade(path)
+        )
     cache.refuse_foreign(path, file, whole=False)
     recipe = json.loads(cache.attribute(file, "recipe"))
     if cache.fingerprint(recipe) != cache.attribute(file, "fingerprint"):

@@ -297,9 +297,13 @@ def test_what_the_system_refuses_is_its_own_word(sealed, monkeypatch, number):
     assert raised.value.errno == number
 
 
-@pytest.mark.parametrize("data", [b"", b"objectId,value\na,0\n", b"\xff\xd8\xff\xe0" + b"jpeg" * 500])
+@pytest.mark.parametrize("data", [b"", b"objectId,value\na,0\n", b"\xff\xd8\xff\xe0" + b"jpeg" * 500, None])
 def test_what_is_no_feature_cache_is_never_to_be_deleted(tmp_path, data, capsys):
-    """A table or a photo that was given as CACHE by mistake."""
+    """A table, a photo or a model that was given as CACHE by mistake."""
+    if data is None:
+        with h5py.File(tmp_path / "mine", "w") as file:
+            file["weights"] = rows(3)
+        data = (tmp_path / "mine").read_bytes()
     (tmp_path / "mine").write_bytes(data)
     for more in ([], ["--repair"]):
         assert main(["verify", "--cache", str(tmp_path / "mine"), *more]) == 1

@@ -146,7 +146,7 @@ def test_a_second_run_on_the_same_cache_is_refused_while_the_first_lives(place, 
 
 
 def test_a_kill_behind_links_loses_nothing_and_leaves_nothing_on_the_other_disk(place, tmp_path):
-    """OUT and its cache are links; killed while features.h5 is written, the next run ends as if nothing had happened."""
+    """OUT and its cache are links; killed while features.h5 is written, the next run ends as if it were not."""
     disk, out = tmp_path / "disk", tmp_path / "out link"
     (disk / "out").mkdir(parents=True)
     out.symlink_to(disk / "out")

@@ -440,6 +440,6 @@ def test_no_output_is_a_photo(place, album, written, link):
     before = photo.read_bytes()
     place.out.mkdir()
     link(photo, place.out / written)
-    with pytest.raises((InputError, CacheError), match="is a file that this command reads|is not as it was written"):
+    with pytest.raises((InputError, CacheError), match=r"is a file that this command reads|is not as it was written"):
         extract(place, load=None)
     assert photo.read_bytes() == before
