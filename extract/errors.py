@@ -47,6 +47,10 @@ class HeadError(OnepassError):
     """A head cannot be trained, loaded, exported or used on this cache."""
 
 
+class TooFewRows(HeadError):
+    """Train is too small for this one head; others may do with less."""
+
+
 class BusyError(OnepassError):
     """Another process is writing the same cache."""
 
