@@ -8,7 +8,10 @@ looked at, so that all of a split's intervals hold together in 95 %. In simulati
 covers as well as the studentised max-t bootstrap of Romano & Wolf 2005, at the same width.
 
 An interval of few groups is not to be trusted where losses are skewed: of two equally good heads the surer one wins a
-little on most rows and loses much on rare ones, which few rows may not hold. RESULT
+little on most rows and loses much on rare ones, which few rows may not hold. So a verdict needs `floor` independent
+groups, and as many that the two decide differently. In simulation (benchmarks/intervals.py, five kinds of equally good
+heads, 5 to 100 groups, 2,000 runs each) the interval alone was wrong in up to 15 % of runs, most with 10 to 20 groups;
+with the floor in none with 10 and at most 5.6 % with 100, chance being 1 %.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ def floor(looked_at: int) -> int:
     """Return how many groups, and groups decided differently, a verdict needs: 12 for one difference, 20 for 18.
 
     An exact sign test needs half as many at least: n that all speak for one head have a two-sided p of 2^(1 - n), to be
-    under 5 % / looked_at. Half as many left up to 6 % of verdicts wrong in simulation, so it is twice that.
+    under 5 % / looked_at. Twice that, since the interval is no exact test and needs some to speak for the other head.
     """
     return 2 * math.ceil(1 + math.log2(looked_at / (1 - metrics.LEVEL)))
 
