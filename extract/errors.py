@@ -55,6 +55,10 @@ class HeadError(OnepassError):
     """A head cannot be trained, loaded, exported or used on this cache."""
 
 
+class TooFewRows(HeadError):
+    """Train is too small for this one head; others may do with less."""
+
+
 class BusyError(OnepassError):
     """Another process holds the file, or nothing can say whether one does."""
 

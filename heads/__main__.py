@@ -106,14 +106,16 @@ def _train_heads(verb: str, place: Workspace, config: train.Config | None = None
     data = dataset.join(place)
     for note in data.notes:
         print(f"labels    {note}")
-    heads, chosen = train.run(place, data, config)
+    left_out: list[str] = []
+    heads, chosen = train.run(place, data, config, left_out)
     found = leaks.find(data) if verb == "compare" else None
     told_leaks = leaks.told(found, leaks.figures(found, data, heads, config.seed), heads) if found else None
-    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen, told_leaks)]), flush=True)
+    legend = report.legend(data, heads, chosen, told_leaks, left_out)
+    print("\n".join([report.table(heads, chosen), *legend]), flush=True)
     if found:
         leaks.write(place, found)
         print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
-        told = report.write(place, data, heads, chosen, told_leaks)
+        told = report.write(place, data, heads, chosen, told_leaks, left_out)
         report.write_page(place, data, heads, told, _audit(place, data, config.seed), found)
 
 

@@ -29,6 +29,7 @@ from heads.bundle import Bundle
 from heads.dataset import rows_of
 
 SCRIPT = "preprocess.py"
+LABELS = "labels.txt"
 KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
@@ -66,7 +67,7 @@ class Sample:
 def export(
     place: Workspace, name: str, *, n_images: int, seed: int, asked: Sequence[str] = formats.DEFAULT
 ) -> list[Parity]:
-    """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json and MODEL_CARD.md.
+    """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json, labels.txt and MODEL_CARD.md.
 
     n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
     it is not published.
@@ -103,6 +104,7 @@ def export(
         told = json.dumps([asdict(result) for result in results], indent=2)
         (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
+        (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
@@ -118,6 +120,11 @@ def script(size: int) -> str:
     """Return preprocess.py as it lies beside the models that take pixels, for images of S = size."""
     text = Path(preprocess.__file__).read_text(encoding="utf-8")
     return text.replace(f"SIZE = {preprocess.SIZE} ", f"SIZE = {size} ")
+
+
+def labels(classes: Sequence[str]) -> str:
+    """Return labels.txt: a class a line, the line's number from 0 being its `decision`; `probability` is the last's."""
+    return "".join(" ".join(name.splitlines()) + "\n" for name in classes)
 
 
 def in_float32(
