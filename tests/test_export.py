@@ -388,6 +388,7 @@ def test_preprocess_takes_a_path_bytes_an_open_file_or_a_pillow_image(name, tmp_
         info = dict(image.info)
         np.testing.assert_array_equal(preprocess.load(image, 32), expected)
         assert image.info == info
+    image.close()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
