@@ -60,10 +60,16 @@ def make(out: Path, spec: str = BACKBONE, input_size: int | None = INPUT_SIZE, p
 def _set_aside(out: Path) -> None:
     """Move a demo of version 0.7 away, whose backbone is no more: what a person answered in its review stays."""
     aside = out.with_name(f"{out.name}-0.7")
-    removed = (out / "data" / "flips.csv").exists() and read_record(out).get("inputs", {}).get("backbone") == REMOVED
-    if removed and not aside.exists():
-        os.rename(out, aside)
-        print(f"demo      moved {shown(out)} to {shown(aside)}: its {REMOVED} backbone was removed in version 0.8")
+    ours = (out / "data" / "flips.csv").exists()
+    if not ours or read_record(out).get("inputs", {}).get("backbone") != REMOVED:
+        return
+    if aside.exists():
+        raise CacheError(
+            f"{shown(out)} was made with the {REMOVED} backbone, which was removed in version 0.8",
+            then=f"Delete it and run make demo again; {shown(aside)} holds an earlier one",
+        )
+    os.rename(out, aside)
+    print(f"demo      moved {shown(out)} to {shown(aside)}: its {REMOVED} backbone was removed in version 0.8")
 
 
 def planted(out: Path) -> set[str]:
