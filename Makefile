@@ -5,7 +5,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 DEMO   := artifacts/demo
 
-# only what was given: what was not is remembered from `make features`, else the embedded demo is meant
+# only what was given: what was not is remembered from `make features`, else the demo is meant
 INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
           $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
           $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
@@ -27,10 +27,10 @@ SHIPPED := $(VENV)/.formats-installed
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo features head compare export predict review labels pretrain pictures bench torture test lint
+.PHONY: help demo features head compare export predict review labels pictures bench torture test lint
 
 help:
-	@echo "make demo      set up, then the whole line on the embedded demo: features, compare, export, predict"
+	@echo "make demo      set up, then the whole line on handwritten digits: features, compare, export, predict"
 	@echo "make features  one pass of the frozen backbone over every new image of DATA -> OUT/features.h5"
 	@echo "make head      train heads on the cached features (HEAD=name, default sigmoid and logistic)"
 	@echo "make compare   every head side by side on the same rows"
@@ -38,7 +38,6 @@ help:
 	@echo "make predict   probabilities for INPUT=file, folder or table (HEAD=name, or MODEL=an export alone)"
 	@echo "make review    look at labels in the browser, the most suspicious first, and mend them"
 	@echo "make labels    write the table with the labels that review gave -> OUT/labels.csv"
-	@echo "make pretrain  train the embedded backbone anew from generated images (90 minutes on 2 cores; resumes)"
 	@echo "make pictures  the README's pictures anew, from the demo; needs Chromium"
 	@echo "make bench     the speed and coverage claims of the README, measured here"
 	@echo "make torture   kills, full disks, damage and mutated images, counted; an hour or more"
@@ -76,9 +75,6 @@ demo: $(RUNTIME)
 	$(PY) -m heads predict --out $(DEMO)
 	$(PY) -m heads show --out $(DEMO)
 	@echo "demo      all of it lies in $(DEMO); README.md says what each file is"
-
-pretrain: $(DEV)
-	$(PY) -m extract.embedded.pretrain $(ARGS)
 
 pictures: demo $(DEV)
 	$(PY) -m benchmarks.pictures $(DEMO)
@@ -132,6 +128,6 @@ $(SHIPPED): requirements-formats.txt | $(RUNTIME)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-formats.txt
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt requirements-formats.txt $(VENV)/.cpu-installed
+$(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt requirements-formats.txt requirements-lite.txt $(VENV)/.cpu-installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

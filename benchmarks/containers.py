@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from extract import backbone, images
 from extract.exif import ORIENTATION
+from extract.lite import LITE0
 
 LOSSLESS = {  # name -> Pillow's format, mode and options
     "PNG": ("PNG", "RGB", {}),
@@ -94,7 +95,7 @@ def main() -> None:
     """Print a row for each container and orientation."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photo", type=Path)
-    parser.add_argument("--backbone", default=backbone.EMBEDDED)
+    parser.add_argument("--backbone", default=LITE0)
     flags = parser.parse_args()
     image = ImageOps.exif_transpose(Image.open(flags.photo)).convert("RGB") if flags.photo else drawn()
     files = containers(image)

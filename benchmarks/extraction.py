@@ -31,12 +31,14 @@ from PIL import Image
 
 from benchmarks import synthetic
 from extract import artifacts, backbone, engines, images, manifest, workspace
+from extract.lite import LITE0
 from extract.manifest import TABLE_COLUMNS
 
 ORIGINAL_IMAGES, EPOCHS = 19_658, 10
 HERE = Path(__file__).parent
 OURS = {"tensorflow float32": "ours, tensorflow float32", "openvino float32": "ours, openvino float32"}
 OURS["openvino bfloat16"] = "ours, openvino bfloat16"
+BESIDE = f", {LITE0}"  # what runs with Lite0 beside the network that was asked for are called
 
 
 def rate(run: Callable[[], Any], n: int) -> float:
@@ -182,8 +184,8 @@ def _pixels(folder: Path, network: str) -> tuple[backbone.Backbone, np.ndarray]:
 # ---- the whole
 
 
-def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float, float] | None:
-    """T: `make features` as a process, on the sample: its own images/s, and the seconds that went on beside them.
+def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float, float, float] | None:
+    """T: `make features` as a process, on the sample: its own images/s, the seconds beside them, its memory in GB.
 
     None where it is refused, as bfloat16 is where the CPU does not compute in it.
     """
@@ -192,13 +194,19 @@ def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float
         given |= {"engine": engine, "precision": precision}
         flags = [f"--{name}={value}" for name, value in given.items()]
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "extract", "features", *flags], capture_output=True, text=True)
+        command = [sys.executable, "-m", "extract", "features", *flags]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            said = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)  # the memory of this child alone
+            process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.perf_counter() - started
-        if done.returncode:
-            print(f"{engine} {precision}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        if process.returncode:
+            print(f"{engine} {precision}: {said.strip().splitlines()[-1]}", file=sys.stderr)
             return None
         told = json.loads((Path(out) / "last_run.json").read_text(encoding="utf-8"))["features"]
-        return told["images_per_second"], wall - told["embedded"] / told["images_per_second"]
+        rate = told["images_per_second"]
+        return rate, wall - told["embedded"] / rate, usage.ru_maxrss * 1024 / 1e9
 
 
 def further_head(place: workspace.Workspace) -> float:
@@ -242,9 +250,10 @@ def measure(folder: Path, network: str, repeats: int) -> dict[str, list[float | 
             for name in CONTENDERS:
                 found.setdefault(name, []).append(apart(name, folder, network))
             for how, name in OURS.items():
-                told = ours(folder, network, *how.split())
-                found.setdefault(name, []).append(told and told[0])
-                found.setdefault(f"start, {how}", []).append(told and told[1])
+                for spec, beside in {network: "", LITE0: BESIDE if network != LITE0 else ""}.items():
+                    told = ours(folder, spec, *how.split()) or (None, None, None)
+                    for what, value in zip((name, f"start, {how}", f"memory, {how}"), told, strict=True):
+                        found.setdefault(what + beside, []).append(value)
             for name in ("second head", "tenth head"):
                 found.setdefault(name, []).append(further_head(place))
             print({name: values[-1] and round(values[-1], 1) for name, values in found.items()}, flush=True)
@@ -269,6 +278,19 @@ def table(found: dict[str, list[float | None]], n: int) -> str:
             limit = _spread(_column(found, name) * both, ".2f")
         ratio = _spread(_column(found, name) / _column(found, "model.predict over a folder"), ".2f")
         lines.append(f"| {name} | {_spread(_column(found, name), '.1f')} | {ratio} | {limit} |")
+    return "\n".join(lines)
+
+
+def beside_table(found: dict[str, list[float | None]]) -> str:
+    """Return the Markdown table of Lite0 beside the other network, ratios within each repeat."""
+    lines = ["| pass | images/s | x the other | start, s | memory, GB |", "| --- | --- | --- | --- | --- |"]
+    for how, name in OURS.items():
+        for beside in ("", BESIDE):
+            ratio = _spread(_column(found, name + beside) / _column(found, name), ".2f")
+            cells = [
+                _spread(_column(found, what + beside), ".1f") for what in (name, f"start, {how}", f"memory, {how}")
+            ]
+            lines.append(f"| {name}{beside} | {cells[0]} | {ratio} | {cells[1]} | {cells[2]} |")
     return "\n".join(lines)
 
 
@@ -316,7 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="default: the demo's table")
     parser.add_argument("--media")
-    parser.add_argument("--backbone", default="embedded", help="a .keras file, or embedded")
+    parser.add_argument("--backbone", default=LITE0, help="a .keras file, or a name")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path, default=HERE, help="folder of RESULTS.md and results.json")
@@ -331,6 +353,8 @@ def main() -> None:
         sample(place, flags.images, Path(folder) / "sample")
         found = measure(Path(folder) / "sample", flags.backbone, flags.repeats)
     text = f"{table(found, flags.images)}\n\n{heads_table(found)}"
+    if flags.backbone != LITE0:
+        text += f"\n\n{beside_table(found)}"
     print(text)
     artifacts.write_json(
         flags.results / "results.json", {"machine": machine(), "images": flags.images, "measured": found}

@@ -1,7 +1,7 @@
 """What features are worth: a logistic regression on them, by 5-fold cross-validation, backbones side by side.
 
 `python -m benchmarks.probes` reads scikit-learn's digits, odd against even. Photos of yours are added as
-`--photos NAME TABLE MEDIA`, a backbone as `--backbone path/to/file`, input sizes for the embedded one as `--sizes`.
+`--photos NAME TABLE MEDIA`, a backbone as `--backbone path/to/file`, input sizes for Lite0 as `--sizes`.
 "untrained" is B0 with random weights, its batch normalisation calibrated on 256 of the images themselves.
 
 C is chosen inside each fold's training rows, as `make head` does. Rows of one group, where a table has groups, are kept
@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from extract import backbone, demo, engines, images, manifest
+from extract.lite import LITE0
 from heads import metrics
 from heads.baselines import LogisticHead
 from heads.metrics import Metric
@@ -118,17 +119,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", nargs=3, action="append", default=[], metavar=("NAME", "TABLE", "MEDIA"))
     parser.add_argument("--backbone", action="append", default=[])
-    parser.add_argument(
-        "--sizes", nargs="+", type=int, help="input sizes of the embedded backbone; its own is chosen elsewhere"
-    )
+    parser.add_argument("--sizes", nargs="+", type=int, help="input sizes of EfficientNet-Lite0")
     flags = parser.parse_args()
     data = [digits()] + [photos(name, Path(table), Path(media)) for name, table, media in flags.photos]
     for each in data:
         print(f"{each.name}: {len(each.y):,} images, {each.y.mean():.1%} of class 1", flush=True)
-    embedded = backbone.resolve(backbone.EMBEDDED)
-    plan: list[tuple[str, backbone.Source | None, int]] = [("untrained", None, embedded.input_size)]
-    for size in flags.sizes or [embedded.input_size]:
-        plan.append(("embedded", replace(embedded, input_size=size), size))
+    ours = backbone.resolve(LITE0)
+    plan: list[tuple[str, backbone.Source | None, int]] = [("untrained", None, ours.input_size)]
+    for size in flags.sizes or [ours.input_size]:
+        plan.append((LITE0, replace(ours, input_size=size), size))
     for spec in flags.backbone:
         source = backbone.resolve(spec)
         plan.append((source.name[:19], source, source.input_size))

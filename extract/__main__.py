@@ -20,7 +20,8 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media", help="folder of the images; default: $MEDIA_DIR, else the table's folder")
     parser.add_argument(
         "--backbone",
-        help="efficientnet-b0 to -b7, embedded, a TF-Hub handle, a SavedModel's folder, a .keras file, or B0's .h5",
+        help="efficientnet-b0 to -b7, efficientnet-lite0 to -lite2, a TF-Hub handle, a SavedModel's folder, "
+        "a .keras file, or B0's .h5",
     )
     parser.add_argument("--input-size", type=number(32), help="S, where the backbone takes others than its own")
     parser.add_argument("--out", help="folder of the outputs; default: artifacts")

@@ -19,18 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, engines, images, saved_model, twin
+from extract import artifacts, engines, images, lite, saved_model, twin
 from extract.errors import BackboneError
 
-# name -> S that its ImageNet weights were trained at, and D
+# Keras' own: name -> S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
 DIMS = {f"efficientnet-b{n}": dim for n, dim in enumerate((1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560))}
 DEFAULT = "efficientnet-b0"
-EMBEDDED = "embedded"
+NAMES = (*SIZES, *lite.NETWORKS)
+REMOVED = "embedded"  # trained on generated images, until version 0.7
 MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
 MOST_SIDE = 4096  # of a .keras file's images; one is 0.2 GB as float32
-EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights.npz"
-EMBEDDED_NOTE = "trained on generated images; for demo and tests, not for your photos"
 B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
 
 
@@ -38,7 +37,7 @@ B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' ow
 class Source:
     """A backbone before it is loaded. digest: SHA-256.
 
-    kind: "keras-applications", "embedded", "weights-file", "keras-file" or "saved-model".
+    kind: "keras-applications", "lite", "weights-file", "keras-file" or "saved-model".
     """
 
     spec: str
@@ -50,8 +49,8 @@ class Source:
     @property
     def name(self) -> str:
         """What to call it in published files: no path of this machine."""
-        if self.kind == "embedded":
-            return f"{self.spec} ({EMBEDDED_NOTE})"
+        if self.kind == "lite":
+            return f"{self.spec} (ImageNet weights)"
         return self.spec if self.kind == "keras-applications" or saved_model.is_handle(self.spec) else self.path.name
 
 
@@ -66,9 +65,14 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
         if not path.exists():
             _download(spec)
         return Source(spec, "keras-applications", path, digest(path), input_size or SIZES[spec])
-    if spec == EMBEDDED:
-        size = input_size or _embedded_size()  # before the digest: it words what is wrong with the file
-        return Source(spec, "embedded", EMBEDDED_WEIGHTS, digest(EMBEDDED_WEIGHTS), size)
+    if spec == REMOVED:
+        raise BackboneError(
+            f"BACKBONE={REMOVED}, trained on generated images, was removed in version 0.8",
+            then=f"Use BACKBONE={lite.LITE0}, which needs no download, and a new OUT; for the demo run make demo",
+        )
+    if spec in lite.NETWORKS:
+        network = lite.NETWORKS[spec]
+        return Source(spec, "lite", lite.find(spec), network.sha256, input_size or network.input_size)
     if saved_model.is_handle(spec):
         size = input_size or _size_by_name(spec)
         path = saved_model.find(spec, size)
@@ -83,7 +87,7 @@ def _resolve_path(spec: str, path: Path, input_size: int | None) -> Source:
     if path.suffix not in (".keras", ".h5"):
         raise BackboneError(
             f"BACKBONE={spec} is no backbone that this version knows",
-            rule=f"Known are {', '.join(SIZES)}, {EMBEDDED}, a TF-Hub or Kaggle handle (https://...), the folder of a "
+            rule=f"Known are {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
             "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
         )
     if not path.is_file():
@@ -101,16 +105,20 @@ def _resolve_path(spec: str, path: Path, input_size: int | None) -> Source:
 
 
 def _size_by_name(text: str) -> int:
-    """Return S of the EfficientNet that a handle or folder names (b0 to b7), else B0's: a SavedModel may not say."""
-    named = re.search(r"(?:\b|_|efficientnet)b([0-7])(?![a-z0-9])", text.lower())
-    return SIZES[f"efficientnet-b{named[1]}" if named else DEFAULT]
+    """Return S of the EfficientNet that a handle or folder names (b0 to b7, lite0 to lite2), else B0's.
+
+    A SavedModel may not say.
+    """
+    named = re.search(r"(?:\b|_|efficientnet)(b[0-7]|lite[0-2])(?![a-z0-9])", text.lower())
+    sizes = SIZES | {name: network.input_size for name, network in lite.NETWORKS.items()}
+    return sizes[f"efficientnet-{named[1]}" if named else DEFAULT]
 
 
 def recipe(source: Source, precision: str = "float32") -> dict[str, Any]:
     """Everything that decides a feature, as JSON values. Two sources with one recipe give the same features."""
-    architectures = {"keras-applications": source.spec, "keras-file": "keras-file", "saved-model": "saved-model"}
+    architectures = {"weights-file": DEFAULT, "keras-file": "keras-file", "saved-model": "saved-model"}
     return {
-        "architecture": architectures.get(source.kind, DEFAULT),
+        "architecture": architectures.get(source.kind, source.spec),
         "weights_sha256": source.digest,
         "input_size": source.input_size,
         "pixel_range": "0-1" if source.kind == "saved-model" else "0-255",
@@ -150,13 +158,14 @@ class Backbone:
         return kind(self.apply, self.input_size, precision, step)
 
     def find_model(self, pixels: np.ndarray) -> None:
-        """Set `model` of a SavedModel to the EfficientNet of Keras that gives its features, where there is one.
+        """Set `model` of a SavedModel to the EfficientNet in Keras that gives its features, where there is one.
 
         pixels: uint8 (b, S, S, 3), of real images, on which the two must agree; see twin.py.
         """
         assert self._graph
         names = [name for name, dim in DIMS.items() if dim == self.dim]
         networks = [name.replace("efficientnet-b", "EfficientNetB") for name in names]
+        networks += [name for name in lite.NETWORKS if self.dim == lite.DIM]
         self.model = twin.find(self.apply, self._graph.variables, networks, pixels)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
@@ -182,8 +191,8 @@ def load(source: Source) -> Backbone:
         graph = saved_model.load(source.path, source.input_size)
     elif source.kind == "keras-applications":
         model = _keras_application(source.spec, source.input_size)
-    elif source.kind == "embedded":
-        model = _embedded(source)
+    elif source.kind == "lite":
+        model = lite.load(source.spec, source.path, source.input_size)
     elif source.kind == "weights-file":
         model = _from_weights(source.path, source.input_size)
     else:
@@ -228,8 +237,9 @@ def _keras_application(name: str, size: int) -> Any:
         raise BackboneError(
             f"The ImageNet weights of {name} are not on this machine, whole, and could not be downloaded: {error}",
             rule="They are never replaced by other weights",
-            then=f"On a machine with network run `python -c 'import keras; keras.applications.{network}("
-            f"include_top=False)'`, and copy {path.name} from its ~/.keras/models into {path.parent} here",
+            then=f"BACKBONE={lite.LITE0} needs no download. Or on a machine with network run `python -c 'import keras; "
+            f"keras.applications.{network}(include_top=False)'`, and copy {path.name} from its "
+            f"~/.keras/models into {path.parent} here",
         ) from error
 
 
@@ -241,31 +251,6 @@ def _download(name: str) -> None:
             f"Keras loaded {name}, but left no file at {_keras_weights(name)}",
             then="Set KERAS_HOME to a folder that can be written, and run again",
         )
-
-
-def _embedded_size() -> int:
-    try:
-        with EMBEDDED_WEIGHTS.open("rb") as file, np.load(file) as arrays:  # numpy leaves open what it cannot read
-            return int(arrays["input_size"])
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen types for a file that is damaged
-        raise BackboneError(
-            f"{EMBEDDED_WEIGHTS} cannot be read: {error}", then="Restore it with git checkout"
-        ) from error
-
-
-def _embedded(source: Source) -> Any:
-    """Build B0 around the weights that ship, float16 by the variables' names; see embedded/README.md."""
-    model = _untrained_b0(source.input_size)
-    try:
-        with np.load(source.path) as arrays:
-            for variable in model.weights:
-                if not variable.path.startswith("normalization"):  # as built, that layer changes no pixel
-                    variable.assign(arrays[variable.path].astype(np.float32))
-    except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
-        raise BackboneError(
-            f"{source.path} does not hold EfficientNet-B0's weights: {error}", then="Restore it with git checkout"
-        ) from error
-    return model
 
 
 def _untrained_b0(size: int) -> Any:

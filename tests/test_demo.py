@@ -1,16 +1,21 @@
-"""The embedded demo: its data are what it says, and every verb works on it with nothing given."""
+"""The demo: its data are what it says, and every verb works on it with nothing given."""
 
 import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from extract import backbone, demo
+from extract import cache, demo, workspace
 from extract.__main__ import main as extract_main
+from extract.manifest import Manifest, Row
 from heads.__main__ import main as heads_main
 from tests.conftest import read_rows
+
+NAME = "efficientnet-lite0 (ImageNet weights)"
 
 
 def test_the_demos_data_are_what_it_says(tmp_path):
@@ -54,10 +59,10 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     assert extract_main(["features"]) == 0
     assert " 0 embedded now" in capsys.readouterr().out
     assert extract_main(["verify"]) == extract_main(["info"]) == heads_main(["list"]) == 0
-    assert backbone.EMBEDDED_NOTE in capsys.readouterr().out
+    assert NAME in capsys.readouterr().out
     assert heads_main(["compare"]) == 0
     said = capsys.readouterr().out
-    assert f"features: embedded ({backbone.EMBEDDED_NOTE})" in said
+    assert f"features: {NAME}" in said
     assert heads_main(["show"]) == 0
     out = tmp_path / "artifacts" / "demo"
     predictions = read_rows(out / "predictions.csv")
@@ -68,7 +73,7 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     assert np.mean(first) > 0.5  # of labels drawn at random 2 % would be
     heads = {head["head"]: head["metrics"]["validation"]["accuracy"]["value"] for head in comparison(out)["heads"]}
     assert heads["logistic"] > heads["majority"] + 0.15
-    assert backbone.EMBEDDED_NOTE in (out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
+    assert NAME in (out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
     assert (out / "show.png").stat().st_size > 10_000
 
 
@@ -78,6 +83,63 @@ def test_a_demo_of_another_backbone_is_not_mixed_with_this_one(cached, capsys):
     assert extract_main(["demo", "--out", str(cached.out)]) == 1
     assert "Delete that folder and try again" in capsys.readouterr().err
     assert cached.cache.exists()
+
+
+def left_by_0_7(out):
+    """A demo's folder as version 0.7 left it: data, record, a cache of the embedded backbone, an answer of review."""
+    demo._write_data(out / "data")
+    place = workspace.Workspace(out, out / "features.h5", out / "data" / "split_label.csv", out / "data", "embedded")
+    workspace.write_record(place, features={"status": "done"})
+    block = np.array(["0" * 64], "S64"), np.zeros((1, 4), np.float32)
+    recipe = {"architecture": "efficientnet-b0", "weights_sha256": cache.EMBEDDED}
+    cache.write(place.cache, recipe, {"backbone": "embedded"}, np.zeros((4, 4), np.float32), [block], 1)
+    (out / "labels_review.csv").write_text("answers\n")
+    return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("by", ["make demo", "a verb with nothing given"])
+def test_a_demo_of_version_0_7_is_moved_aside_and_made_anew(by, tmp_path, monkeypatch, capsys):
+    """Its backbone was removed; nothing of it is lost. With one moved before, it is said what to delete."""
+    monkeypatch.chdir(tmp_path)
+    out, aside = tmp_path / "artifacts" / "demo", tmp_path / "artifacts" / "demo-0.7"
+    before = left_by_0_7(out)
+    if by == "make demo":
+        assert extract_main(["demo", "--out", str(out)]) == 0
+    else:
+        place = workspace.resolve()
+        assert (place.backbone, place.input_size) == ("efficientnet-lite0", demo.INPUT_SIZE)
+    assert "its embedded backbone was removed in version 0.8" in capsys.readouterr().out
+    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
+    inputs = workspace.read_record(out)["inputs"]
+    assert (inputs["backbone"], inputs["input_size"]) == ("efficientnet-lite0", str(demo.INPUT_SIZE))
+    assert not (out / "features.h5").exists()
+    shutil.rmtree(out)
+    left_by_0_7(out)
+    assert extract_main(["demo", "--out", str(out)]) == 1
+    assert "Delete it and run make demo again" in capsys.readouterr().err
+    assert (out / "features.h5").exists()
+
+
+def test_features_of_the_embedded_backbone_are_refused_with_what_became_of_it(tmp_path, monkeypatch, capsys):
+    """By every verb that would use them, with the backbone named anew or not."""
+    monkeypatch.chdir(tmp_path)
+    left_by_0_7(tmp_path / "mine")
+    Path("mine/labels_review.csv").unlink()
+    Manifest([Row(r["objectId"], "", "0" * 64) for r in read_rows(Path("mine/data/split_label.csv"))]).write(
+        Path("mine/manifest.csv")
+    )
+    for main, verb in (
+        (heads_main, ["train"]),
+        (heads_main, ["compare"]),
+        (heads_main, ["train", "--backbone", "efficientnet-lite0"]),
+        (extract_main, ["features"]),
+        (extract_main, ["features", "--backbone", "efficientnet-lite0"]),
+        (extract_main, ["info"]),
+    ):
+        assert main([*verb, "--out", "mine"]) == 1, verb
+        said = capsys.readouterr().err
+        assert "removed in version 0.8" in said
+        assert "BACKBONE=efficientnet-lite0" in said
 
 
 @pytest.mark.parametrize("what", ["features", "data", "half a demo"])

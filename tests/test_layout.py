@@ -1,6 +1,7 @@
 """The house: imports flow one way, heavy ones live in few rooms, and --help is instant."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ FORBIDDEN = {
         f"extract.{name}" for name in ("run", "manifest", "labels", "images", "workspace", "backbone")
     },
     "extract/images.py": {"extract.backbone", "extract.cache", "extract.run"},
-    "extract/embedded": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace")},
+    "extract/state_dict.py": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")},
     "extract/labels.py": {"extract.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},
     "heads/layers.py": {"extract", "heads"},
@@ -53,13 +54,6 @@ def test_imports_flow_one_way(path):
         assert not {f for f in found if f.split(".")[0] in TENSORFLOW}, f"{name} imports TensorFlow"
 
 
-def test_the_product_does_not_need_what_trained_its_weights():
-    """Generator and trainer may go, and matplotlib with them; the weights stay."""
-    for path in FILES:
-        if path.parent.name != "embedded":
-            assert not {f for f in imports_of(path) if f.startswith(("extract.embedded", "matplotlib"))}, path
-
-
 @pytest.mark.parametrize("package", ["extract", "heads"])
 def test_help_loads_neither_tensorflow_nor_scikit_learn(package):
     """--help is instant."""
@@ -87,12 +81,17 @@ assert not {{"tensorflow", "keras", "plotly"}} & set(sys.modules)
 
 
 def test_nothing_loaded_from_disk_is_executed():
-    """No pickle, no eval, no exec, in neither package."""
+    """No pickle, no eval, no exec, in neither package; but for an Unpickler that finds no name of another's."""
     for path in FILES:
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert not names & {"eval", "exec", "__import__"}, path
         assert "allow_pickle=True" not in path.read_text()
-        assert not imports_of(path) & {"pickle", "joblib.load", "dill", "cloudpickle", "marshal", "shelve"}, path
+        loaders = {"pickle", "joblib.load", "dill", "cloudpickle", "marshal", "shelve", "torch"}
+        if path.name == "state_dict.py":
+            assert set(re.findall(r"pickle\.(\w+)", path.read_text())) == {"Unpickler"}
+            assert "def find_class" in path.read_text()
+            loaders -= {"pickle"}
+        assert not imports_of(path) & loaders, path
 
 
 def opens_text(call):

@@ -98,7 +98,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         "table_digest": "d1",
         "fingerprint": "f1",
         "recipe": {"input_size": 64},
-        "backbone": "embedded (not for your photos)",
+        "backbone": "efficientnet-lite0 (ImageNet weights)",
         "features": made,
         "provenance": made,
         "notes": ["* said above", f"{names[0]} is good", f"the note {classes[1]}"],

@@ -168,12 +168,13 @@ def test_a_folders_digest_is_that_of_its_names_and_bytes(tmp_path):
         (HANDLE, 240),
         ("https://www.kaggle.com/models/tensorflow/efficientnet/TensorFlow2/b7-feature-vector/1", 600),
         ("https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet1k_b3/feature_vector/2", 300),
+        ("https://tfhub.dev/tensorflow/efficientnet/lite2/feature-vector/2", 260),
         ("https://tfhub.dev/sayakpaul/vit_b16_fe/1", 224),
         ("https://tfhub.dev/google/imagenet/resnet_v2_50/feature_vector/5", 224),
     ],
 )
 def test_a_handle_that_names_an_efficientnet_gets_its_size(text, size):
-    """Only b0 to b7 as a word of their own count."""
+    """Only b0 to b7 and lite0 to lite2 as a word of their own count."""
     assert backbone._size_by_name(text) == size
 
 

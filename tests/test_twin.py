@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import probes
 from extract import backbone, engines, images, run, twin, workspace
 from heads import dataset, export, formats, train
 from tests.conftest import encoded, picture
@@ -11,11 +12,16 @@ pytestmark = pytest.mark.tensorflow
 SIDE = 64
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    """The embedded B0 as a module of TF-Hub's form: pixels 0-1, and a list of its variables."""
+NAMES = ["EfficientNetB0", "efficientnet-lite0"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def module(request, tmp_path_factory):
+    """B0 with random weights, and Lite0, as a module of TF-Hub's form: pixels 0-1, and a list of its variables."""
     tf, _ = engines.load()
-    network = backbone.load(backbone.resolve("embedded", SIDE)).model
+    lite0 = request.param == "efficientnet-lite0"
+    loaded = backbone.load(backbone.resolve(request.param, SIDE)) if lite0 else probes.untrained(SIDE, photos(64))
+    network = loaded.model
     root = tf.train.Checkpoint()
     root.net = network
     run_it = tf.function(lambda images: network(images * 255.0, training=False))
@@ -36,7 +42,7 @@ def test_the_keras_network_is_found_by_the_names_where_variables_are_in_no_order
     network = backbone.load(backbone.resolve(str(module), SIDE))
     assert network.model is None
     variables, pixels = network._graph.apply.get_concrete_function().variables[::-1], photos()
-    model = twin.find(network.apply, variables, ["EfficientNetB0"], pixels)
+    model = twin.find(network.apply, variables, NAMES, pixels)
     expected = np.asarray(network.apply(pixels.astype(np.float32)))
     np.testing.assert_allclose(model(pixels.astype(np.float32), training=False), expected, atol=1e-4)
     assert np.ptp(expected) > 0.1
@@ -45,11 +51,9 @@ def test_the_keras_network_is_found_by_the_names_where_variables_are_in_no_order
 def test_a_network_that_gives_other_features_is_none(module):
     """The same variables in another graph: here one that looks at the mirrored photo, upside down."""
     network = backbone.load(backbone.resolve(str(module), SIDE))
-    other = twin.find(
-        lambda pixels: network.apply(pixels[:, ::-1]), network._graph.variables, ["EfficientNetB0"], photos()
-    )
+    other = twin.find(lambda pixels: network.apply(pixels[:, ::-1]), network._graph.variables, NAMES, photos())
     assert other is None
-    assert twin.find(network.apply, network._graph.variables[1:], ["EfficientNetB0"], photos()) is None
+    assert twin.find(network.apply, network._graph.variables[1:], NAMES, photos()) is None
 
 
 def test_such_a_module_exports_to_keras(module, album, tmp_path):

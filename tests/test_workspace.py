@@ -1,4 +1,4 @@
-"""What was given counts, then what was recorded, then the embedded demo."""
+"""What was given counts, then what was recorded, then the demo."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
 def test_the_input_size_is_remembered_with_its_backbone_only(tmp_path, monkeypatch):
     """Another network has another size of its own; a folder is a path, a name never is."""
     monkeypatch.chdir(tmp_path)
-    for name in ("module", "embedded"):
+    for name in ("module", "efficientnet-lite0"):
         (tmp_path / name).mkdir()
     first = workspace.resolve(data="a.csv", out="o", backbone="module", input_size=64)
     assert (first.backbone, first.input_size) == (str(tmp_path / "module"), 64)
@@ -37,8 +37,8 @@ def test_the_input_size_is_remembered_with_its_backbone_only(tmp_path, monkeypat
     assert workspace.resolve(out="o") == workspace.resolve(out="o", backbone="module") == first
     assert workspace.resolve(cache="o/features.h5", data="b.csv", out="p").input_size == 64
     assert workspace.resolve(out="o", input_size=96).input_size == 96
-    other = workspace.resolve(out="o", backbone="embedded")
-    assert (other.backbone, other.input_size) == ("embedded", None)
+    other = workspace.resolve(out="o", backbone="efficientnet-lite0")
+    assert (other.backbone, other.input_size) == ("efficientnet-lite0", None)
 
 
 def test_media_defaults_to_the_environment_then_to_the_tables_folder(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_an_out_is_found_whatever_its_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert workspace.out_of(None) == tmp_path / "artifacts" / "demo"
     out, cache = tmp_path / "artifacts", tmp_path / "shared" / "features.h5"
-    workspace.write_record(Workspace(out, cache, tmp_path / "t.csv", tmp_path, "embedded"))
+    workspace.write_record(Workspace(out, cache, tmp_path / "t.csv", tmp_path, "efficientnet-lite0"))
     assert (workspace.out_of(None), workspace.cache_of(out=None, cache=None)) == (out, cache)
     assert workspace.out_of("other") == tmp_path / "other"
 
