@@ -70,8 +70,11 @@ def export(
     """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json, labels.txt and MODEL_CARD.md.
 
     n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
-    it is not published.
+    it is not published. InputError where a file that is read lies in that folder.
     """
+    target = place.out / "exports" / name
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     layers = bundles.layers_of(bundle, place.out / "heads")
@@ -87,10 +90,8 @@ def export(
         if network.model is None and set(asked) <= KERAS:
             raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
+    threshold = bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
-    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
-    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     with artifacts.replacing_folder(target) as folder:
         files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
         results = check(folder, files, sample, threshold, network.input_size)
