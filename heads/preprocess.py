@@ -12,8 +12,8 @@ SIZE = 224  # S
 def load(photo: Any, size: int = SIZE) -> np.ndarray:
     """Return the pixels of a path, bytes, an open file or a Pillow image: upright, alpha over white, (1, S, S, 3)."""
     jpeg = ("JPEG", "MPO")
-    if isinstance(photo, Image.Image) and photo.format in jpeg and getattr(photo, "tile", None):
-        photo.fp.seek(0)  # a JPEG that is not decoded yet: as its file would be
+    if getattr(photo, "tile", None) and photo.format in jpeg:  # an image that is not decoded yet: as its file would be
+        photo.fp.seek(0)
         photo = photo.fp
     photo = photo.read() if hasattr(photo, "read") else photo  # from where it stands; Pillow would begin at 0
     photo = io.BytesIO(photo) if isinstance(photo, bytes | bytearray | memoryview) else photo
