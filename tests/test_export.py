@@ -375,19 +375,17 @@ def test_preprocess_takes_a_path_bytes_an_open_file_or_a_pillow_image(name, tmp_
     expected = preprocess.load(str(path), 32)
     behind = io.BytesIO(b"a header" + data)
     behind.seek(len(b"a header"))
-    image = Image.open(path)
-    size, mode = image.size, image.mode
-    with path.open("rb") as file:
+    with path.open("rb") as file, Image.open(path) as image, Image.open(path) as untouched:
         for given in (path, data, bytearray(data), memoryview(data), file, behind, image, image):
             np.testing.assert_array_equal(preprocess.load(given, 32), expected)
         assert not file.closed
         assert not behind.closed
-    assert (image.size, image.mode) == (size, mode)
-    if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
         image.load()
-        info = dict(image.info)
-        np.testing.assert_array_equal(preprocess.load(image, 32), expected)
-        assert image.info == info
+        untouched.load()
+        assert image == untouched  # mode, size, info and pixels
+        if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
+            np.testing.assert_array_equal(preprocess.load(image, 32), expected)
+            assert image == untouched
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
