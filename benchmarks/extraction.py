@@ -204,7 +204,7 @@ def ours(folder: Path, network: str, engine: str, precision: str) -> tuple[float
         if process.returncode:
             print(f"{engine} {precision}: {said.strip().splitlines()[-1]}", file=sys.stderr)
             return None
-        told = json.loads((Path(out) / "last_run.json").read_text())["features"]
+        told = json.loads((Path(out) / "last_run.json").read_text(encoding="utf-8"))["features"]
         rate = told["images_per_second"]
         return rate, wall - told["embedded"] / rate, usage.ru_maxrss * 1024 / 1e9
 
@@ -330,7 +330,7 @@ def machine() -> str:
 
 def _cpu_lines() -> list[str]:
     path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def main() -> None:

@@ -66,11 +66,11 @@ json.dump({"p": p, "start": ready - started, "seconds": took}, open(out, "w"))
 
 def alone(path: Path, files: list[str], folder: Path) -> tuple[np.ndarray, float, float]:
     """Return probability and decision of each file (n, 2), seconds to the first answer, images a second from there."""
-    (folder / "files.json").write_text(json.dumps(files))
+    (folder / "files.json").write_text(json.dumps(files), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MEDIA_DIR")}
     command = [sys.executable, "-c", ALONE, str(path), str(folder / "files.json"), str(folder / "p.json")]
     subprocess.run(command, check=True, cwd=folder, env=environment, stderr=subprocess.PIPE)
-    told = json.loads((folder / "p.json").read_text())
+    told = json.loads((folder / "p.json").read_text(encoding="utf-8"))
     return np.array(told["p"]), told["start"], len(files) / told["seconds"]
 
 

@@ -4,7 +4,8 @@ Scores come from two normal distributions; a group shifts its scores, or tells t
 others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of heads/metrics.py.
 Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
 between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
-an interval alone, and all of them together.
+an interval alone, and all of them together. Then how often, of heads with the same expected log loss but the baseline
+surer of itself, one is called better or worse, with the floor of paired.py and by the interval alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from heads import metrics, paired
@@ -30,6 +32,15 @@ CASES = {
     "n=10000": (10_000, 1, 0.5, 2.0, 0.0, 0.0),
 }
 HEADS = 8
+# name: (sd of the log odds, noise of both heads in such sds); the true log odds are normal
+SURER = {
+    "hard, alike": (1.0, 0.5),
+    "easier, alike": (3.0, 0.5),
+    "easier, unlike": (3.0, 1.0),
+    "easy, very alike": (8.0, 0.2),
+    "easy, alike": (8.0, 0.5),
+}
+GROUPS = (5, 10, 20, 40, 60, 100)
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # y, p and groups, (n,)
 
 
@@ -126,6 +137,55 @@ def pairs(runs: int) -> None:
         print(f"{case:<29}" + "".join(f"{share:>16.3f}" for share in shares), flush=True)
 
 
+def scores(rng: np.random.Generator, rows: int, sd: float, noise: float, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return y (n,), and what each head sees of the true log odds, (n, heads)."""
+    truth = sd * rng.normal(size=rows)
+    y = (rng.random(rows) < expit(truth)).astype(np.int8)
+    return y, truth[:, None] + sd * noise * rng.normal(size=(rows, heads))
+
+
+def equally_good(sd: float, noise: float) -> tuple[float, float]:
+    """Return two scales of the scores with the same expected log loss: half above the best, and the one below it."""
+    y, seen = scores(np.random.default_rng(0), 400_000, sd, noise, 1)
+
+    def loss(scale: float) -> float:
+        return float(metrics.log_losses(y, expit(scale * seen[:, 0])).mean())
+
+    best = min(np.geomspace(0.01, 2, 60), key=loss)
+    return 1.5 * best, brentq(lambda scale: loss(scale) - loss(1.5 * best), 1e-4, best)
+
+
+def verdicts(runs: int) -> None:
+    """Print how often any of `heads` heads as good as a surer baseline is called better or worse in log loss."""
+    print(f"\n{'better or worse (no floor)':<29}" + "".join(f"{f'{n} groups':>16}" for n in GROUPS))
+    for heads in (1, 2):
+        for case, (sd, noise) in SURER.items():
+            rng, (sure, unsure) = np.random.default_rng(0), equally_good(sd, noise)
+            cells = []
+            for n in GROUPS:
+                shares = np.zeros(2)
+                for _ in range(runs):
+                    y, seen = scores(rng, n, sd, noise, 1 + heads)
+                    shares += np.array(called(y, expit(seen * np.r_[sure, np.full(heads, unsure)]))) / runs
+                cells.append("{1:.3f} ({0:.3f})".format(*shares))
+            print(f"{f'{heads} of them, {case}':<29}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def called(y: np.ndarray, p: np.ndarray) -> tuple[bool, bool]:
+    """Whether any head is called better or worse than the first of p (n, 1 + heads): by interval alone, with floor."""
+    losses, groups, heads = [metrics.log_losses(y, column) for column in p.T], np.arange(len(y)), p.shape[1] - 1
+    found = [
+        paired.Difference(
+            *("", "", "", "log_loss"),
+            *paired.difference(losses[at] - losses[0], groups, heads),
+            *(heads, len(y), len(y), int(((p[:, at] >= 0.5) != (p[:, 0] >= 0.5)).sum())),
+        )
+        for at in range(1, 1 + heads)
+    ]
+    alone = any(not each.corrected_low <= 0 <= each.corrected_high for each in found)
+    return alone, any(each.verdict in ("better", "worse") for each in found)
+
+
 def main() -> None:
     """Print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,6 +199,7 @@ def main() -> None:
     figures(runs)
     calibration(runs)
     pairs(runs)
+    verdicts(2 * runs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from extract import __version__, cache, engines, run, workspace
-from extract.errors import DONE, CacheError, guard
+from extract.errors import DONE, CacheError, guard, in_utf8
 
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
@@ -191,4 +191,5 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

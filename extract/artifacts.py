@@ -1,22 +1,26 @@
 """How files reach the artifacts folder: written whole under a temporary name, then renamed; one writer at a time.
 
 A reader sees the old file or the new one, never a mixture, and a kill leaves at most a temporary file that the next
-run of the same verb sweeps away.
+run of the same verb sweeps away. An output that is a link stays one: what it leads to is replaced. What is no file, a
+device or a pipe, is written to. No verb overwrites a file that it reads.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from extract.errors import BusyError, InputError
 
@@ -27,9 +31,118 @@ FORMULA_STARTS = frozenset("'=+-@ \t\r\n")
 PARTIAL = re.compile(r"\.onepass-(tmp|old)-(\d+)-(.+)")
 
 
+STDOUT = Path("/dev/stdout")  # what `-` means
+DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")  # where a system shows a process its open files
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})  # of a file system, to flock
+NOT_DAMAGE = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+OURS = "head.json"  # lies in each folder that `replacing_folder` may replace behind a link
+
+
+def output(text: str) -> Path:
+    """Return the path that a user's --output means; `-` is standard output."""
+    return STDOUT if text == "-" else Path(text)
+
+
+def is_stdout(path: Path) -> bool:
+    """Say whether what is written to `path` goes to standard output."""
+    return _descriptor(path) == 1
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return which of this process's open files a path names, /dev/stdout or a link to it say; None for other paths."""
+    for _ in range(40):
+        name = os.path.abspath(path).replace(f"/proc/{os.getpid()}/", "/proc/self/")
+        if match := DESCRIPTOR.fullmatch(name):
+            return int(match[1])
+        if not os.path.islink(name):
+            break
+        path = Path(os.path.dirname(name), os.readlink(name))
+    return 1 if path == STDOUT else None
+
+
+def _is_stream(path: Path) -> bool:
+    return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def refuse_inputs(targets: Iterable[Path], inputs: Iterable[str | Path], *, then: str) -> None:
+    """Raise InputError where writing the targets would overwrite a file that is read, or cannot be meant.
+
+    Files are compared, not names: links, hard links and other spellings count. Folders stand for the files in them.
+    `inputs` is gone through only where there is something to overwrite.
+    """
+    there = {key: file for target in targets for file in _files(target) if (key := _key(file))}
+    for path in inputs if there else ():
+        for file in _files(path):
+            if (key := _key(file)) and (target := there.get(key)):
+                other = "" if file == target else f": it is {file}"
+                raise InputError(
+                    f"{target} is a file that this command reads{other}", rule="No input is overwritten", then=then
+                )
+
+
+def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise InputError where --output names an input (see `refuse_inputs`), a folder or a disk; sweep beside it."""
+    if target.is_dir() or target.is_block_device():
+        kind = "folder" if target.is_dir() else "disk"
+        raise InputError(
+            f"--output {target} is a {kind}", rule="A table is written to a file", then="Give a file's name"
+        )
+    if not _is_stream(target):
+        refuse_inputs([target], inputs, then="Give another --output")
+        _clear(behind_links(target).parent, {behind_links(target).name})
+
+
+def inodes(targets: Iterable[Path]) -> set[int]:
+    """Return the inode numbers of the files of `targets`, by which the few that `refuse_inputs` must see are found."""
+    return {key[1] for target in targets for file in _files(target) if (key := _key(file))}
+
+
+def _files(path: str | Path) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield str(path)
+        return
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _key(path: str) -> tuple[int, int] | None:
+    """Return what tells a regular file from all others, None where there is none."""
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def behind_links(path: Path) -> Path:
+    """Return what `path` leads to, which need not be there.
+
+    Errors: InputError for links in a circle, and for one into a folder that is not there: on a disk that is not
+    mounted, say, where a folder of that name would hide what is written.
+    """
+    for each in (path, *path.parents):
+        if each.is_symlink() and not each.exists():
+            target = Path(os.path.realpath(each))
+            if target.is_symlink() or not target.parent.is_dir():
+                raise InputError(
+                    f"{each} is a link to {os.readlink(each)}, where nothing can be written",
+                    rule="What a link leads to may be missing, but not the folder that it lies in",
+                    then="Mount or make that folder, or remove the link",
+                )
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path with the same suffix; on success sync it and rename it to `path`, else remove it."""
+    """Yield a temporary path; on success sync it and rename it to what `path` leads to, else remove it.
+
+    What is no regular file is written to instead, at the end.
+    """
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (partial := Path(folder) / path.name)
+            _write_through(partial, path)
+        return
+    path = behind_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".onepass-tmp-{os.getpid()}-{path.name}")
     try:
@@ -42,11 +155,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def _write_through(source: Path, path: Path) -> None:
+    number = _descriptor(path)
+    handle = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
+    with source.open("rb") as file, open(handle, "wb") as stream:
+        shutil.copyfileobj(file, stream)
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Like `replacing`, for a folder. A kill between its two renames leaves what `sweep` puts back."""
+    """Like `replacing`, for a folder. A kill between its two renames leaves what `sweep` puts back.
+
+    Errors: InputError for a link to a folder that this tool did not write: replacing would delete what it holds.
+    """
+    link, path = path, behind_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
+    if link.is_symlink() and path.exists() and not (path / OURS).exists() and not _is_empty(path):
+        raise InputError(
+            f"{link} is a link to {path}, which holds other things",
+            rule="A folder is replaced as a whole, and only what this tool wrote",
+            then="Let it lead to an empty folder, or remove the link",
+        )
     partial = path.with_name(f".onepass-tmp-{os.getpid()}-{path.name}")
     old = path.with_name(f".onepass-old-{os.getpid()}-{path.name}")
     try:
@@ -65,11 +195,33 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def sweep(folder: Path) -> None:
-    """Clear what killed processes of ours left in `folder`; a folder caught between two renames is put back."""
+    """Clear what killed processes of ours left in `folder`; a folder caught between two renames is put back.
+
+    Where an entry is a link, what was left beside its target, of the target's name, is cleared as well.
+    """
+    _clear(folder)
+    beside: dict[Path, set[str]] = {}
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_symlink():
+            target = Path(os.path.realpath(entry))
+            beside.setdefault(target.parent, set()).add(target.name)
+    for parent, names in beside.items():
+        with suppress(OSError):  # a link of the user's own, to where we may not look
+            _clear(parent, names)
+
+
+def _clear(folder: Path, names: set[str] | None = None) -> None:
+    """Do the sweeping in one folder. names: of the outputs whose partials are meant; None for all."""
     for entry in list(folder.iterdir()) if folder.is_dir() else []:
         match = PARTIAL.fullmatch(entry.name)
         if not match or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+            continue
+        if names is not None and match[3] not in names:
             continue
         target = folder / match[3]
         if match[1] == "old" and not target.exists():
@@ -80,12 +232,19 @@ def sweep(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
+def lock_of(path: Path) -> Path:
+    """Return the lock file of the output at `path`: the same for all links to it."""
+    target = behind_links(path)
+    return target.with_name(f".{target.name}.lock")
+
+
 @contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
     """Hold an exclusive lock on `path` that the system itself releases when the process dies.
 
-    Errors: BusyError naming the process that holds it.
+    Errors: BusyError naming the process that holds it, or the file system that has no locks.
     """
+    path = behind_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -99,6 +258,10 @@ def lock(path: Path, what: str) -> Iterator[None]:
                 rule="One run writes a cache at a time",
                 then="Wait for it to end, or use another OUT",
             ) from None
+        except OSError as error:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            raise without_locks(path, error) if error.errno in NO_LOCKS else error from None
         if _same_file(handle, path):
             break
         os.close(handle)  # the last holder removed the file between our open and our lock
@@ -109,6 +272,47 @@ def lock(path: Path, what: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def without_locks(path: Path, error: OSError) -> BusyError:
+    """Return what to say of a file that the file system cannot lock."""
+    reason = os.strerror(error.errno or errno.ENOLCK)
+    return BusyError(
+        f"The file system of {path} has no file locks: {reason}",
+        rule="A lock keeps a second process from writing the same cache",
+        then="Use an OUT and a CACHE on another disk, a local one say, or mount this one with locks. Where only the "
+        "cache is refused, and nothing writes it now, HDF5_USE_FILE_LOCKING=FALSE in the environment reads it",
+    )
+
+
+@contextmanager
+def sharing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be read; nobody who locks what he writes, as HDF5 does, opens it for writing meanwhile.
+
+    Errors: BusyError where another process has it open for writing.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise_unless_damage(path, error)
+        yield file
+
+
+def raise_unless_damage(path: Path, error: Exception) -> None:
+    """Raise, for an error in reading `path`, what says nothing about its bytes: that it is in use, or not for us."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EAGAIN:
+        raise BusyError(
+            f"{path} is in use: another process has it open for writing",
+            rule="It can be read when that process has closed it",
+            then="Close it there, a notebook or a viewer say, and run the same command again",
+        ) from error
+    if number in NO_LOCKS:
+        raise without_locks(path, OSError(number, str(error))) from error
+    if number in NOT_DAMAGE:
+        raise error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -167,14 +371,17 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     if not path.exists():
         return []
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    found, rows = next(reader, []), list(reader)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        found, rows = next(reader, []), list(reader)
+    except csv.Error:  # a quote that is not closed would take in the rows below it
+        found, rows = [], []
     if "'" in text:
         rows = [list(map(plain, row)) for row in rows]
     if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
             f"{path} is not as it was written: its columns should be {','.join(header)}",
-            then="Delete it and run make features again",
+            then="Move it away and run make features again",
         )
     return rows
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, images, lite, saved_model, twin
+from extract import artifacts, engines, images, lite, saved_model, twin
 from extract.errors import BackboneError
 
 # Keras' own: name -> S that its ImageNet weights were trained at, and D
@@ -222,8 +222,7 @@ def file_digest(path: Path) -> str:
 
 def _keras_weights(name: str) -> Path:
     """Where Keras keeps the weights that it downloaded of `name`, one of SIZES."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models" / f"{name.replace('-', '')}_notop.h5"
+    return engines.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
 
 
 def _keras_application(name: str, size: int) -> Any:
@@ -286,6 +285,7 @@ def _load_weights(model: Any, path: Path) -> None:
     try:
         model.load_weights(path)
     except Exception as error:  # h5py and Keras raise a dozen types for a file that does not fit
+        artifacts.raise_unless_damage(path, error)
         raise BackboneError(
             f"{path} holds no weights that fit EfficientNet-B0 without its top: {error}",
             then="For another architecture, save the feature extractor as a .keras file",
@@ -355,6 +355,7 @@ def _from_keras_file(path: Path) -> Any:
     try:
         model = open_keras(path)
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
+        artifacts.raise_unless_damage(path, error)
         raise BackboneError(
             f"{path} cannot be loaded as a Keras model: {error}",
             rule="It must be a feature extractor saved by model.save(), with no Lambda",

@@ -34,8 +34,10 @@ CHUNK = 256  # rows
 SLICE = 4096  # rows read or written at a time
 USER_BLOCK = 512  # bytes
 SEAL = b"onepass features, sha256 of the bytes from 512 on: "
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 EMBEDDED = "1efe72b13fb0968db3fd45e4fa404cd6d7b667b89d6e2aa16617cd488e0cdd5e"  # weights that 0.7 still shipped
 ANEW = "Delete it and run make features again"
+NOT_OURS = "Give another CACHE; if this was a feature cache, move it away and run make features again"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class FeatureCache:
                     out[order[low:high]] = block[ordered[low:high] - start]
         return out
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all features in order, float32 (m, D) at a time."""
+        for start in range(0, len(self), SLICE):
+            yield self.read(np.arange(start, min(start + SLICE, len(self))))
+
 
 def open_cache(path: Path) -> FeatureCache:
     """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""
@@ -90,7 +97,8 @@ def open_cache(path: Path) -> FeatureCache:
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
-            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=ANEW)
+            then = NOT_OURS if schema is None else ANEW
+            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
         refuse_foreign(path, file)
         recipe = json.loads(attribute(file, "recipe"))
         _refuse_removed(path, recipe)
@@ -128,6 +136,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
                 raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        artifacts.raise_unless_damage(path, error)
         raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
 
 
@@ -167,8 +176,17 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
             raise CacheError(f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path))
 
 
+def remade(path: Path) -> str:
+    """Return what to do where no row can be saved; a file of another layout may be the user's own."""
+    with path.open("rb") as file:
+        start = file.read(USER_BLOCK + len(SIGNATURE))
+    return ANEW if start.startswith(SEAL) or start[USER_BLOCK:] == SIGNATURE else NOT_OURS
+
+
 def repair_of(path: Path) -> str:
     """Return what to do about a damaged cache or part."""
+    if remade(path) != ANEW:
+        return remade(path)
     repaired = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole"
     return f"{repaired}; or delete it and run make features"
 
@@ -290,16 +308,18 @@ def _body_digest(path: Path) -> str:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file."""
+    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file.
+
+    Errors: BusyError where another process has it open for writing: what it holds then says nothing.
+    """
     if not path.is_file():
         raise CacheError(f"There is no cache at {path}", then="Run make features")
-    with path.open("rb") as file:
-        stamp = file.read(USER_BLOCK)
+    with artifacts.sharing(path) as file:
+        stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
         raise CacheError(
             f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=repair_of(path)
         )
-    found = _body_digest(path)
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
         raise CacheError(
@@ -409,7 +429,7 @@ def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> Fe
 
 
 def _refuse_full_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(artifacts.behind_links(path).parent).free
     if free < needed * 1.02:
         raise CacheError(
             f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",

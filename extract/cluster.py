@@ -97,7 +97,10 @@ def _start(address: str, workers: int | None) -> Any:
             f"A cluster needs Ray, and {error.name} is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cluster.txt",
         ) from error
-    here: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}
+    here: dict[str, Any] = {
+        "address": address,
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}},
+    }
     if address == "local":  # a CPU more than workers: the reader needs one
         # "local": without an address Ray joins whatever cluster runs here, or ran here last
         here = {"address": "local", "num_cpus": (workers or 1) + 1, "include_dashboard": False}

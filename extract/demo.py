@@ -110,7 +110,7 @@ def _write_data(folder: Path) -> None:
         folder / "object" / name[:2] / name[2:4] / f"{name}.png" for name in (rows[at][0] for at in (100, 200, 300))
     )
     truncated.write_bytes(truncated.read_bytes()[:200])
-    html.write_text("<html><body>404 Not Found</body></html>\n")
+    html.write_text("<html><body>404 Not Found</body></html>\n", encoding="utf-8")
     missing.unlink()
     print(
         f"demo      {len(rows):,} handwritten digits, odd against even; planted: {len(flips)} flipped labels "

@@ -33,17 +33,24 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 # float32 in, float32 out, and in between what TensorFlow's own rewriting holds to be safe
 TENSORFLOW_OPTIONS = {"bfloat16": "auto_mixed_precision_onednn_bfloat16", "float16": "auto_mixed_precision"}
+# of keras.config; what a recipe means by Keras
+KERAS_SETTINGS = {"backend": "tensorflow", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 STEP = {("tensorflow", "cpu"): 8, ("tensorflow", "gpu"): 256, ("openvino", "cpu"): 4}  # images at 224 x 224
 
 
 @cache
 def load() -> tuple[Any, Any]:
-    """Import TensorFlow and Keras (about 5 s) and return both: float32 without TF32, GPU memory taken as needed."""
+    """Import TensorFlow and Keras (about 5 s) and return both: float32 without TF32, GPU memory taken as needed.
+
+    Errors: BackboneError where this process imported Keras before, with other settings than ours.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _quiet_import():
+    with _quiet_import(), _keras_defaults():
         import keras
         import tensorflow as tf
         from absl import logging
+    _refuse_other_settings(keras.config)
+    keras.src.backend.config._KERAS_DIR = str(keras_home())  # where it downloads to, which it has no option for
     tf.get_logger().setLevel("ERROR")
     logging.set_verbosity(logging.ERROR)  # Keras calls .h5 legacy, TensorFlow fears for gradients that nobody asks for
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -67,7 +74,7 @@ def hub() -> Any:
     """Import tensorflow_hub and return it, without what it and its pkg_resources warn of. Errors: BackboneError."""
     load()
     try:
-        with _quiet_import(), warnings.catch_warnings():
+        with _quiet_import(), _keras_defaults(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import tensorflow_hub
     except ImportError as error:
@@ -77,6 +84,36 @@ def hub() -> Any:
             then="Run .venv/bin/python -m pip install -r requirements.txt",
         ) from error
     return tensorflow_hub
+
+
+def keras_home() -> Path:
+    """Return the folder in which Keras keeps downloaded weights, in models/."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+
+
+@contextmanager
+def _keras_defaults() -> Iterator[None]:
+    """Let Keras, and tf-keras, be imported with its defaults on TensorFlow, whatever keras.json and KERAS_* say."""
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("KERAS_")}
+    ours = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}  # a keras.json is neither there nor written
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _refuse_other_settings(config: Any) -> None:
+    found = {name: getattr(config, name)() for name in KERAS_SETTINGS}
+    if found != KERAS_SETTINGS:
+        other = ", ".join(f"{name} {found[name]!r}" for name in found if found[name] != KERAS_SETTINGS[name])
+        raise BackboneError(
+            f"This process imported Keras before, with {other}",
+            rule="Features and heads are made with " + ", ".join(f"{k} {v!r}" for k, v in KERAS_SETTINGS.items()),
+            then="Run it in a process of its own, as python -m extract and python -m heads do",
+        )
 
 
 @contextmanager
@@ -98,8 +135,8 @@ def held_stderr() -> Iterator[BinaryIO]:
     Python's sys.stderr, a progress bar on it say, goes on to where it went.
     """
     sys.stderr.flush()
-    before, where = sys.stderr, os.dup(2)
-    with tempfile.TemporaryFile() as held, open(where, "w", buffering=1) as kept:
+    before, where, encoding = sys.stderr, os.dup(2), getattr(sys.stderr, "encoding", None) or "utf-8"
+    with tempfile.TemporaryFile() as held, open(where, "w", 1, encoding, "backslashreplace") as kept:
         if _is_descriptor_2(before):
             sys.stderr = kept
         os.dup2(held.fileno(), 2)

@@ -10,6 +10,14 @@ from collections.abc import Callable
 DONE, FAILED, USAGE, TOO_MANY_BAD = 0, 1, 2, 3
 
 
+def visible(text: str) -> str:
+    """Return a text with its control and other unseen characters as Python writes them: no name steers a terminal.
+
+    Line feeds stay, for the words of libraries.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class OnepassError(Exception):
     """Something the user can mend. `str()` is the whole message, ready to print.
 
@@ -22,7 +30,7 @@ class OnepassError(Exception):
 
     def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
         sentences = (text.strip().removesuffix(".") + "." for text in (event, rule, then) if text)
-        super().__init__(" ".join(sentences))
+        super().__init__(visible(" ".join(sentences)))
 
 
 class UsageError(OnepassError):
@@ -47,12 +55,28 @@ class HeadError(OnepassError):
     """A head cannot be trained, loaded, exported or used on this cache."""
 
 
+class TooFewRows(HeadError):
+    """Train is too small for this one head; others may do with less."""
+
+
 class BusyError(OnepassError):
-    """Another process is writing the same cache."""
+    """Another process holds the file, or nothing can say whether one does."""
 
 
 class Interrupted(OnepassError):
     """Ctrl-C or SIGTERM; what was finished is kept."""
+
+
+def in_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where the locale is no UTF-8: the names in tables are.
+
+    Else a name of a table and the same name of a file would differ. What is printed stays in the terminal's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    terminal = f"{getattr(sys.stdout, 'encoding', None) or 'ascii'}:backslashreplace"
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING") or terminal}
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def guard(command: Callable[[], int]) -> int:
@@ -71,8 +95,9 @@ def guard(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # a full disk, a read-only folder: the system's own words name the path
+        said = visible(str(error))
         print(
-            f"onepass: The system refused: {error}. What was published before stands. Mend that and run again.",
+            f"onepass: The system refused: {said}. What was published before stands. Mend that and run again.",
             file=sys.stderr,
         )
         return FAILED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,16 +15,21 @@ SUFFIXES = (  # of images.FORMATS
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+# words of splits, in folders' names and in column `type`: in any case, and with one of ENDINGS behind them
 TYPES = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "test": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+    **dict.fromkeys(("eval", "evaluation"), ""),  # test beside a validation split, else validation; see `splits_of`
 }
+ENDINGS = re.compile(r"[ _-]*(set|split|data|dataset|images|imgs|photos|pictures)$")
+CLASSES = "classes"  # a folder of this name around all others: what lies in it are the classes, whatever their names
 MARKER = ".onepass-links.csv"  # of link_tree: lists the links that it wrote
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # beside the hidden ones; what archives and network drives leave behind
+# beside the hidden ones; what archives, network drives and recycle bins leave behind, in lower case
+SYSTEM_FOLDERS = (
+    *("__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "network trash folder", "temporary items"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found", "lost.dir", "found.000"),
+)
 LAYOUT = "A folder of photos is <type>/<class>/files (train; validation, val, valid or dev; test) or <class>/files"
 
 
@@ -76,7 +83,7 @@ def _scan(folder: Path, relative: str, above: dict[tuple[int, int], str], found:
 
 def is_hidden(name: str) -> bool:
     """Say whether a folder of this name is the system's, not the user's."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 
 def has_image_name(name: str) -> bool:
@@ -90,33 +97,128 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() if not entry.is_symlink() else os.path.isfile(entry.path) or not os.path.exists(entry.path)
 
 
-def read(folder: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Return (path, type, class) of each image in a class folder, and in words what was left out.
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Map the names that are words of splits to train, validation or test; others are not in it."""
+    words = {name: word for name in names if (word := _word(name)) in TYPES}
+    second = "test" if "validation" in {TYPES[word] for word in words.values()} else "validation"
+    return {name: TYPES[word] or second for name, word in words.items()}
 
-    type: of TYPES where every folder that holds images is named so, else "". Folders below a class belong to it.
-    Errors: InputError: as `find`; where only some folders are splits; a class name that is not UTF-8; no image at all.
+
+def _word(name: str) -> str:
+    word = name.strip().casefold()
+    return word if word in TYPES else ENDINGS.sub("", word)
+
+
+def read_as(what: str, names: list[str]) -> list[str]:
+    """Say as what the unusual words of splits among `names` are read. what: where they stand."""
+    plain = ("train", "validation", "val", "valid", "dev", "test")
+    unusual = [(name, split) for name, split in splits_of(names).items() if name.casefold() not in plain]
+    return [f"{what}: " + ", ".join(f"{name!r} is read as {split}" for name, split in unusual)] if unusual else []
+
+
+def read(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
+    """Return (path, type, class, class folder) of each image in a class folder, and what a person should be told.
+
+    type: of TYPES where every folder that holds images is named so, else "". Folders below a class belong to it; one
+    that is alone around the classes, or around those of a split, is looked through.
+    Errors: InputError: as `find`; where splits and classes cannot be told apart; a class name that is not UTF-8; no
+    image at all.
     """
     found = find(folder)
     parts = [path.split("/") for path in found.paths]
-    tops = dict.fromkeys(names[0] for names in parts if len(names) > 1)
-    splits = [name for name in tops if name.casefold() in TYPES]
-    if splits and len(splits) < len(tops):
-        raise InputError(
-            f"{folder} has folders named as splits ({_some(splits)}) beside others "
-            f"({_some([name for name in tops if name not in splits])})",
-            rule=LAYOUT,
-            then="Move or rename the others, or give a CSV",
-        )
-    depth = 1 if splits else 0  # of the class's name
+    around = _around(parts)
+    depth = len(around)  # of the splits' names, or the classes'
+    inside = [names for names in parts if len(names) > depth + 1]
+    below: dict[str, list[list[str]]] = {}
+    for names in inside:
+        below.setdefault(names[depth], []).append(names[depth + 1 :])
+    types, notes = _types(folder, below) if around[-1:] != [CLASSES] else ({}, [])
+    if around:
+        notes.insert(0, f"looked through the folder {'/'.join(around)!r} around all others")
+    at, more = _classes(below, depth + 1) if types else (dict.fromkeys(below, depth), [])
     rows = [
-        ("/".join(names), TYPES[names[0].casefold()] if splits else "", names[depth])
-        for names in parts
-        if len(names) > depth + 1
+        ("/".join(names), types.get(names[depth], ""), names[i], "/".join(names[: i + 1]))
+        for names in inside
+        if len(names) > (i := at[names[depth]]) + 1
     ]
     if not rows:
         raise InputError(f"There is no image in a class folder of {folder}", rule=LAYOUT)
-    _refuse_odd_class(folder, {name for _, _, name in rows})
-    return rows, left_out(["/".join(names) for names in parts if len(names) <= depth + 1], found.others)
+    _refuse_odd_class(folder, {name for _, _, name, _ in rows})
+    in_classes = {path for path, *_ in rows}
+    loose = [path for path in found.paths if path not in in_classes]
+    return rows, [*notes, *more, *left_out(loose, found.others)]
+
+
+def _around(parts: list[list[str]], *, in_split: bool = False) -> list[str]:
+    """Return the folders around the classes, or around the splits, each of them alone in the one before it.
+
+    None where the innermost holds images itself, or only one folder: then the outermost is the class.
+    """
+    around: list[str] = []
+    while True:
+        inside = [names for names in parts if len(names) > len(around) + 1]
+        alone = {names[len(around)] for names in inside}
+        if len(alone) != 1:
+            return around if alone else []
+        name = alone.pop()
+        if not in_split and splits_of([name]):
+            return around
+        if any(len(names) == len(around) + 2 for names in inside):
+            return []
+        around.append(name)
+        if not in_split and name.casefold() == CLASSES:
+            return [*around[:-1], CLASSES]
+
+
+def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, str], list[str]]:
+    """Map the outer folders to splits, {} where they are the classes; and say what is not plain.
+
+    below: outer folder -> what lies in it. Where others lie beside one that is named as a split, all are classes if
+    they hold files alone, as a split holds class folders. Errors: InputError where it cannot be told.
+    """
+    types = splits_of(below)
+    others = [name for name in below if name not in types]
+    if not types:
+        _refuse_two_readings(folder, below)
+        return {}, []
+    if not others:
+        return types, read_as("folders", list(types))
+    if len(types) == 1 and all(len(names) == 1 for paths in below.values() for names in paths):
+        return {}, [f"the folder {next(iter(types))!r} is a class and no split, as it lies beside {_some(others)}"]
+    raise InputError(
+        f"{folder} has folders named as splits ({_some(list(types))}) beside others ({_some(others)})",
+        rule=LAYOUT,
+        then=f"Move or rename the others; or, if all are classes, move all into a folder named {CLASSES}; or use a CSV",
+    )
+
+
+def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> None:
+    """Raise InputError where every folder holds the same folders, so that either may be the classes."""
+    inner = []
+    for paths in below.values():
+        depth = len(_around(paths, in_split=True))
+        if any(len(names) == depth + 1 for names in paths):
+            return  # it holds images itself
+        inner.append({names[depth] for names in paths if len(names) > depth + 1})
+    same = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    if len(same) > 1:
+        tops = _some(list(below))
+        raise InputError(
+            f"{folder}: the folders {tops} hold the same folders, {_some(same)}, so that either may be the classes",
+            rule=f"As <type>/<class>, the classes would be {_some(same)}; as <class>/files, {tops}",
+            then=f"In the first case rename the outer folders to train, validation and test; in the second move them "
+            f"into a folder named {CLASSES}; or give a CSV",
+        )
+
+
+def _classes(below: dict[str, list[list[str]]], depth: int) -> tuple[dict[str, int], list[str]]:
+    """Return at which depth the classes' names stand in each split, and which folders were looked through."""
+    around = {split: _around(paths, in_split=True) for split, paths in below.items()}
+    classes = {names[0] for split, paths in below.items() for names in paths if not around[split] and len(names) > 1}
+    around = {split: [] if names[:1] and names[0] in classes else names for split, names in around.items()}
+    looked = ["/".join([split, *names]) for split, names in around.items() if names]
+    notes = [f"looked through the folders {_some(looked)}, each alone in its split"] if looked else []
+    return {split: depth + len(names) for split, names in around.items()}, notes
 
 
 def _refuse_odd_class(folder: Path, classes: set[str]) -> None:

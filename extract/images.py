@@ -287,6 +287,24 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:
+    """Return the lowest and highest value of an image with 16 bits a channel, alpha aside; None of any other.
+
+    TensorFlow reads PNGs, of which Pillow gives the upper 8 bits where they have colours.
+    """
+    tf, _ = engines.load()
+    try:
+        if refuse(data).format == "PNG":
+            values = tf.io.decode_png(data, dtype=tf.uint16).numpy() if data[24] == 16 else None
+            values = values if values is None or values.shape[-1] % 2 else values[..., :-1]
+        else:
+            with opened(data) as image:
+                values = np.asarray(image).astype(np.uint16) if image.mode.startswith("I;16") else None
+    except Exception:  # as `_with_pillow`; whoever asks has decoded these bytes before
+        return None
+    return None if values is None else (int(values.min()), int(values.max()))
+
+
 def refuse(data: bytes) -> Header:
     """Return the header, or raise BadImage for what no decoder should be given: a foreign format, or a bomb."""
     header = sniff(io.BytesIO(data))

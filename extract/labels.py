@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,11 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract import artifacts
-from extract.errors import InputError
+from extract import artifacts, folders
+from extract.errors import InputError, visible
 
 SPLITS = ("train", "validation", "test")
-SHARES = (0.8, 0.1, 0.1)
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
 UNLABELLED = -1
 RECORD = "splits.csv"
@@ -68,6 +68,20 @@ class Record:
     rows: list[list[str]]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a table's images beside what it says of them.
+
+    digests: objectId -> sha256, "" where the file cannot be read. made: `Record.made`, which wins where the table names
+    no split. unusable: digests of images without features. near: str (n,), names of further groups, "" of none.
+    """
+
+    digests: dict[str, str]
+    made: dict[str, str] = field(default_factory=dict)
+    unusable: Collection[str] = ()
+    near: np.ndarray | None = None
+
+
 def check(table: pd.DataFrame, source: Path, positive: str | None) -> tuple[str, str] | None:
     """Return (negative, positive), or None for a table without labels; reads no image.
 
@@ -77,34 +91,26 @@ def check(table: pd.DataFrame, source: Path, positive: str | None) -> tuple[str,
     return _classes(source, table["value"], positive)
 
 
-def read(
-    table: pd.DataFrame,
-    digests: dict[str, str],
-    source: Path,
-    positive: str | None,
-    recorded: dict[str, str],
-    near: np.ndarray | None = None,
-) -> Labels:
+def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None) -> Labels:
     """Turn a table (see `manifest.read_table`) into Labels; its attrs["notes"] are the first of theirs.
 
-    digests: objectId -> sha256. positive: the class that counts as 1. recorded: `Record.made`, which wins where the
-    table names no split. near: str (n,), names of further groups, "" of none.
-    Errors: InputError as `check`.
+    positive: the class that counts as 1. Errors: InputError as `check`.
     """
     classes = _classes(source, table["value"], positive)
     codes = {"": UNLABELLED, **({name: index for index, name in enumerate(classes)} if classes else {})}
     y = table["value"].map(codes).to_numpy(np.int8)
     ids = table["objectId"].to_numpy(str)
-    sha256 = np.array([digests.get(name, "") for name in table["objectId"]], dtype=str)
+    sha256 = np.array([known.digests.get(name, "") for name in table["objectId"]], dtype=str)
     group = table["group"].to_numpy(str)
-    component = components(sha256, group, *([] if near is None else [near]))
+    component = components(sha256, group, *([] if known.near is None else [known.near]))
     given = _given_splits(source, table["type"])
-    before = np.array([recorded.get(sha) or recorded.get(name, "") for name, sha in zip(ids, sha256, strict=True)], str)
-    keys = partial(_keys, component, ids, sha256, group)
-    split, notes = _complete_splits(given, before, component, keys, y)
+    usable = np.array([sha != "" and sha not in known.unusable for sha in sha256.tolist()], bool)
+    deal = _Deal(component, partial(_keys, component, ids, sha256, group), np.where(usable, y, UNLABELLED))
+    before = [known.made.get(sha) or known.made.get(name, "") for name, sha in zip(ids, sha256, strict=True)]
+    split, made, notes = _complete_splits(given, np.array(before, str), deal)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
     notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
-    return Labels(ids, sha256, y, split, group, component, given == "", classes, notes, conflicts)
+    return Labels(ids, sha256, y, split, group, component, made, classes, notes, conflicts)
 
 
 def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
@@ -131,14 +137,17 @@ def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str
 
 
 def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
-    unknown = ~types.isin((*SPLITS, ""))
+    words = [word for word in types.unique().tolist() if word]
+    known = {"": "", **folders.splits_of(words)}
+    unknown = ~types.isin(known)
     if unknown.any():
         line, word = next(types[unknown].items())
         raise InputError(
             f"{source}, line {line}, column type: {word!r} is no split",
-            rule="type is train, validation or test; leave it empty and the split is made for you",
+            rule="type is train, validation or test, or another usual word of these (training, val, dev, testing); "
+            "leave it empty and the split is made for you",
         )
-    return types.to_numpy(str)
+    return types.map(known).to_numpy(str)
 
 
 def components(*keys: np.ndarray) -> np.ndarray:
@@ -156,38 +165,69 @@ def components(*keys: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:n]
 
 
-def _complete_splits(
-    given: np.ndarray,
-    before: np.ndarray,
-    component: np.ndarray,
-    keys: Callable[[np.ndarray], dict[int, float]],
-    y: np.ndarray,
-) -> tuple[np.ndarray, list[str]]:
-    """Fill the splits that the table leaves empty, whole components at a time.
+@dataclass(frozen=True)
+class _Deal:
+    """What decides a split that we make: it is dealt to whole components, int (n,).
+
+    keys: see `_keys`. y: int8 (n,), the labels, UNLABELLED for images without features: they take no part in a quota.
+    """
+
+    component: np.ndarray
+    keys: Callable[[np.ndarray], dict[int, float]]
+    y: np.ndarray
+
+    def to(self, fresh: np.ndarray, split: np.ndarray, shares: dict[str, float]) -> str:
+        """Fill `split` (n,) at the rows `fresh` and say how; shares: of each split, in the order of SPLITS."""
+        classes = [len(np.unique(self.component[self.y == value])) for value in (0, 1)]
+        parts = "/".join(f"{100 * share:.0f}" for share in shares.values())
+        if 0 < min(classes) < FEW:
+            split[fresh] = _by_quota(fresh, self, split, shares)
+            return f"{parts} by quota within each class (one has under {FEW} independent images)"
+        split[fresh] = _by_hash(fresh, self, shares)
+        return f"{parts} by a stable hash"
+
+
+def _complete_splits(given: np.ndarray, before: np.ndarray, deal: _Deal) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the splits, str (n,), which of them we made, bool (n,), and what to say of these.
 
     A component takes the split that most of its rows are given, else the one that most of them had before, else the
-    stable split. given, before: str (n,), "" where there is none. keys: see `_keys`.
+    stable split. given, before: str (n,), "" where there is none.
     """
-    todo = given == ""
+    todo, shares, why = _left_to_us(given, deal.component)
     if not todo.any():
-        return given, []
-    of_given, of_before = _most_common(component, given), _most_common(component, before)
+        return given, todo, []
+    of_given = _most_common(deal.component, np.where(todo, "", given))
+    of_before = _most_common(deal.component, np.where(np.isin(before, list(shares)), before, ""))
     settled = np.where(of_given != "", of_given, of_before)
-    split = np.where(todo, settled[component], given)
+    split = np.where(todo, settled[deal.component], given)
     fresh = np.flatnonzero(split == "")
-    if len(fresh):
-        classes = [len(np.unique(component[y == value])) for value in (0, 1)]
-        by = partial(_by_quota, y=y, split=split) if 0 < min(classes) < FEW else _by_hash
-        split[fresh] = by(fresh, component, keys(fresh))
-        quota = f"by quota within each class (one has under {FEW} independent images)"
-        how = quota if 0 < min(classes) < FEW else "by a stable hash"
+    how = deal.to(fresh, split, shares) if len(fresh) else ""
     moved = int((todo & (before != "") & (before != split)).sum())
     said = [
-        f"{len(fresh):,} split 80/10/10 {how}" if len(fresh) else "",
+        f"{len(fresh):,} split {how}" if len(fresh) else "",
         f"{moved:,} moved to the split of their group" if moved else "",
         f"{int(todo.sum()) - len(fresh) - moved:,} as recorded or as their group",
     ]
-    return split, [f"{int(todo.sum()):,} rows name no split: " + ", ".join(filter(None, said))]
+    return split, todo, [f"{int(todo.sum()):,} {why}: " + ", ".join(filter(None, said))]
+
+
+def _left_to_us(given: np.ndarray, component: np.ndarray) -> tuple[np.ndarray, dict[str, float], str]:
+    """Return the rows whose split we make, bool (n,), the shares of the splits that they are dealt to, and why.
+
+    They are the rows without a split. Where every row has one and none is validation, which no head can do without,
+    they are the rows of train, but for groups that are in test as well.
+    """
+    todo = given == ""
+    if todo.any() or "validation" in given or "train" not in given:
+        return todo, SHARES, "rows name no split"
+    train = given == "train"
+    whole = SHARES["train"] + SHARES["validation"]
+    shares = {name: SHARES[name] / whole for name in ("train", "validation")}
+    return (
+        train & ~np.isin(component, component[~train]),
+        shares,
+        "rows of train make up for a missing validation split",
+    )
 
 
 def _most_common(component: np.ndarray, splits: np.ndarray) -> np.ndarray:
@@ -214,35 +254,38 @@ def _keys(
     }
 
 
-def _by_hash(fresh: np.ndarray, component: np.ndarray, keys: dict[int, float]) -> np.ndarray:
-    key = np.array([keys[c] for c in component[fresh].tolist()])
-    return np.array(SPLITS)[np.searchsorted(np.cumsum(SHARES)[:2], key, side="right")]
+def _by_hash(fresh: np.ndarray, deal: _Deal, shares: dict[str, float]) -> np.ndarray:
+    keys = deal.keys(fresh)
+    key = np.array([keys[c] for c in deal.component[fresh].tolist()])
+    return np.array(list(shares))[np.searchsorted(np.cumsum(list(shares.values()))[:-1], key, side="right")]
 
 
-def _by_quota(
-    fresh: np.ndarray, component: np.ndarray, keys: dict[int, float], y: np.ndarray, split: np.ndarray
-) -> np.ndarray:
-    """Deal components, in the order of their hash, to the split that is furthest below its share of their class."""
-    have = {value: Counter(split[(y == value) & (split != "")].tolist()) for value in (-1, 0, 1)}
+def _by_quota(fresh: np.ndarray, deal: _Deal, split: np.ndarray, shares: dict[str, float]) -> np.ndarray:
+    """Deal components, in the order of their hash, to the split that is furthest below its share of their class.
+
+    Of a component the labelled rows with features count, where it has any.
+    """
+    have = {value: Counter(split[(deal.y == value) & (split != "")].tolist()) for value in (UNLABELLED, 0, 1)}
     members: dict[int, list[int]] = {}
     for row in fresh.tolist():
-        members.setdefault(int(component[row]), []).append(row)
+        members.setdefault(int(deal.component[row]), []).append(row)
     chosen: dict[int, str] = {}
-    for number in sorted(members, key=keys.__getitem__):
-        rows = members[number]
-        value = Counter(y[rows].tolist()).most_common(1)[0][0]
-        total = sum(have[value].values()) + len(rows)
+    for number in sorted(members, key=deal.keys(fresh).__getitem__):
+        y = deal.y[members[number]]
+        y = y[y != UNLABELLED] if (y != UNLABELLED).any() else y
+        value = Counter(y.tolist()).most_common(1)[0][0]
+        total = sum(have[value].values()) + len(y)
         # test and validation first while either is empty, so that three components reach three splits
         chosen[number] = max(
-            SPLITS,
+            shares,
             key=lambda s: (
-                SHARES[SPLITS.index(s)] * total
+                shares[s] * total
                 - have[value][s]
                 + (total if s != "train" and not have[value][s] and have[value]["train"] else 0)
             ),
         )
-        have[value][chosen[number]] += len(rows)
-    return np.array([chosen[c] for c in component[fresh].tolist()])
+        have[value][chosen[number]] += len(y)
+    return np.array([chosen[c] for c in deal.component[fresh].tolist()])
 
 
 def _conflicts(
@@ -272,7 +315,7 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
     for problem, object_id, *_ in conflicts:
         first.setdefault(problem, []).append(object_id)
     return [
-        f"{problem}: {len(names)} rows ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{problem}: {len(names)} rows ({visible(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
         for problem, names in first.items()
     ]
 

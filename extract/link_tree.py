@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from extract import artifacts, folders, labels, manifest
+from extract import artifacts, folders, labels, manifest, nearest
 from extract.errors import InputError
 from extract.labels import Labels
 from extract.manifest import Manifest
@@ -31,12 +31,18 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, scan.digests(), place.data, place.positive, recorded.made)
+    said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
+    artifacts.refuse_inputs(
+        [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"
+    )
     links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
     if not links:
+        gone = table[(scan.rows["path"] == "").to_numpy()]
+        near = nearest.sentence(manifest.paths_or_ids(gone), place.media) if len(gone) else ""
         raise InputError(
-            f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}",
-            then="Give MEDIA=path/to/media",
+            f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}"
+            + (f"; {near}" if near else ""),
+            then="Give MEDIA=path/to/media, or correct objectId or `path` in the table",
         )
     _update(tree, links)
     plain = sum(not os.path.splitext(path)[1] for path in links)
@@ -73,7 +79,8 @@ def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> Non
     if hidden or name in (".", "..") or "/" in name or len(os.fsencode(name)) > 255:
         raise InputError(
             f"{where}, column {column}: {name!r} can be no name in a tree",
-            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot",
+            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot or "
+            "have the name of a system's folder",
         )
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import pandas as pd
 
-from extract import artifacts, folders, images
+from extract import artifacts, folders, images, tables
 from extract.errors import InputError
 from extract.folders import SUFFIXES
+from extract.tables import COLUMNS as TABLE_COLUMNS
+from extract.tables import REQUIRED
 
-pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
-TABLE_COLUMNS = ("objectId", "value", "type", "path", "group")
-REQUIRED = ("objectId", "value")
 QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 TOGETHER = 100  # files that a thread looks at in turn: handing over each alone took longer than its stat
 COLUMNS = ("objectId", "path", "sha256", "size", "mtime_ns", "inode", "width", "height", "format", "orientation")
@@ -121,86 +120,57 @@ class Scan:
         else:
             self.rows[number], self.hashed = found, self.hashed + 1
 
+    def paths(self, inodes: set[int]) -> list[str]:
+        """Return the files that may be one of `inodes`: those that have one of them or are yet to be read."""
+        return [row.path for at, row in enumerate(self.rows) if row.inode in inodes or at in self.unread]
+
     def manifest(self) -> Manifest:
         """Return what is known by now; of a row that is yet to be read, whatever was known before, only its file."""
         return Manifest(self.rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
 
 
-def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
-    """Read a label table as text: columns TABLE_COLUMNS ("" where absent), index = line number in the file.
+def photos(folder: Path) -> Iterator[str]:
+    """Yield the paths in the manifest that lies in `folder`, which is read when the first is asked for."""
+    yield from (row.path for row in Manifest.read(folder / "manifest.csv").objects)
 
-    Ids such as `0012` and `NA` stay themselves. A row repeated word for word counts once. A folder (see `folders`) is a
-    table too: objectId = path = the file's path in it, index = its class folder, attrs["notes"] = what was left out.
+
+def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
+    """Read a label table, see `tables.read`, or a folder of photos, see `folders.read`, which is a table too.
+
+    Of a folder: objectId = path = the file's path in it, index = its class folder, attrs["notes"] = what was left out.
     Errors: InputError naming line and column.
     """
-    if source.is_dir():
-        return _read_folder(source)
-    try:
-        with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(source, header, required)
-            lines, cells = [], []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{source}, line {reader.line_num}: {len(row)} cells",
-                        rule=f"The header has {len(header)} columns ({', '.join(header)})",
-                    )
-                lines.append(reader.line_num)
-                cells.append([artifacts.plain(cell) for cell in row])
-    except (OSError, csv.Error) as error:
-        raise InputError(f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv") from error
-    table = pd.DataFrame(cells, columns=header, index=pd.Index(lines, name="line"), dtype=str)
-    table = table.reindex(columns=list(TABLE_COLUMNS), fill_value="")
-    table.attrs["source"] = str(source)  # for messages
-    for column in ("value", "type", "group"):
-        table[column] = table[column].str.strip()
-    if table.empty:
-        raise InputError(f"The table {source} has no rows below its header")
-    return _one_row_an_id(source, table)
+    table = _read_folder(source) if source.is_dir() else tables.read(source, required)
+    for column in ("value", "group"):
+        _refuse_look_alikes(source, column, table[column].unique().tolist())
+    return table
+
+
+def _refuse_look_alikes(source: Path, column: str, words: list[str]) -> None:
+    """Raise InputError where two words look alike: as two classes or two groups they would be told apart."""
+    seen: dict[str, str] = {}
+    for word in words:
+        other = seen.setdefault(tables.normal(word), word)
+        if other != word:
+            raise InputError(
+                f"{source}: {other!a} and {word!a} are two names of column {column} that look alike",
+                rule="They differ only in Unicode normal form or in spaces at their ends",
+                then="Give both one spelling",
+            )
 
 
 def _read_folder(source: Path) -> pd.DataFrame:
     rows, notes = folders.read(source)
-    above = ["/".join(path.split("/")[: 2 if split else 1]) for path, split, _ in rows]
-    cells = [(path, name, split, path, "") for path, split, name in rows]
+    above = [where for *_, where in rows]
+    cells = [(path, name, split, path, "") for path, split, name, _ in rows]
     table = pd.DataFrame(cells, columns=list(TABLE_COLUMNS), index=pd.Index(above, name="folder"), dtype=str)
     table.attrs.update(source=str(source), notes=notes)
     return table
 
 
-def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
-    missing = [name for name in required if name not in header]
-    if missing:
-        found = ", ".join(header) or "none"
-        raise InputError(
-            f"{source}, line 1: column {', '.join(missing)} is missing; found {found}",
-            rule="A table has commas and the columns objectId,value and optionally type,path,group",
-        )
-    twice = sorted({name for name in header if name in TABLE_COLUMNS and header.count(name) > 1})
-    if twice:
-        raise InputError(f"{source}, line 1: column {', '.join(twice)} stands there twice")
-
-
-def _one_row_an_id(source: Path, table: pd.DataFrame) -> pd.DataFrame:
-    empty = table.index[table["objectId"] == ""]
-    if len(empty):
-        raise InputError(f"{source}, line {empty[0]}: objectId is empty")
-    table = table.drop_duplicates()
-    again = table["objectId"].duplicated(keep=False)
-    if again.any():
-        name = table.loc[again, "objectId"].iloc[0]
-        rows = table[table["objectId"] == name]
-        column = next(c for c in TABLE_COLUMNS if rows[c].nunique() > 1)
-        where = " and ".join(f"{cell!r} in line {line}" for line, cell in rows[column].iloc[:2].items())
-        raise InputError(
-            f"{source}: objectId {name!r} has two entries in column {column}: {where}",
-            rule="One id names one image with one label, split, path and group",
-        )
-    return table
+def paths_or_ids(table: pd.DataFrame) -> list[str]:
+    """Return by which name each row's file is looked for: its path, else its objectId."""
+    return [path or name for name, path in zip(table["objectId"], table["path"], strict=True)]
 
 
 def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> list[str | None]:
@@ -229,14 +199,16 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
             )
         if path:
             folder, file = os.path.split(os.path.normpath(os.path.join(base, relative)))
-            found.append(os.path.join(folder, file) if file in listing.names(folder) else None)
-            continue
-        answers = listing.answering(base, relative)
-        if not answers and artifacts.inert(relative) != relative:  # the apostrophe was the user's own
-            answers = listing.answering(base, artifacts.inert(relative))
+            answers = [os.path.join(folder, file)] if file in listing.names(folder) else []
+        else:
+            answers = listing.answering(base, relative)
+            if not answers and artifacts.inert(relative) != relative:  # the apostrophe was the user's own
+                answers = listing.answering(base, artifacts.inert(relative))
+        if not answers:
+            answers = listing.alike(base, relative, whole=bool(path))
         if len(answers) > 1:
             raise InputError(
-                f"{where(line, path)}: two files answer to {name!r}: {answers[0]} and {answers[1]}",
+                f"{where(line, path)}: two files answer to {path or name!r}: {answers[0]} and {answers[1]}",
                 then="Remove one, or say which in a `path` column",
             )
         found.append(answers[0] if answers else None)
@@ -258,6 +230,7 @@ class _Listing:
         self._files: dict[str, dict[str, list[str]]] = {}
         self._names: dict[str, set[str]] = {}
         self._places: dict[str, list[dict[str, list[str]]]] = {}
+        self._alike: dict[str, list[str]] = {}
 
     def names(self, folder: str) -> set[str]:
         """Return what lies in `folder`, subfolders too; nothing where it cannot be read."""
@@ -274,6 +247,38 @@ class _Listing:
             found += files.get(relative, ())
         return found
 
+    def alike(self, media: str, relative: str, *, whole: bool) -> list[str]:
+        """Return the files whose path differs only in Unicode normal form, or in spaces at the ends of its last name.
+
+        whole: `relative` is a path with its suffix, not an id.
+        """
+        if relative.isascii() and not whole:
+            return []  # `files` knows such names
+        found: list[str] = []
+        for form in dict.fromkeys((relative, normalize("NFC", relative), normalize("NFD", relative))):
+            spread = os.path.join(form[:2], form[2:4], form)
+            places = (form,) if whole or os.sep in form else (os.path.join("object", spread), spread, form)
+            for place in places:
+                folder, name = os.path.split(os.path.normpath(os.path.join(media, place)))
+                for each in self._folders_alike(folder):
+                    found += self.files(each).get(tables.normal(name), ())
+        same = tables.normal(os.path.basename(relative))
+        return [path for path in dict.fromkeys(found) if not whole or tables.normal(os.path.basename(path)) == same]
+
+    def _folders_alike(self, folder: str) -> list[str]:
+        """Return the folders that `folder` may mean, in whatever Unicode normal form their names are."""
+        if folder.isascii() or self.names(folder):
+            return [folder]
+        if folder not in self._alike:
+            above, name = os.path.split(folder)
+            self._alike[folder] = [
+                os.path.join(each, same)
+                for each in self._folders_alike(above)
+                for same in self.names(each)
+                if tables.normal(same) == tables.normal(name)
+            ]
+        return self._alike[folder]
+
     def _spread(self, media: str, start: str) -> list[dict[str, list[str]]]:
         """Return the files of the folders where an id that starts so may lie; all such ids share them."""
         folders = []
@@ -286,7 +291,10 @@ class _Listing:
         return self._places[start]
 
     def files(self, folder: str) -> dict[str, list[str]]:
-        """Map each file's name, and its name without a known image suffix, to the paths that it may mean."""
+        """Map each file's name, and its name without a known image suffix, to the paths that it may mean.
+
+        What nothing is named exactly, names those that differ in Unicode normal form or spaces at the ends alone.
+        """
         if folder in self._files:
             return self._files[folder]
         names: set[str] = set()
@@ -300,6 +308,9 @@ class _Listing:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
                 files.setdefault(stem, []).append(os.path.join(folder, name))
+        odd = [(key, name) for name in files if (key := tables.normal(name)) != name and key not in files]
+        for key, name in odd:
+            files.setdefault(key, []).extend(files[name])
         self._names[folder], self._files[folder] = names, files
         return files
 

@@ -24,12 +24,13 @@ def repair(path: Path) -> tuple[int, int]:
     """Rewrite a cache or part with its whole rows alone; return how many are kept, and how many there were.
 
     A row is whole where the Fletcher-32 of its chunk of features and of its chunk of digests holds, and it is finite.
-    Errors: CacheError where recipe, probe or layout are damaged themselves, or no row is whole; the file is untouched.
+    Errors: CacheError where recipe, probe or layout are damaged themselves, or no row is whole; BusyError where another
+    process has the file open for writing. The file is untouched.
     """
     of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # a part is its cache's writer's
-    with artifacts.lock(of.with_name(f".{of.name}.lock"), str(of)):
+    with artifacts.lock(artifacts.lock_of(of), str(of)):
         artifacts.sweep(path.parent)
-        with _opened(path) as (file, source):
+        with artifacts.sharing(path), _opened(path) as (file, source):
             recipe, provenance, probe = _described(path, file, source)
             n = len(file["features"])
             keys, whole = _whole_rows(path, file, source)
@@ -50,7 +51,10 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
         with _Padded(path) as padded, h5py.File(padded, "r") as file:
             yield file, padded
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.ANEW) from error
+        artifacts.raise_unless_damage(path, error)
+        raise CacheError(
+            f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
+        ) from error
 
 
 class _Padded(io.RawIOBase):
@@ -92,7 +96,9 @@ class _Padded(io.RawIOBase):
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
     if file.attrs.get("schema") != cache.SCHEMA:
-        raise CacheError(f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.ANEW)
+        raise CacheError(
+            f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.remade(path)
+        )
     cache.refuse_foreign(path, file, whole=False)
     recipe = json.loads(cache.attribute(file, "recipe"))
     if cache.fingerprint(recipe) != cache.attribute(file, "fingerprint"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, labels, manifest, workspace
+from extract import artifacts, backbone, cache, engines, images, labels, manifest, nearest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
@@ -100,7 +100,7 @@ def extract(config: Config) -> int:
     """
     started, place = time.monotonic(), config.workspace
     print(f"features  {place.describe()}", flush=True)
-    with artifacts.lock(place.cache.with_name(f".{place.cache.name}.lock"), str(place.cache)):
+    with artifacts.lock(artifacts.lock_of(place.cache), str(place.cache)):
         for folder in (place.out, place.beside_cache, _parts_folder(place)):
             artifacts.sweep(folder)
         table = manifest.read_table(place.data)
@@ -108,6 +108,9 @@ def extract(config: Config) -> int:
         source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source, place.precision)
         known, scan = _scan(config, table)
+        written = place.records()
+        photos = scan.paths(artifacts.inodes(written))
+        artifacts.refuse_inputs(written, photos, then="Give another OUT or CACHE")
         plan = _plan(config, scan, recipe)
         _record_inputs(place)
         if classes:
@@ -118,16 +121,18 @@ def extract(config: Config) -> int:
             bad, done = _embed(config, plan, known, scan, source, recipe)
             failures = [*scan.failures.values(), *_failures(scan, bad)]
             if not config.apart:  # before a MEDIA that is not there, say, is recorded as so many bad images
-                _refuse_all_bad(place, scan, list(scan.failures.values()))
+                _refuse_all_bad(place, table, scan, list(scan.failures.values()))
             _write_quarantine(place, scan, failures, _decoder(recipe))
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
-            _refuse_all_bad(place, scan, failures)
-            said = _record_labels(place, table, scan)
+            _refuse_all_bad(place, table, scan, failures)
+            said = _record_labels(place, table, scan, failures)
             sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
             raise
+        if near := "" if config.apart else _nearest(place, table, failures):
+            print(f"features  {near}")
         return _finish(config, scan, said, sealed, failures, done, time.monotonic() - started)
 
 
@@ -140,7 +145,7 @@ def _scan(config: Config, table: Any) -> tuple[Manifest, Scan]:
     manifest.refuse_other_images(known, scan)
     progress.close()
     if not config.apart:
-        _refuse_all_bad(place, scan, list(scan.failures.values()))
+        _refuse_all_bad(place, table, scan, list(scan.failures.values()))
     return known, scan
 
 
@@ -149,16 +154,24 @@ def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
         manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
 
 
-def _refuse_all_bad(place: Workspace, scan: Scan, failures: list[Failure]) -> None:
+def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> None:
     if len(failures) == len(scan.rows):
-        first = failures[0]
+        first, near = failures[0], _nearest(place, table, failures)
         raise InputError(
             f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
-            f"{first.reason}, {first.detail}",
+            f"{first.reason}, {first.detail}" + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
-            then="Give MEDIA=path/to/media",
+            then="Correct objectId or `path` in the table, or give another MEDIA"
+            if near
+            else "Give MEDIA=path/to/media",
         )
+
+
+def _nearest(place: Workspace, table: Any, failures: list[Failure]) -> str:
+    """Say which file is nearest to one that is missing, and how many are like that; see `nearest.sentence`."""
+    gone = {failure.object_id for failure in failures if failure.reason == "missing" and not failure.path}
+    return nearest.sentence(manifest.paths_or_ids(table[table["objectId"].isin(gone)]), place.media) if gone else ""
 
 
 def _record_inputs(place: Workspace) -> None:
@@ -168,10 +181,12 @@ def _record_inputs(place: Workspace) -> None:
         workspace.write_record(replace(place, out=place.beside_cache))
 
 
-def _record_labels(place: Workspace, table: Any, scan: Scan) -> labels.Labels:
+def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
     """Record labels and splits, and tell what a person should know of them."""
     recorded = labels.read_record(place.beside_cache, place.out)
-    said = labels.read(table, scan.manifest().digests(), place.data, place.positive, recorded.made)
+    unusable = {failure.sha256 for failure in failures}
+    known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
+    said = labels.read(table, known, place.data, place.positive)
     mine = recorded if place.out == place.beside_cache else labels.read_record(place.out)
     changed = labels.changes(said, mine)
     if labels.rows(said) != mine.rows:
@@ -432,6 +447,7 @@ def _stop_signal() -> Iterator[threading.Event]:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as nohup asks
 
     def restore() -> None:
         for number, handler in before.items():
@@ -524,6 +540,9 @@ def _finish(
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
         print(f"features  quarantined: {listed}; see {workspace.shown(place.beside_cache / 'quarantine.csv')}")
     print(f"features  {workspace.shown(sealed.path)}: {len(sealed):,} rows x {sealed.dim}")
+    if embedded or len(sealed) <= repeats.SOON:
+        for note in repeats.notes(repeats.find(sealed.blocks(), sealed.sha256.tolist()), len(sealed), scan.manifest()):
+            print(f"features  {note}")
     if share > config.max_bad:
         print(f"features  {share:.1%} of the images are quarantined, more than --max-bad {config.max_bad:.0%}: exit 3")
         return TOO_MANY_BAD

@@ -82,7 +82,7 @@ def seal(config: run.Config) -> int:
     another recipe. Killed at any moment, the same call completes.
     """
     place = config.workspace
-    with artifacts.lock(place.cache.with_name(f".{place.cache.name}.lock"), str(place.cache)):
+    with artifacts.lock(artifacts.lock_of(place.cache), str(place.cache)):
         artifacts.sweep(place.beside_cache)
         if count(place):
             _seal(place, _finished(place))
@@ -103,8 +103,9 @@ def _seal(place: Workspace, folders: list[Path]) -> None:
     if found:
         print(f"seal      {len(folders):,} shards, {sum(map(len, found)):,} rows", flush=True)
         cache.seal(place.cache, found, cache.provenance(backbone=source.name))
-    gone = shards_of(place).with_name(f".onepass-tmp-{os.getpid()}-{shards_of(place).name}")
-    os.rename(shards_of(place), gone)  # all at once: a kill must not leave some shards that look like a whole
+    shards = artifacts.behind_links(shards_of(place))
+    gone = shards.with_name(f".onepass-tmp-{os.getpid()}-{shards.name}")
+    os.rename(shards, gone)  # all at once: a kill must not leave some shards that look like a whole
     shutil.rmtree(gone)
 
 

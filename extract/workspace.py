@@ -11,11 +11,22 @@ from typing import Any
 from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
 from extract.backbone import NAMES, REMOVED
-from extract.errors import InputError
+from extract.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
 RECORD = "last_run.json"
+RECORDS = (RECORD, "manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv", "labels_review.csv")  # read again
+REPORTS = (
+    "leaks.csv",
+    "suspects.csv",
+    "comparison.csv",
+    "comparison.json",
+    "comparison.html",
+    "show.png",
+    "heads",
+    "exports",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,18 @@ class Workspace:
         """The folder of manifest.csv, quarantine.csv and the parts."""
         return self.cache.parent
 
+    def given(self) -> list[Path]:
+        """The files that a user gave to be read, but for photos: the table and the backbone's file or folder."""
+        return ([] if self.data.is_dir() else [self.data]) + ([] if self.backbone in NAMES else [Path(self.backbone)])
+
+    def records(self) -> list[Path]:
+        """The files in OUT and beside the cache that verbs write and read again, there or not."""
+        return [self.cache, *(folder / name for folder in {self.out, self.beside_cache} for name in RECORDS)]
+
+    def inputs(self) -> list[Path]:
+        """All files that heads are made of and used with, but for photos."""
+        return [*self.given(), *self.records(), self.out / "heads"]
+
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
         usual: dict[str, Any] = {
@@ -51,7 +74,7 @@ class Workspace:
         }
         usual |= {"near": 0, "precision": "float32"}
         said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
-        return "  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items())
+        return visible("  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items()))
 
 
 def resolve(
@@ -68,7 +91,8 @@ def resolve(
 ) -> Workspace:
     """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the demo.
 
-    A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, or MEDIA is another.
+    A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, MEDIA is another, or
+    table or backbone would be overwritten.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
         return _demo(backbone, input_size, near, precision)
@@ -100,9 +124,12 @@ def resolve(
         positive = known.get("positive")
     if precision is None:
         precision = known.get("precision", "float32") if spec == known.get("backbone") else "float32"
-    return Workspace(
+    place = Workspace(
         folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine), precision
     )
+    written = [*place.records(), *(folder / name for name in REPORTS)]
+    artifacts.refuse_inputs(written, place.given(), then="Give another OUT or CACHE")
+    return place
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:

@@ -6,13 +6,15 @@ import argparse
 import getpass
 import os
 import sys
+from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import backbone, cache, demo, engines, workspace
+from extract import artifacts, backbone, cache, demo, engines, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
-from extract.errors import DONE, UsageError, guard
+from extract.errors import DONE, UsageError, guard, in_utf8
 from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
@@ -56,13 +58,13 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--calibrate", choices=how, help="a map of each head's logits, fitted out of fold")
     parsers["review"].add_argument("--port", type=number(0), default=0, help="on 127.0.0.1; default: any that is free")
     parsers["review"].add_argument("--who", help="who answers, for labels_review.csv; default: the user's name here")
-    parsers["labels"].add_argument("--output", help="where the table goes; default: OUT/labels.csv")
+    parsers["labels"].add_argument("--output", help="where the table goes, - for stdout; default: OUT/labels.csv")
     parsers["export"].add_argument("--formats", default="keras,h5,saved_model", help="tflite and onnx, too; or all")
     parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
     parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
     parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
     parsers["predict"].add_argument("--engine", choices=("auto", *engines.NAMES), default="auto", help="for new images")
-    parsers["predict"].add_argument("--output", help="where the CSV goes; default: OUT/predictions.csv")
+    parsers["predict"].add_argument("--output", help="where the CSV goes, - for stdout; default: OUT/predictions.csv")
     parsers["predict"].add_argument(
         "--allow-outside", action="store_true", help="let the table name files outside MEDIA"
     )
@@ -104,14 +106,16 @@ def _train_heads(verb: str, place: Workspace, config: train.Config | None = None
     data = dataset.join(place)
     for note in data.notes:
         print(f"labels    {note}")
-    heads, chosen = train.run(place, data, config)
+    left_out: list[str] = []
+    heads, chosen = train.run(place, data, config, left_out)
     found = leaks.find(data) if verb == "compare" else None
     told_leaks = leaks.told(found, leaks.figures(found, data, heads, config.seed), heads) if found else None
-    print("\n".join([report.table(heads, chosen), *report.legend(data, heads, chosen, told_leaks)]), flush=True)
+    legend = report.legend(data, heads, chosen, told_leaks, left_out)
+    print("\n".join([report.table(heads, chosen), *legend]), flush=True)
     if found:
         leaks.write(place, found)
         print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
-        told = report.write(place, data, heads, chosen, told_leaks)
+        told = report.write(place, data, heads, chosen, told_leaks, left_out)
         report.write_page(place, data, heads, told, _audit(place, data, config.seed), found)
 
 
@@ -187,9 +191,15 @@ def _predict(flags: argparse.Namespace) -> int:
     print(f"predict   head {name} ({why})", flush=True)
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
-    output = Path(flags.output) if flags.output else place.out / "predictions.csv"
+    output = artifacts.output(flags.output) if flags.output else place.out / "predictions.csv"
+    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files)))
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
+
+
+def _read(source: Path, files: list[tuple[str, Path | None]]) -> list[Path]:
+    """Return the files that INPUT means, itself among them; of a folder only the images are read."""
+    return ([] if source.is_dir() else [source]) + [path for _, path in files if path]
 
 
 def _predict_alone(flags: argparse.Namespace) -> int:
@@ -206,7 +216,10 @@ def _predict_alone(flags: argparse.Namespace) -> int:
     media = Path(flags.media or os.environ.get("MEDIA_DIR") or source.parent)
     files = predict.list_files(source, media, allow_outside=flags.allow_outside)
     print(f"predict   {flags.model}, alone", flush=True)
-    output = Path(flags.output or Path(flags.out or workspace.ARTIFACTS) / "predictions.csv")
+    output = artifacts.output(flags.output or f"{flags.out or workspace.ARTIFACTS}/predictions.csv")
+    model = Path(flags.model).absolute()
+    facts = [folder / "head.json" for folder in list(model.parents)[:2]]
+    artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
     print("predict   " + predict.write(output, predict.from_export(Path(flags.model), files)))
     return DONE
 
@@ -248,10 +261,11 @@ def _labels(flags: argparse.Namespace) -> int:
     from heads.review import merged
 
     place = _place(flags)
-    target = Path(flags.output) if flags.output else place.out / "labels.csv"
+    target = artifacts.output(flags.output) if flags.output else place.out / "labels.csv"
     rows, changed = merged.write(place, target)
     print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
-    print(f'labels    to go on with it: make features DATA="{shown(target)}" MEDIA="{shown(place.media)}"')
+    if not artifacts.is_stdout(target):
+        print(f'labels    to go on with it: make features DATA="{shown(target)}" MEDIA="{shown(place.media)}"')
     return DONE
 
 
@@ -281,8 +295,13 @@ def _run(argv: list[str] | None) -> int:
         "labels": _labels,
         "list": _list,
     }
+    output = getattr(flags, "output", None)
+    if output and artifacts.is_stdout(artifacts.output(output)):
+        with redirect_stdout(sys.stderr):  # stdout is the table's alone
+            return verbs[flags.verb](flags)
     return verbs[flags.verb](flags)
 
 
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

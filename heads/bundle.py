@@ -68,6 +68,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        artifacts.raise_unless_damage(folder / "head.json", error)
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise HeadError(f"{folder / 'head.json'} has no schema {SCHEMA}", then="Train the head again with make head")
@@ -108,6 +109,7 @@ def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
                 raise ValueError("its arrays are compressed, and might unfold without end")  # ours are not
             return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
+        artifacts.raise_unless_damage(path, error)
         raise HeadError(
             f"{path} does not hold what head.json describes: {error}", then="Train the head again with make head"
         ) from error
@@ -227,6 +229,8 @@ def _made_of(folder: Path) -> tuple[Any, ...]:
 def validation_log_loss(folder: Path) -> float:
     """Read a trained head's validation log loss from its metrics.json."""
     try:
-        return float(json.loads((folder / "metrics.json").read_text())["validation"]["log_loss"]["value"])
+        return float(
+            json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["log_loss"]["value"]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadError(f"{folder / 'metrics.json'} cannot be read: {error!r}", then="Run make head again") from error

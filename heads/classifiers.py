@@ -15,12 +15,13 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from extract.errors import HeadError
+from extract.errors import HeadError, TooFewRows
 from heads.baselines import TOO_FEW, Head, folds_by_group, some_rows
 from heads.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
 
 CS = np.logspace(-5, -3, 5)  # on standardised 1280-d features the best C lies around 3e-4; above 1e-3 a fit takes long
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
+LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
 
 
 class Unweighted(Head):
@@ -82,12 +83,22 @@ class LdaHead(Unweighted):
     """Linear discriminant analysis, each class's covariance shrunk as Ledoit and Wolf 2004 say, so that n < D will do.
 
     Its own posterior is far too sure where rows are few, so its scores are calibrated. Time: six fits on all rows.
+    Errors: TooFewRows where a fit, of a fold too, would see under LDA_ROWS rows.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        folds = folds_by_group(y, groups, self.seed)
+        fewest = min([len(y), *(len(rest) for rest, _ in folds)])
+        if fewest < LDA_ROWS:
+            raise TooFewRows(
+                f"lda cannot be trained on {len(y)} rows"
+                + (f": without one of its {len(folds)} folds {fewest} are left" if folds else ""),
+                rule=f"Each of its fits needs at least {LDA_ROWS} rows",
+                then="Label more images, or train another head",
+            )
         mean, scale = standardisation(X)
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         with (
@@ -95,7 +106,7 @@ class LdaHead(Unweighted):
             threadpool_limits(1),
         ):  # on two busy cores LAPACK's threads wait for each other, up to ten times as long
             warnings.filterwarnings("ignore", "Only one sample available")  # of a class: the other gives the covariance
-            layer, facts = _calibrated(model, standardise(X, mean, scale), y, folds_by_group(y, groups, self.seed))
+            layer, facts = _calibrated(model, standardise(X, mean, scale), y, folds)
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract import artifacts, cache, labels, manifest, workspace
+from extract import artifacts, cache, labels, manifest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.errors import CacheError, InputError
 from extract.labels import SPLITS, Labels
@@ -43,6 +43,7 @@ class Dataset:
     """Labelled rows with features, by split. table_digest: SHA-256 of the labels; classes: (negative, positive).
 
     quarantined: how many of the table's rows lack features, by reason. conflicts: how many contradict another row.
+    repeated: what `repeats` says of images with the same features.
     """
 
     parts: dict[str, Part]
@@ -52,6 +53,7 @@ class Dataset:
     notes: list[str]
     quarantined: dict[str, int] = field(default_factory=dict)
     conflicts: int = 0
+    repeated: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows, groups and positives of each split."""
@@ -94,18 +96,22 @@ def complete(place: Workspace, table: pd.DataFrame, sha256: list[str]) -> tuple[
     values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
     table = table.assign(value=pd.Series(values, table.index, dtype=str))
     recorded = labels.read_record(place.beside_cache, place.out)
-    near, notes = _near_duplicates(place, sha256) if place.near else (None, [])
+    features = cache.open_cache(place.cache)
+    at = rows_of(features, np.array(sha256))
+    near, notes = _near_duplicates(features, at) if place.near else (None, [])
     digests = dict(zip(table["objectId"], sha256, strict=True))
-    said = labels.read(table, digests, place.data, place.positive, recorded.made, near)
+    unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
+    said = labels.read(table, labels.Known(digests, recorded.made, unusable, near), place.data, place.positive)
     return said, [*labels.changes(said, labels.read_record(place.out)), *reviewed, *notes, *said.notes]
 
 
-def _near_duplicates(place: Workspace, sha256: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Name each image's cluster of near-duplicates, labelled or not, str (n,), "" where none; and what to say."""
-    found = cache.open_cache(place.cache)
-    at = rows_of(found, np.array(sha256))
+def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Name each image's cluster of near-duplicates, labelled or not, str (n,), "" where none; and what to say.
+
+    at: int (n,), the images' rows in the cache, -1 where it lacks them.
+    """
     rows = np.unique(at[at >= 0])
-    names, told = leaks.key(leaks.clusters(found.read(rows)))
+    names, told = leaks.key(leaks.clusters(features.read(rows)))
     name_of = dict(zip(rows.tolist(), names.tolist(), strict=True))
     return np.array([name_of.get(row, "") for row in at.tolist()], str), [told]
 
@@ -125,10 +131,22 @@ def join(place: Workspace) -> Dataset:
     usable = (at >= 0) & (said.y != labels.UNLABELLED)
     notes += _left_out(said, at)
     parts = _split(found, said, at, usable)
-    _refuse_absent_class(place, parts, said.classes)
+    _refuse_absent_class(place, said, parts, said.classes)
     labels.write_record(place.out, said)
     workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
-    return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts))
+    repeated = _repeated(place, parts)
+    notes += repeated
+    return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
+
+
+def _repeated(place: Workspace, parts: dict[str, Part]) -> list[str]:
+    digests = np.concatenate([part.sha256 for part in parts.values()])
+    sets = repeats.find((part.X for part in parts.values()), digests.tolist())
+    return (
+        repeats.notes(sets, len(set(digests.tolist())), Manifest.read(place.beside_cache / "manifest.csv"))
+        if sets
+        else []
+    )
 
 
 def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
@@ -176,21 +194,33 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
     }
 
 
-def _refuse_absent_class(place: Workspace, parts: dict[str, Part], classes: tuple[str, str]) -> None:
+def _refuse_absent_class(place: Workspace, said: Labels, parts: dict[str, Part], classes: tuple[str, str]) -> None:
     have = {name: Counter(part.y.tolist()) for name, part in parts.items()}
     for value in (0, 1):
         if not any(counts[value] for counts in have.values()):
             raise InputError(f"{place.data} has no usable row of class {classes[value]!r}", then="Label some")
     for name, part in parts.items():
-        absent = [classes[value] for value in (0, 1) if not have[name][value]]
+        absent = [value for value in (0, 1) if not have[name][value]]
         if absent and (name != "test" or len(part)):  # a table without any test rows can still train a head
             raise InputError(
                 f"Split {name} of {place.data} has {len(part):,} usable rows and none of class "
-                f"{' nor '.join(map(repr, absent))}",
+                f"{' nor '.join(repr(classes[value]) for value in absent)}",
                 rule="Train and validation need both classes, and so does test where there is one",
-                then="Correct column type (or the type folders), or leave it out and the split is made for you "
-                f"(anew, once {place.out / labels.RECORD} is deleted)",
+                then=_remedy(place, said, parts, absent[0]),
             )
+
+
+def _remedy(place: Workspace, said: Labels, parts: dict[str, Part], value: int) -> str:
+    """Say what gives each split rows of class `value`: what stands in the way is the table, too few, or the record."""
+    groups = len({group for part in parts.values() for group in part.groups[part.y == value].tolist()})
+    if groups < len(SPLITS):
+        name = said.classes[value] if said.classes else ""
+        return f"Label more images of class {name!r}: it has {groups} independent ones, and each of 3 splits needs one"
+    if not said.made.any():
+        return "Correct column type (or the type folders), or leave it out and the splits are made for you"
+    records = dict.fromkeys(folder / labels.RECORD for folder in (place.out, place.beside_cache))
+    there = " and ".join(str(path) for path in records if path.exists())
+    return f"Delete {there}, and the splits are made anew"
 
 
 def _some(names: list[Any]) -> str:

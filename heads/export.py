@@ -10,15 +10,16 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images
+from extract import artifacts, backbone, cache, engines, images, manifest
 from extract.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
@@ -28,6 +29,7 @@ from heads.bundle import Bundle
 from heads.dataset import rows_of
 
 SCRIPT = "preprocess.py"
+LABELS = "labels.txt"
 KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
@@ -65,11 +67,14 @@ class Sample:
 def export(
     place: Workspace, name: str, *, n_images: int, seed: int, asked: Sequence[str] = formats.DEFAULT
 ) -> list[Parity]:
-    """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json and MODEL_CARD.md.
+    """Publish OUT/exports/<name>: every file that passes parity, parity.json, head.json, labels.txt and MODEL_CARD.md.
 
     n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
-    it is not published.
+    it is not published. InputError where a file that is read lies in that folder.
     """
+    target = place.out / "exports" / name
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     bundle = bundles.load(place.out / "heads" / name)
     found = cache.open_cache(place.cache)
     layers = bundles.layers_of(bundle, place.out / "heads")
@@ -85,7 +90,7 @@ def export(
         if network.model is None and set(asked) <= KERAS:
             raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    target, threshold = place.out / "exports" / name, bundle.facts["threshold"]
+    threshold = bundle.facts["threshold"]
     version = formats.newest(target / "saved_model") + 1
     with artifacts.replacing_folder(target) as folder:
         files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
@@ -97,11 +102,13 @@ def export(
         if not published:
             raise _parity_error(failed)  # before the folder replaces an export that was good
         results = reduced + results
-        (folder / "parity.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+        told = json.dumps([asdict(result) for result in results], indent=2)
+        (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
+        (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text())
+        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
         no_keras = network.model is None and bool(KERAS & set(asked))
         text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
@@ -114,6 +121,11 @@ def script(size: int) -> str:
     """Return preprocess.py as it lies beside the models that take pixels, for images of S = size."""
     text = Path(preprocess.__file__).read_text(encoding="utf-8")
     return text.replace(f"SIZE = {preprocess.SIZE} ", f"SIZE = {size} ")
+
+
+def labels(classes: Sequence[str]) -> str:
+    """Return labels.txt: a class a line, the line's number from 0 being its `decision`; `probability` is the last's."""
+    return "".join(" ".join(name.splitlines()) + "\n" for name in classes)
 
 
 def in_float32(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, engines, images
+from extract import artifacts, backbone, engines, images
 from extract.errors import HeadError, UsageError
 from heads.layers import Dense
 
@@ -252,6 +252,7 @@ def open_export(path: Path) -> Exported:
     except HeadError:
         raise
     except Exception as error:  # TensorFlow, Keras, h5py, zipfile, LiteRT and ONNX Runtime each have their own
+        artifacts.raise_unless_damage(path, error)
         listed = ", ".join(file for files in FILES.values() for file in files)
         raise HeadError(
             f"{path} cannot be loaded as an exported model: {error}",

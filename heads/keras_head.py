@@ -14,6 +14,8 @@ from heads.layers import Dense, fold, forward, standardisation, standardise
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
 DROPOUT = 0.5  # of the hidden units, in training
 
+Curves = dict[str, dict[str, list[float]]]  # train or validation -> loss or accuracy -> a value an epoch
+
 
 class SigmoidHead(Head):
     """Dense(1, sigmoid) by Adam on binary cross-entropy; the defaults are the original's.
@@ -51,8 +53,8 @@ class SigmoidHead(Head):
     ) -> SigmoidHead:
         """Fit on features X (n, D), labels y (n,) of 0 and 1.
 
-        validation: (X, y) for the loss curve, and for early stopping where `patience` is set. log_dir: where
-        TensorBoard's event files go.
+        validation: (X, y) for its curves, and for early stopping where `patience` is set. log_dir: where TensorBoard's
+        event files go.
         """
         mean, scale = standardisation(X) if self.standardise else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
         if self.standardise:
@@ -60,13 +62,16 @@ class SigmoidHead(Head):
             validation = (standardise(validation[0], mean, scale), validation[1]) if validation else None
         layers, curves = self._train(X, y, self._weights(y, sample_weight), validation, log_dir)
         self.layers_ = [fold(layers[0], mean, scale), *layers[1:]] if self.standardise else layers
-        epochs = len(curves["train"])
+        epochs = len(curves["train"]["loss"])
         self.training_ = {
             "optimiser_steps": epochs * -(-len(y) // self.batch_size),
             "epochs": epochs,
             "stopped_early": epochs < self.epochs,
-            "loss": [round(loss, 6) for loss in curves["train"]],
-            "validation_loss": [round(loss, 6) for loss in curves["validation"]],
+            **{
+                f"{'validation_' * (split == 'validation')}{name}": [round(value, 6) for value in values]
+                for split, of_split in curves.items()
+                for name, values in of_split.items()
+            },
         }
         return self
 
@@ -93,8 +98,8 @@ class SigmoidHead(Head):
         weights: np.ndarray | None,
         validation: tuple[np.ndarray, np.ndarray] | None,
         log_dir: Path | None,
-    ) -> tuple[list[Dense], dict[str, list[float]]]:
-        """Return the trained layers and the loss of each epoch.
+    ) -> tuple[list[Dense], Curves]:
+        """Return the trained layers, and loss and accuracy of each epoch.
 
         Keras' own fit sets up an input pipeline each epoch; batches by hand spare that (benchmarks/heads.py).
         """
@@ -103,21 +108,23 @@ class SigmoidHead(Head):
         tf.config.experimental.enable_op_determinism()
         hidden = [keras.layers.Dense(self.hidden, "relu"), keras.layers.Dropout(DROPOUT)] if self.hidden else []
         model = keras.Sequential([keras.Input((X.shape[1],)), *hidden, keras.layers.Dense(1, "sigmoid")])
-        model.compile(keras.optimizers.Adam(self.learning_rate), loss="binary_crossentropy", jit_compile=False)
+        adam = keras.optimizers.Adam(self.learning_rate)
+        model.compile(adam, loss="binary_crossentropy", metrics=["accuracy"], jit_compile=False)
         target, rng = y.astype(np.float32)[:, None], np.random.default_rng(self.seed)
-        curves: dict[str, list[float]] = {"train": [], "validation": []}
+        curves: Curves = {split: {"loss": [], "accuracy": []} for split in ("train", "validation")}
         best: list[Dense] | None = None
         for epoch in range(self.epochs):
             model.reset_metrics()
             order = rng.permutation(len(y))
             for rows in np.split(order, range(self.batch_size, len(y), self.batch_size)):
-                loss = model.train_on_batch(X[rows], target[rows], None if weights is None else weights[rows])
-            curves["train"].append(float(loss))  # the mean over the epoch's rows
+                figures = model.train_on_batch(X[rows], target[rows], None if weights is None else weights[rows])
+            _add(curves["train"], *figures)  # the means over the epoch's rows
             layers = _dense(model)
             if validation:
-                curves["validation"].append(_log_loss(forward(layers, validation[0]), validation[1]))
+                p, labels = forward(layers, validation[0]), validation[1]
+                _add(curves["validation"], _log_loss(p, labels), np.mean((p > 0.5) == labels))
                 if self.patience is not None:
-                    since = epoch - int(np.argmin(curves["validation"]))
+                    since = epoch - int(np.argmin(curves["validation"]["loss"]))
                     best = layers if since == 0 else best
                     if since >= self.patience:
                         break
@@ -140,12 +147,18 @@ def _log_loss(p: np.ndarray, y: np.ndarray) -> float:
     return float(-np.mean(np.where(y == 1, np.log(p), np.log1p(-p))))
 
 
-def _write_tensorboard(log_dir: Path, curves: dict[str, list[float]]) -> None:
-    """Write the loss curves as Keras' callback names them: epoch_loss, under train/ and validation/."""
+def _add(curves: dict[str, list[float]], loss: float, accuracy: float) -> None:
+    curves["loss"].append(float(loss))
+    curves["accuracy"].append(float(accuracy))
+
+
+def _write_tensorboard(log_dir: Path, curves: Curves) -> None:
+    """Write the curves as Keras' callback names them: epoch_loss and epoch_accuracy, under train/ and validation/."""
     tf, _ = engines.load()
-    for name, losses in curves.items():
-        writer = tf.summary.create_file_writer(str(log_dir / name))
+    for split, of_split in curves.items():
+        writer = tf.summary.create_file_writer(str(log_dir / split))
         with writer.as_default():
-            for epoch, loss in enumerate(losses):
-                tf.summary.scalar("epoch_loss", loss, step=epoch)
+            for name, values in of_split.items():
+                for epoch, value in enumerate(values):
+                    tf.summary.scalar(f"epoch_{name}", value, step=epoch)
         writer.close()

@@ -8,13 +8,14 @@ const axes = {
   roc: ["false positive rate", "true positive rate"],
   pr: ["recall", "precision"],
   loss: ["epoch", "loss"],
+  accuracy: ["epoch", "accuracy"],
   reliability: ["predicted probability of class 1", "observed share of class 1"],
 };
 
 function line(trace, kind) {
   return {
     x: trace.x, y: trace.y, text: trace.thresholds, name: trace.name, mode: "lines",
-    hovertemplate: `${kind === "loss" ? "epoch %{x}" : `p ≥ %{text}<br>${axes[kind][0]} %{x:.4f}`}<br>${axes[kind][1]} %{y:.4f}`,
+    hovertemplate: `${axes[kind][0] === "epoch" ? "epoch %{x}" : `p ≥ %{text}<br>${axes[kind][0]} %{x:.4f}`}<br>${axes[kind][1]} %{y:.4f}`,
     line: {
       color: colour(`--line-${trace.colour % 8}`),
       dash: dashes[trace.colour % dashes.length],
@@ -47,7 +48,7 @@ function axis(title, unit) {
 
 function draw() {
   for (const chart of charts) {
-    const unit = chart.kind !== "loss";
+    const unit = axes[chart.kind][0] !== "epoch";
     const traces = chart.traces.map((trace) => chart.kind === "reliability" ? points(trace) : line(trace, chart.kind));
     const layout = {
       xaxis: axis(axes[chart.kind][0], unit), yaxis: { ...axis(axes[chart.kind][1], unit), rangemode: "tozero" },

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads import audit, curves, leaks, metrics, registry
+from heads import audit, curves, leaks, metrics, paired, registry
 from heads.audit import Audit
 from heads.mistakes import Mistake
 
@@ -39,6 +39,7 @@ METRICS = {
     "ece": "calibration error (l2)",
 }
 FALLING = ("log_loss", "brier", "ece")  # lower is better
+VERDICTS = {"cannot tell": "no clear difference", "too few": "no clear difference, n too small"}
 LISTED = 10  # rows of leaks.csv and suspects.csv
 QUANTILES = 100  # of Student's t, degrees of freedom from 1; page.js expands those above
 
@@ -67,7 +68,7 @@ def render(
     charts = _charts(told, scores) + _reliability(told, scores, groups)
     figures_of = {
         kind: "".join(_figure(chart) for chart in charts if chart["kind"] in kind)
-        for kind in (("roc", "pr"), ("reliability",), ("loss",))
+        for kind in (("roc", "pr"), ("reliability",), ("loss", "accuracy"))
     }
     parts = {
         **scripts,
@@ -87,7 +88,7 @@ def render(
         ),
         "matrices": _matrices(told, scores),
         "mistakes": _mistakes(told, mistakes),
-        "training": figures_of["loss",] or "<p>No head was trained in epochs.</p>",
+        "training": figures_of["loss", "accuracy"] or "<p>No head was trained in epochs.</p>",
         "data": _data(told, suspects, leaky),
         "provenance": _provenance(told),
         "charts": _json([{key: chart[key] for key in ("id", "kind", "traces", "share")} for chart in charts]),
@@ -185,7 +186,8 @@ def _paired(told: dict[str, Any], split: str) -> str:
     some = next(iter(found.values()))
     caption = (
         f"<b>{split.capitalize()}</b>: the head's figure minus the baseline's, row by row; 95 % interval, so wide that "
-        f"all {some['looked_at']} of a metric hold together; n = {some['n']:,}, {some['groups']:,} independent groups."
+        f"all {some['looked_at']} of a metric hold together; n = {some['n']:,}, {some['groups']:,} independent groups. "
+        f"A verdict needs {paired.floor(some['looked_at'])} groups, and as many that the two decide differently."
     )
     return _box(f"{split} differences", _table(caption, header, rows, "paired"))
 
@@ -195,7 +197,7 @@ def _difference(d: dict[str, Any] | None) -> str:
         return "itself"
     return (
         f"<b>{d['value']:+.3f}</b><small>[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]</small>"
-        f"<small>{d['verdict']}</small>"
+        f"<small>{VERDICTS.get(d['verdict'], d['verdict'])}</small>"
     )
 
 
@@ -246,7 +248,12 @@ def _charts(told: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
                     "words": f"{METRICS[metric]}: {', '.join(said)}",
                 }
             )
-    return charts + [_loss_chart(at, head) for at, head in enumerate(heads) if head["training"].get("loss")]
+    return charts + [
+        _training_chart(at, head, figure)
+        for at, head in enumerate(heads)
+        for figure in ("loss", "accuracy")
+        if head["training"].get(figure)
+    ]
 
 
 def _reliability(told: dict[str, Any], scores: Scores, groups: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -326,25 +333,27 @@ def _mistakes(told: dict[str, Any], mistakes: list[Mistake]) -> str:
     return f'<ul class="grid mistakes" style="--least: 10rem">{"".join(tiles)}</ul>'
 
 
-def _loss_chart(at: int, head: dict[str, Any]) -> dict[str, Any]:
-    losses_of = {"train": head["training"]["loss"], "validation": head["training"]["validation_loss"]}
-    epochs = range(1, len(losses_of["train"]) + 1)
+def _training_chart(at: int, head: dict[str, Any], figure: str) -> dict[str, Any]:
+    """Return the chart of a head's loss or accuracy by epoch: as those of `_charts`."""
+    values_of = {"train": head["training"][figure], "validation": head["training"][f"validation_{figure}"]}
+    epochs = range(1, len(values_of["train"]) + 1)
+    word, best = ("lowest", np.argmin) if figure == "loss" else ("highest", np.argmax)
     return {
-        "id": f"loss-{at}",
-        "kind": "loss",
+        "id": f"{figure}-{at}",
+        "kind": figure,
         "traces": [
-            _trace(name, i, name == "validation", list(epochs), losses, [])
-            for i, (name, losses) in enumerate(losses_of.items())
-            if losses
+            _trace(name, i, name == "validation", list(epochs), values, [])
+            for i, (name, values) in enumerate(values_of.items())
+            if values
         ],
         "share": 0.0,
-        "title": head["head"],
-        "words": f"loss over {len(epochs):,} epochs"
+        "title": f"{head['head']}, {figure}",
+        "words": f"{figure} over {len(epochs):,} epochs"
         + "".join(
-            f"; {name} from {losses[0]:.3f} to {losses[-1]:.3f}, lowest {min(losses):.3f} at epoch "
-            f"{int(np.argmin(losses)) + 1:,}"
-            for name, losses in losses_of.items()
-            if losses
+            f"; {name} from {values[0]:.3f} to {values[-1]:.3f}, {word} {values[best(values)]:.3f} at epoch "
+            f"{int(best(values)) + 1:,}"
+            for name, values in values_of.items()
+            if values
         ),
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, folders, images, manifest
+from extract import artifacts, backbone, cache, engines, folders, images, manifest, nearest, tables
 from extract.cache import FeatureCache
 from extract.errors import HeadError, InputError
 from extract.progress import Progress
@@ -54,7 +54,7 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
         return [(str(path), path) for path in paths]
     if not source.exists():
         raise InputError(f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table")
-    if source.suffix.lower() != ".csv":
+    if source.suffix.lower() not in tables.SUFFIXES:
         return [(str(source), source)]
     return list_table(source, media, allow_outside=allow_outside)
 
@@ -63,6 +63,10 @@ def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> lis
     """Return (name, path) of each row of a table, or of each image in the class folders that DATA means."""
     table = manifest.read_table(source, required=("objectId",))
     paths_of_rows = manifest.locate(table, media, allow_outside=allow_outside)
+    gone = [name for name, path in zip(manifest.paths_or_ids(table), paths_of_rows, strict=True) if path is None]
+    for note in [*table.attrs["notes"], nearest.sentence(gone, media) if gone else ""]:
+        if note:
+            print(f"predict   {note}")
     rows = zip(table["objectId"], paths_of_rows, strict=True)
     return [(path or name, Path(path) if path else None) for name, path in rows]
 

@@ -1,5 +1,6 @@
 """A photo as this model takes it: RGB, 0-255, float32 (1, S, S, 3). Needs Pillow and NumPy, and nothing else."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,16 @@ from PIL import Image, ImageOps
 SIZE = 224  # S
 
 
-def load(file: Any, size: int = SIZE) -> np.ndarray:
-    """Return the pixels of an image file, a path or a file object, upright, alpha over white, float32 (1, S, S, 3)."""
-    with Image.open(file) as image:
-        if image.format in ("JPEG", "MPO"):  # decoded at 1/2, 1/4 or 1/8, where that is still as large as S
+def load(photo: Any, size: int = SIZE) -> np.ndarray:
+    """Return the pixels of a path, bytes, an open file or a Pillow image: upright, alpha over white, (1, S, S, 3)."""
+    jpeg = ("JPEG", "MPO")
+    if getattr(photo, "format", "") in jpeg and getattr(photo, "tile", None):
+        photo = photo.fp  # of a JPEG that is not decoded yet: as its file would be
+        photo.seek(0)
+    photo = photo.read() if hasattr(photo, "read") else photo  # from where it stands; Pillow would begin at 0
+    photo = io.BytesIO(photo) if isinstance(photo, bytes | bytearray | memoryview) else photo
+    with photo.copy() if isinstance(photo, Image.Image) else Image.open(photo) as image:
+        if image.format in jpeg:  # decoded at 1/2, 1/4 or 1/8, where that is still as large as S
             scale = max(s for s in (1, 2, 4, 8) if s == 1 or -(-min(image.size) // s) >= size)
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()  # a PNG's EXIF may stand behind its pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from extract import artifacts
@@ -49,7 +50,13 @@ def _cell(metric: Metric | None) -> str:
     return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
-def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, Any] | None = None) -> list[str]:
+def legend(
+    data: Dataset,
+    heads: list[Trained],
+    chosen: str,
+    leaks: dict[str, Any] | None = None,
+    left_out: Sequence[str] = (),
+) -> list[str]:
     """Return the sentences under the table: what was selected on what, on how many rows, and what to beware of."""
     counts, target = data.counts(), heads[0].point.target
     said = [
@@ -65,8 +72,9 @@ def legend(data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, An
         for split, c in counts.items()
     ]
     said.append(f"features: {data.cache.provenance.get('backbone')}, {len(data.cache):,} images x {data.cache.dim}")
+    said += [f"features: {note}" for note in data.repeated]
     said += leaks["notes"] if leaks else []
-    return said + [f"{head.name}: {note}" for head in heads for note in head.notes]
+    return [*said, *(f"{head.name}: {note}" for head in heads for note in head.notes), *left_out]
 
 
 def _thresholds(heads: list[Trained], chosen: str) -> list[str]:
@@ -89,9 +97,17 @@ def _thresholds(heads: list[Trained], chosen: str) -> list[str]:
 
 
 def write(
-    place: Workspace, data: Dataset, heads: list[Trained], chosen: str, leaks: dict[str, Any] | None = None
+    place: Workspace,
+    data: Dataset,
+    heads: list[Trained],
+    chosen: str,
+    leaks: dict[str, Any] | None = None,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write comparison.csv (a row a figure) and comparison.json; return what that holds. leaks: `leaks.told`."""
+    """Write comparison.csv (a row a figure) and comparison.json; return what that holds.
+
+    leaks: `leaks.told`. left_out: as `train.run` fills it.
+    """
     rows = [
         (head.name, head.name == chosen, split, name, m.value, m.low, m.high, m.n, m.groups)
         for head in heads
@@ -118,7 +134,7 @@ def write(
         "provenance": provenance(),
         "leaks": leaks,
         "paired": [each.to_json() for each in paired.compare(data, heads, chosen)],
-        "notes": legend(data, heads, chosen, leaks),
+        "notes": legend(data, heads, chosen, leaks, left_out),
         "heads": [_head(head) for head in heads],
     }
     artifacts.write_json(place.out / "comparison.json", told)

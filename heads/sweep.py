@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import HeadError, UsageError
+from extract.errors import TooFewRows, UsageError
 from extract.progress import Progress
 from heads import metrics, solver
 from heads.baselines import folds_by_group
@@ -122,7 +122,7 @@ class SweepHead(Unweighted):
     """The best of many linear heads by log loss in grouped cross-validation inside train.
 
     axes: as `parse` returns; None for AXES. tried_: all of them, the best first. Memory: one copy of X, and a dozen
-    arrays of (n, TOGETHER). Errors: HeadError where a class has too few groups for folds.
+    arrays of (n, TOGETHER). Errors: TooFewRows where a class has too few groups for folds.
     """
 
     tried_: list[Tried]
@@ -133,7 +133,7 @@ class SweepHead(Unweighted):
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         folds = folds_by_group(y, groups, self.seed)
         if not folds:
-            raise HeadError(
+            raise TooFewRows(
                 "A sweep needs folds, and a class has too few groups for two",
                 rule="Settings are compared by grouped cross-validation inside train",
                 then="Label more, or leave SWEEP out",

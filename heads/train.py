@@ -14,7 +14,7 @@ import numpy as np
 
 from extract import artifacts
 from extract.cache import provenance
-from extract.errors import HeadError
+from extract.errors import HeadError, TooFewRows
 from extract.workspace import Workspace
 from heads import calibration, decision, metrics, registry
 from heads.bundle import Bundle
@@ -120,7 +120,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
             for split, found in trained.figures.items()
         },
     }
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for name, (columns, rows) in trained.tables.items():
         artifacts.write_csv(folder / name, columns, rows)
     artifacts.write_csv(
@@ -139,14 +139,17 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(place: Workspace, data: Dataset, config: Config) -> tuple[list[Trained], str]:
+def run(
+    place: Workspace, data: Dataset, config: Config, left_out: list[str] | None = None
+) -> tuple[list[Trained], str]:
     """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
 
+    left_out: gets a note for each head that train is too small for; where it is too small for all, that is an error.
     Only heads whose validation supports the target count. Test is read for the chosen head and the baselines only:
     looking at every head's would be choosing on it. Errors: HeadError, with nothing published, when none counts.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = [fit(name, data, config, Path(logs) / name) for name in config.names]
+        heads = _fit_each(data, config, Path(logs), [] if left_out is None else left_out)
         eligible = [head for head in heads if not head.point.refused]
         if not eligible:
             raise _none_eligible(config.target, heads)
@@ -161,6 +164,20 @@ def run(place: Workspace, data: Dataset, config: Config) -> tuple[list[Trained],
                 if (Path(logs) / head.name).exists():
                     shutil.copytree(Path(logs) / head.name, folder / "tensorboard")
     return heads, chosen
+
+
+def _fit_each(data: Dataset, config: Config, logs: Path, left_out: list[str]) -> list[Trained]:
+    """Fit the heads that train is large enough for. Errors: the first head's TooFewRows where there is none."""
+    heads, errors = [], []
+    for name in config.names:
+        try:
+            heads.append(fit(name, data, config, logs / name))
+        except TooFewRows as error:
+            errors.append(error)
+            left_out.append(f"{name}: left out. {error}")
+    if not heads:
+        raise errors[0]
+    return heads
 
 
 def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no browser: none of {', '.join(pictures.NAMES)} is on PATH"))
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt, here and in processes started here, also where the tests run behind `nohup` or `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def picture(seed: int, side: int = 48) -> Image.Image:
     """A smooth coloured field with a disc, different for each seed: compresses like a photo, unlike noise."""
     rng = np.random.default_rng(seed)
@@ -45,7 +55,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read any CSV table, by the standard library alone."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -147,7 +147,7 @@ def test_the_users_table_is_never_the_target(cached, capsys):
     (cached.out / "link.csv").symlink_to(cached.data)
     for target in (cached.data, cached.out / "link.csv"):
         assert heads_main.main(["labels", "--out", str(cached.out), "--output", str(target)]) == 1
-        assert "is the table that was reviewed" in capsys.readouterr().err
+        assert "is a file that this command reads" in capsys.readouterr().err
 
 
 def test_all_else_in_the_table_stays_as_it_is(cached):
@@ -158,3 +158,18 @@ def test_all_else_in_the_table_stays_as_it_is(cached):
     merged = list(csv.DictReader((cached.out / "labels.csv").read_text().splitlines()))
     assert {row[" note"] for row in merged} == {"a, b"}
     assert [row["objectId"] for row in merged] == [row.split(",")[0] for row in rows[1:]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_is_read_for_make_labels_as_for_make_features(cached, encoding):
+    """Semicolons, `sep=`, empty tails, spaces around ids, another encoding: the rows and their labels are the same."""
+    names = [row["objectId"] for row in csv.DictReader(cached.data.read_text().splitlines())]
+    lines = [line.replace(",", ";") for line in cached.data.read_text().splitlines()]
+    before = dataset.join(cached).table_digest
+    text = "\r\n".join(["sep=;", f"{lines[0]};;", *(f"\u00a0{line};;" for line in lines[1:]), ";;", ""])
+    cached.data.write_text(text, encoding=encoding, newline="")
+    assert dataset.join(cached).table_digest == before
+    assert heads_main.main(["labels", "--out", str(cached.out)]) == 0
+    merged = list(csv.DictReader((cached.out / "labels.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["objectId"].strip() for row in merged] == names
+    assert dataset.join(replace(cached, data=cached.out / "labels.csv")).table_digest == before

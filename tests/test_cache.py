@@ -1,17 +1,22 @@
 """The contract: what is sealed is what is read, anyone can read it, and damage is refused."""
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
 import pytest
 
-from extract import cache
-from extract.errors import CacheError
+from extract import artifacts, cache, repair
+from extract.__main__ import main
+from extract.errors import BusyError, CacheError
 from tests.conftest import ROOT
 
 RECIPE = {"architecture": "test", "input_size": 32}
@@ -165,7 +170,7 @@ except OSError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
 
 
-def test_ctrl_c_at_any_moment_of_a_seal_is_an_interrupt_and_the_old_cache_stands(tmp_path, parts):
+def test_ctrl_c_at_any_moment_of_a_seal_is_an_interrupt_and_the_old_cache_stands(tmp_path, parts, interrupts):
     """Raised within HDF5's calls back to our file it would leave HDF5 in disorder; found by the fault campaign."""
     old = cache.seal(tmp_path / "features.h5", parts[:1], {})
     before = old.path.read_bytes()
@@ -210,3 +215,118 @@ def test_sealing_is_whole_or_nothing(tmp_path, parts, monkeypatch):
         cache.seal(old.path, [old, *parts], {})
     assert old.path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "features.parts"]
+
+
+@contextmanager
+def held_open(path, mode):
+    """Another process has the file open through h5py."""
+    code = f"""
+import h5py, sys
+with h5py.File({str(path)!r}, {mode!r}) as file:
+    if {mode!r} != "r":
+        file.attrs["note"] = "unfinished"
+        file.flush()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield
+    finally:
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("mode", ["r+", "a"])
+def test_a_cache_that_another_process_writes_is_in_use_and_not_damaged(tmp_path, parts, sealed, mode, capsys):
+    """Whatever reads it says so, and verify --repair leaves it alone."""
+    with held_open(sealed.path, mode):
+        before, inode = sealed.path.read_bytes(), sealed.path.stat().st_ino
+        for read in (
+            lambda: cache.open_cache(sealed.path),
+            lambda: sealed.read(np.arange(3)),
+            lambda: cache.check_bytes(sealed.path),
+            lambda: repair.repair(sealed.path),
+            lambda: cache.seal(sealed.path, [sealed, *parts], {}),
+        ):
+            with pytest.raises(BusyError, match="is in use: another process has it open for writing"):
+                read()
+        for more in ([], ["--repair"]):
+            assert main(["verify", "--cache", str(sealed.path), *more]) == 1
+            said = capsys.readouterr()
+            assert "is in use" in said.err
+            assert "damaged" not in said.out + said.err
+        assert (sealed.path.read_bytes(), sealed.path.stat().st_ino) == (before, inode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.h5", "features.parts"]
+
+
+def test_a_cache_that_others_read_is_read_and_sealed_anew(parts, sealed):
+    """A notebook that shows features keeps nobody from anything."""
+    with held_open(sealed.path, "r"):
+        assert len(cache.verify(sealed.path)) == 1000
+        assert len(cache.seal(sealed.path, [sealed, *parts], {})) == 1000
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_cache_on_a_file_system_without_locks_is_not_damaged(sealed, monkeypatch, number):
+    """HDF5 locks what it reads; the message names the file and the variable that lets it be."""
+    words = f"Unable to synchronously open file (unable to lock file, errno = {number}, error message = '...')"
+
+    def refused(*given, **more):
+        raise OSError(number, words)
+
+    monkeypatch.setattr(cache.h5py, "File", refused)
+    monkeypatch.setattr(artifacts.fcntl, "flock", refused)
+    cache.check_bytes(sealed.path)  # which needs no lock to compare bytes
+    with pytest.raises(BusyError, match="HDF5_USE_FILE_LOCKING=FALSE") as raised:
+        cache.open_cache(sealed.path)
+    assert str(sealed.path) in str(raised.value)
+    assert "damaged" not in str(raised.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOMEM])
+def test_what_the_system_refuses_is_its_own_word(sealed, monkeypatch, number):
+    """A file that we may not read is not damaged, and nobody is told to delete it."""
+
+    def refused(*given, **more):
+        raise OSError(number, "Unable to synchronously open file", str(sealed.path))
+
+    monkeypatch.setattr(cache.h5py, "File", refused)
+    with pytest.raises(OSError, match="Unable to synchronously open file") as raised:
+        cache.open_cache(sealed.path)
+    assert raised.value.errno == number
+
+
+@pytest.mark.parametrize("data", [b"", b"objectId,value\na,0\n", b"\xff\xd8\xff\xe0" + b"jpeg" * 500, None])
+def test_what_is_no_feature_cache_is_never_to_be_deleted(tmp_path, data, capsys):
+    """A table, a photo or a model that was given as CACHE by mistake."""
+    if data is None:
+        with h5py.File(tmp_path / "mine", "w") as file:
+            file["weights"] = rows(3)
+        data = (tmp_path / "mine").read_bytes()
+    (tmp_path / "mine").write_bytes(data)
+    for more in ([], ["--repair"]):
+        assert main(["verify", "--cache", str(tmp_path / "mine"), *more]) == 1
+    assert main(["info", "--cache", str(tmp_path / "mine")]) == 1
+    said = capsys.readouterr()
+    assert "elete" not in said.out + said.err
+    assert (tmp_path / "mine").read_bytes() == data
+
+
+def test_a_cache_behind_a_link_is_sealed_on_its_own_disk(tmp_path, parts, monkeypatch):
+    """The link stays, its target is the new cache, and the room is looked for where it lies."""
+    asked, usage = [], shutil.disk_usage
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: asked.append(path) or usage(path))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "features.h5").symlink_to("disk/cache.h5")
+    old = cache.seal(tmp_path / "features.h5", parts[:1], {})
+    assert len(cache.seal(old.path, [old, *parts], {})) == len(cache.verify(tmp_path / "disk" / "cache.h5")) == 1000
+    assert os.readlink(tmp_path / "features.h5") == "disk/cache.h5"
+    assert set(asked) == {tmp_path / "disk"}
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["cache.h5"]
+    data = bytearray((tmp_path / "disk" / "cache.h5").read_bytes())
+    data[-30] ^= 1
+    (tmp_path / "disk" / "cache.h5").write_bytes(data)
+    assert main(["verify", "--cache", str(tmp_path / "features.h5"), "--repair"]) == 0
+    assert os.readlink(tmp_path / "features.h5") == "disk/cache.h5"
+    assert cache.verify(tmp_path / "disk" / "cache.h5")

@@ -1,5 +1,7 @@
 """lda, svm and knn equal their scikit-learn forms; what they choose inside train, they choose by group."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
@@ -12,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from benchmarks import synthetic
-from extract.errors import HeadError
+from extract.errors import HeadError, TooFewRows
 from heads import classifiers, layers
 from heads.baselines import folds_by_group
 from heads.classifiers import CS, KS, KnnHead, LdaHead, SvmHead
@@ -64,6 +66,26 @@ def test_lda_bears_a_class_of_one_row(data):
     """scikit-learn warns of it; the other class gives the covariance."""
     X, y = data[0][:40], (np.arange(40) == 0).astype(np.int8)
     assert np.isfinite(LdaHead().fit(X, y).predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (2, 5), (5, 5)])
+def test_lda_says_too_few_rows_exactly_where_scikit_learn_raises(data, counts):
+    """On the rows of each of its fits, those of folds among them."""
+    y = np.repeat([0, 1], counts).astype(np.int8)
+    X, folds = data[0][: len(y)], folds_by_group(y, np.arange(len(y)), 0)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    too_few = False
+    for rows in [np.arange(len(y)), *(rest for rest, _ in folds)]:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                lda.fit(X[rows].astype(float), y[rows])
+        except ValueError:
+            too_few = True
+    if not too_few:
+        assert np.isfinite(LdaHead().fit(X, y).predict_proba(X)).all()
+    else:
+        with pytest.raises(TooFewRows, match=f"lda cannot be trained on {len(y)} rows"):
+            LdaHead().fit(X, y)
 
 
 def test_svm_is_scikit_learns_calibrated_pipeline(data):

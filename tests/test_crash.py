@@ -114,7 +114,7 @@ def die():
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
 
 
-def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path):
+def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path, interrupts):
     """Exit code 1, one paragraph, no traceback."""
     out = tmp_path / "stopped"
     process = start(place, out)
@@ -143,3 +143,28 @@ def test_a_second_run_on_the_same_cache_is_refused_while_the_first_lives(place, 
     wait_for_parts(out, len(list((out / "features.parts").glob("part-*"))) + 1)
     first.kill()
     first.communicate()
+
+
+def test_a_kill_behind_links_loses_nothing_and_leaves_nothing_on_the_other_disk(place, tmp_path):
+    """OUT and its cache are links; killed while features.h5 is written, the next run ends as if it were not."""
+    disk, out = tmp_path / "disk", tmp_path / "out link"
+    (disk / "out").mkdir(parents=True)
+    out.symlink_to(disk / "out")
+    (out / "features.h5").symlink_to(disk / "features.h5")
+    prelude = """
+import os, signal
+from extract import cache
+stamp = cache._stamp
+cache._stamp = lambda path: stamp(path) if 'part-' in path.name else os.kill(os.getpid(), signal.SIGKILL)
+"""
+    code = (prelude + SLOW).replace("DELAY", "0")
+    words = [sys.executable, "-c", code, str(place.data), str(place.media), place.backbone, str(out)]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert [path.name for path in disk.iterdir() if path.name.startswith(".onepass-tmp-")]
+    last = replace(place, out=out, cache=out / "features.h5")
+    assert run.extract(run.Config(last)) == 0
+    assert workspace.read_record(out)["features"]["embedded"] == 0
+    assert len(cache.verify(disk / "features.h5")) == 40
+    assert sorted(path.name for path in disk.iterdir()) == ["features.h5", "out"]
+    assert out.is_symlink()
+    assert (out / "features.h5").is_symlink()

@@ -1,5 +1,9 @@
 """Joining by digest: relabelling is an edit and a rerun, and what does not fit is said with numbers and names."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -148,3 +152,59 @@ def test_features_that_float32_sums_cannot_hold_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(synthetic, "features", lambda *_: (X * np.float32(1e25), y))
     with pytest.raises(CacheError, match=r"holds a feature of \d\.\de\+2[56]"):
         dataset.join(synthetic.workspace(tmp_path / "huge", 100, 8))
+
+
+def quarantine(place, names):
+    """Take the features of some images away: what is left says that they could not be decoded."""
+    found, rows = cache.open_cache(place.cache), read_rows(place.beside_cache / "manifest.csv")
+    bad = {row["sha256"] for row in rows if row["objectId"] in names}
+    keep = np.array([sha not in bad for sha in found.sha256.tolist()])
+    X = found.read(np.flatnonzero(keep))
+    cache.write(place.cache, found.recipe, found.provenance, found.probe, [(found.keys[keep], X)], len(X))
+    failed = [(r["objectId"], r["path"], r["sha256"], "undecodable", "", "") for r in rows if r["sha256"] in bad]
+    artifacts.write_csv(place.beside_cache / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A workspace of 24 rows without splits, and a second OUT on its cache."""
+    place = synthetic.workspace(tmp_path / "a", 24, 8)
+    write(place, [(n, v, "", "") for n, v, _, _ in rows_of(place)])
+    return place, replace(place, out=tmp_path / "b")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_advice_for_a_class_that_a_split_lacks_changes_the_outcome(small, which):
+    """Images that broke after the splits were made: what the message says to delete gives splits that can be used."""
+    for each in small[: which + 1]:
+        dataset.join(each)
+    place = small[which]
+    labelled = {row["objectId"]: row for row in read_rows(place.out / "splits.csv")}
+    quarantine(place, [n for n, row in labelled.items() if (row["value"], row["type"]) == ("1", "validation")])
+    with pytest.raises(InputError, match=r"Split validation of .* none of class '1'") as error:
+        dataset.join(place)
+    advised = re.findall(r"(\S+splits\.csv)", str(error.value))
+    assert advised == [str(folder / "splits.csv") for folder in dict.fromkeys([place.out, small[0].out])]
+    for path in advised:
+        Path(path).unlink()
+    assert all(set(part.y.tolist()) == {0, 1} for part in dataset.join(place).parts.values())
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_class_with_fewer_usable_images_than_splits_is_told_apart_from_a_bad_split(small, left):
+    """No column, and no file that one deletes, helps then."""
+    place, _ = small
+    ones = [n for n, v, *_ in rows_of(place) if v == "1"]
+    quarantine(place, ones[left:])
+    with pytest.raises(InputError, match=f"Label more images of class '1': it has {left} independent"):
+        dataset.join(place)
+
+
+def test_splits_given_without_one_class_are_the_tables_to_mend(small):
+    """The advice speaks of column type where the table has it."""
+    place, _ = small
+    split = ["train", "validation", "test"]
+    rows = [(n, v, split[i % 3] if v == "0" else "train", "") for i, (n, v, *_) in enumerate(rows_of(place))]
+    write(place, rows)
+    with pytest.raises(InputError, match="Correct column type"):
+        dataset.join(place)

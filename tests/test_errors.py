@@ -1,13 +1,16 @@
 """What a user did wrong is one paragraph and an exit code, never a traceback."""
 
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from extract import errors
+from extract import artifacts, backbone, errors, labels, manifest
 from extract.__main__ import main
-from tests.conftest import ROOT
+from extract.workspace import Workspace, write_record
+from tests.conftest import ROOT, read_rows
 
 
 def raised(error):
@@ -54,3 +57,101 @@ def test_numbers_out_of_range_are_wrong_usage(batch, capsys):
         main(["features", "--batch", batch])
     assert stopped.value.code == 2
     assert "no whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steering", ["\x1b[2J\x1b[31m", "\x07\x08", "\rspoofed", "\x9b2J", "\u202egpj", "\x00"])
+def test_no_message_steers_the_terminal(steering, capsys, tmp_path):
+    """What a table or a file's name holds is shown as Python writes it, in our errors and in the system's."""
+    for error in (errors.InputError(f"no {steering} here"), OSError(2, "No such file", steering), OSError(steering)):
+        assert errors.guard(raised(error)) == 1
+    said = capsys.readouterr().err
+    assert said.replace("\n", "").isprintable()
+    assert said.count(repr(steering)[1:-1]) >= 2
+
+
+def test_notes_on_a_tables_ids_do_not_steer_the_terminal():
+    """Conflicts name ids as they stand in the table."""
+    said = labels._count([("copies in two splits", "\x1b[31mred", "s", "0", "train", "")])
+    assert said == [r"copies in two splits: 1 rows (\x1b[31mred)"]
+
+
+def test_words_of_libraries_keep_their_lines_and_letters():
+    """Only what is not seen is written out."""
+    assert errors.visible("größe 猫 'é'\nnext line") == "größe 猫 'é'\nnext line"
+
+
+def locale_of(tmp_path, charmap):
+    """Return the environment of a user whose locale is not UTF-8, and who has Python's own remedies off."""
+    env = {name: text for name, text in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    env |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    if charmap == "ISO-8859-1":
+        if not shutil.which("localedef"):
+            pytest.skip("localedef is not installed")
+        where = tmp_path / "locales" / "latin"
+        where.parent.mkdir()
+        made = subprocess.run(["localedef", "-i", "en_US", "-f", charmap, str(where)], capture_output=True)
+        if not (where / "LC_CTYPE").exists():
+            pytest.skip(f"localedef knows no {charmap}: {made.stderr.decode()}")
+        return env | {"LOCPATH": str(where.parent), "LC_ALL": "latin"}
+    return env | {"LC_ALL": charmap}
+
+
+NAMES = "import sys; print(ascii(sys.argv[1]), sys.getfilesystemencoding(), sys.stdout.encoding)"
+
+
+@pytest.mark.parametrize("charmap", ["C", "POSIX", "ISO-8859-1"])
+def test_names_are_the_same_in_any_locale(photos, tmp_path, charmap):
+    """Photos, table, classes and outputs with accents, Greek and an emoji: each verb gives what it gives in UTF-8."""
+    env = locale_of(tmp_path, charmap)
+    done = subprocess.run([sys.executable, "-c", NAMES, "é"], env=env, capture_output=True, text=True, check=True)
+    assert "utf-8" not in done.stdout, "else nothing is tested"
+    media, table, classes = tmp_path / "médias ✓", tmp_path / "étiquettes.csv", {"0": "chien à é", "1": "γάτα"}
+    media.mkdir()
+    rows = []
+    for number, row in enumerate(read_rows(photos.data)):
+        source = next(path for path in photos.media.rglob(row["objectId"]))
+        name = f"{number}-é🐈.jpg"
+        shutil.copy(source, media / name)
+        rows.append((name, classes[row["value"]], row["type"], ""))
+    artifacts.write_csv(table, ("objectId", "value", "type", "group"), rows)
+    made = artifacts.read_rows(photos.out / "manifest.csv", manifest.COLUMNS)
+    by_digest = {row[2]: row[2:] for row in made}
+    found = [(name, str(media / name), backbone.file_digest(media / name)) for name, *_ in rows]
+    artifacts.write_csv(
+        photos.out / "manifest.csv", manifest.COLUMNS, [(*each[:2], *by_digest[each[2]]) for each in found]
+    )
+    (photos.out / "last_run.json").unlink()
+    place = Workspace(tmp_path / "öut", tmp_path / "öut" / "features.h5", table, media, "none")
+    photos.out.rename(place.out)
+    write_record(place)
+    for command in (
+        ["heads", "train", "--out", "öut", "--head", "logistic"],
+        ["heads", "predict", "--out", "öut", "--output", "prédit.csv"],
+        ["heads", "labels", "--out", "öut"],
+        ["extract", "link-tree", "--cache", "öut/features.h5", "--out", "árbol"],
+    ):
+        words = [sys.executable, "-m", *command]
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        assert b"Traceback" not in done.stderr
+        done.stdout.decode("latin-1" if charmap == "ISO-8859-1" else "ascii")
+    predicted = read_rows(tmp_path / "prédit.csv")
+    assert [row["path"] for row in predicted] == [str(media / name) for name, *_ in rows]
+    assert {row["status"] for row in predicted} == {"ok"}
+    assert {row["decision"] for row in predicted} <= set(classes.values())
+    assert [tuple(row.values()) for row in read_rows(place.out / "labels.csv")] == rows
+    links = sorted(path.relative_to(tmp_path / "árbol").as_posix() for path in (tmp_path / "árbol").rglob("*.jpg"))
+    assert links == sorted(f"{split}/{value}/{name}" for name, value, split, _ in rows)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_any_name_can_be_printed_to_any_terminal(tmp_path, encoding):
+    """On stdout as on stderr; what the terminal lacks is an escape."""
+    code = "import sys; from extract.errors import *; sys.exit(guard(lambda: print('é 🐈 \\udce9') or 1 / 0))"
+    code = code.replace("1 / 0", "(_ for _ in ()).throw(InputError('é 🐈 \\udce9'))")
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True)
+    assert done.returncode == 1
+    for stream in (done.stdout, done.stderr):
+        assert "\\U0001f408 \\udce9" in stream.decode(encoding)
+    assert b"Traceback" not in done.stderr

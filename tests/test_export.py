@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from benchmarks import containers
 from benchmarks.formats import alone
 from extract import cache, engines, images, run
-from extract.errors import CacheError, HeadError, UsageError
+from extract.errors import CacheError, HeadError, InputError, UsageError
 from heads import bundle, dataset, decision, export, formats, preprocess, train
 from heads.layers import Dense, forward
 from tests.conftest import encoded, picture, read_rows
@@ -55,6 +55,7 @@ def test_every_format_agrees_with_the_cached_features(ready):
     assert sorted(p.name for p in folder.iterdir()) == [
         "MODEL_CARD.md",
         "head.json",
+        "labels.txt",
         "model.h5",
         "model.keras",
         "parity.json",
@@ -85,12 +86,36 @@ def manifest_rows(place):
     return read_rows(place.out / "manifest.csv")
 
 
+@pytest.mark.parametrize("asked", ["keras", "saved_model", "tflite", "onnx"])
+def test_labels_txt_names_the_decisions_in_their_order(ready, asked):
+    """Beside any format: the line at a decision is the class that the export means, on every image."""
+    export.export(ready, "logistic", n_images=4, seed=0, asked=[asked])
+    folder = ready.out / "exports" / "logistic"
+    lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+    facts = json.loads((folder / "head.json").read_text())
+    assert lines == facts["classes"]
+    model = formats.open_export(folder / formats.FILES[asked][0])
+    photos = [row["path"] for row in manifest_rows(ready)]
+    p, decisions = model.inputs["pixels"](np.concatenate([preprocess.load(path, 32) for path in photos])).T
+    assert [lines[int(decision)] for decision in decisions] == bundle.decide(facts, p).tolist()
+    assert set(decisions) == {0, 1}
+
+
+def test_a_class_is_one_line_of_labels_txt_whatever_its_name():
+    """Line breaks of any kind become spaces; any other character stays."""
+    assert export.labels(["0", "1"]) == "0\n1\n"
+    assert export.labels(["a\nb", "c\r\nd\u2028e"]) == "a b\nc d e\n"
+    assert export.labels(["chat noir", "犬|x,\ty"]) == "chat noir\n犬|x,\ty\n"
+
+
 def test_a_class_whose_name_is_no_utf8_is_exported(ready):
-    """A table's bytes survive in head.json; in the card, which is text, a ? stands for what is none."""
+    """A table's bytes survive in head.json; in card and labels.txt, which are text, a ? stands for what is none."""
     path = ready.out / "heads" / "logistic" / "head.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["chat", "\udce9l\udce9phant"]}))
     assert all(result.ok for result in export.export(ready, "logistic", n_images=4, seed=0, asked=["keras"]))
-    assert "**?l?phant**" in (ready.out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
+    folder = ready.out / "exports" / "logistic"
+    assert "**?l?phant**" in (folder / "MODEL_CARD.md").read_text()
+    assert (folder / "labels.txt").read_text() == "chat\n?l?phant\n"
 
 
 def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
@@ -323,13 +348,58 @@ def test_preprocess_makes_the_pixels_of_every_container():
     text = export.script(32)
     assert len(text.splitlines()) <= 40
     assert text.count("SIZE = 32 ") == 1
-    assert set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)) == {"typing", "numpy", "PIL"}
+    assert set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)) == {"io", "typing", "numpy", "PIL"}
     for name, data in containers.containers(picture(90, 200)).items():
         given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
         assert (given.dtype, given.shape) == (np.float32, (32, 32, 3))
         off = np.abs(given - expected)
         assert off.max() <= 1, name
         assert (off > 0).mean() < 0.01, name
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+FILES = {
+    **containers.containers(picture(90, 200)),
+    "large JPEG": encoded(picture(4, 900)),
+    **{f"{kind}, turned": encoded(picture(5, 120), kind, exif=TURNED) for kind in ("JPEG", "PNG", "WEBP")},
+    "16 bits": encoded(Image.fromarray((np.arange(90 * 70) * 10).astype(np.uint16).reshape(90, 70)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_preprocess_takes_a_path_bytes_an_open_file_or_a_pillow_image(name, tmp_path):
+    """The same pixels bit by bit; a file is read from where it stands and stays open, an image is left as it was."""
+    path, data = tmp_path / "photo", FILES[name]
+    path.write_bytes(data)
+    expected = preprocess.load(str(path), 32)
+    behind = io.BytesIO(b"a header" + data)
+    behind.seek(len(b"a header"))
+    image = Image.open(path)
+    size, mode = image.size, image.mode
+    with path.open("rb") as file:
+        for given in (path, data, bytearray(data), memoryview(data), file, behind, image, image):
+            np.testing.assert_array_equal(preprocess.load(given, 32), expected)
+        assert not file.closed
+        assert not behind.closed
+    assert (image.size, image.mode) == (size, mode)
+    if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
+        image.load()
+        info = dict(image.info)
+        np.testing.assert_array_equal(preprocess.load(image, 32), expected)
+        assert image.info == info
+    image.close()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
+def test_preprocess_takes_an_image_that_no_file_held(mode):
+    """As a PNG or TIFF of it would be: alpha over white, the upper 8 of 16 bits."""
+    rgba = np.dstack([np.asarray(picture(6, 60)), np.arange(3600).reshape(60, 60) % 256]).astype(np.uint8)
+    deep = Image.fromarray((np.arange(3600) * 18).astype(np.uint16).reshape(60, 60))
+    image = deep if mode == "I;16" else Image.fromarray(rgba).convert(mode)
+    data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
+    np.testing.assert_array_equal(preprocess.load(image, 32), preprocess.load(data, 32))
+    assert image.mode == mode
 
 
 def test_preprocess_refuses_what_make_features_refuses():
@@ -355,3 +425,38 @@ def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
         data = encoded(picture(3, 90), kind, **options)
         given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
         assert np.abs(given - expected).max() <= 1
+
+
+def test_an_export_never_replaces_a_folder_that_holds_what_is_read(ready, album, monkeypatch):
+    """A photo, or the table, that somebody put in there; refused before the backbone is loaded."""
+    monkeypatch.setattr(export.backbone, "load", lambda source: pytest.fail("it was loaded"))
+    folder = ready.out / "exports" / "logistic"
+    for path in (next(path for path in album.media.rglob("*") if path.is_file()), ready.data):
+        folder.mkdir(parents=True)
+        os.link(path, folder / "mine")
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="is a file that this command reads"):
+            export.export(ready, "logistic", n_images=4, seed=0)
+        assert (folder / "mine").read_bytes() == before
+        shutil.rmtree(folder)
+
+
+def test_heads_and_exports_may_be_links(ready, tmp_path):
+    """The links stay; what they lead to is replaced as a whole, and numbered on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for name in ("heads/logistic", "exports"):
+        target = disk / name.replace("/", "-")
+        if (ready.out / name).exists():
+            shutil.move(ready.out / name, target)
+        (ready.out / name).symlink_to(target)
+    for version in (1, 2):
+        train.run(ready, dataset.join(ready), train.Config(["logistic"]))
+        export.export(ready, "logistic", n_images=4, seed=0, asked=["saved_model"])
+        there = sorted(path.name for path in (disk / "exports" / "logistic" / "saved_model").iterdir())
+        assert there == [str(version)]
+        assert (disk / "exports" / "logistic" / "head.json").read_bytes() == (
+            disk / "heads-logistic" / "head.json"
+        ).read_bytes()
+    assert all((ready.out / name).is_symlink() for name in ("heads/logistic", "exports"))
+    assert not [path for path in disk.rglob("*") if path.name.startswith(".onepass")]

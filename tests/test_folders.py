@@ -66,6 +66,143 @@ def test_the_usual_names_of_the_validation_folder_are_known(tmp_path, alias):
     }
 
 
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("train_data", "val_data", "validation"),
+        ("Training-Set", "TestSet", "test"),
+        ("trainImages", "valid images", "validation"),
+        ("TRAINING", "dev-split", "validation"),
+        ("train dataset", "Testing Dataset", "test"),
+        ("training", "holdout", "test"),
+        ("train", "eval", "validation"),
+        ("train photos", "evaluation_set", "validation"),
+    ],
+)
+def test_the_usual_words_of_splits_are_known_with_the_usual_endings(tmp_path, train, other, split):
+    """And it is said as what each is read, in the words of the folders."""
+    grow(tmp_path, *(f"{top}/{name}/a.jpg" for top in (train, other) for name in ("cat", "dog")))
+    assert {(name.split("/")[0], kind, value) for name, kind, value in rows(tmp_path)} == {
+        (top, kind, value) for top, kind in ((train, "train"), (other, split)) for value in ("cat", "dog")
+    }
+    assert f"{other!r} is read as {split}" in manifest.read_table(tmp_path).attrs["notes"][0]
+
+
+def test_eval_is_the_split_that_the_other_folders_leave_over(tmp_path):
+    """Test beside a validation folder, validation beside a test folder."""
+    assert folders.splits_of(["train", "val", "Eval"]) == {"train": "train", "val": "validation", "Eval": "test"}
+    assert folders.splits_of(["train", "eval_set", "test"])["eval_set"] == "validation"
+
+
+@pytest.mark.parametrize(
+    "name", ["trains", "contest", "devices", "set", "data", "test2", "value", "evaluator", "tests"]
+)
+def test_a_word_that_only_looks_like_a_splits_is_none(name):
+    """A class of trains is no training set."""
+    assert folders.splits_of([name]) == {}
+
+
+@pytest.mark.parametrize(
+    "tops", [("site A", "site B"), ("2019", "2020", "2021"), ("seg_train", "seg_test"), ("cats", "dogs")]
+)
+@pytest.mark.parametrize("inner", [("benign", "malignant"), ("train", "val"), ("x/cat", "x/dog", "x/cow")])
+def test_folders_that_all_hold_the_same_folders_are_refused_with_both_readings_and_ways_out(tmp_path, tops, inner):
+    """Either may be the classes; each way out that the message names works."""
+    for i, top in enumerate(tops):
+        grow(tmp_path / "a", *(f"{top}/{name}/{i}.jpg" for name in inner))
+    last = sorted({name.split("/")[-1] for name in inner})
+    with pytest.raises(InputError) as error:
+        manifest.read_table(tmp_path / "a")
+    for name in (*tops, *last):
+        assert repr(name) in str(error.value)
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "Classes")
+    assert {(kind, value) for _, kind, value in rows(tmp_path / "b")} == {("", top) for top in tops}
+    for top, split in zip(tops, ("train", "validation", "test"), strict=False):
+        os.rename(tmp_path / "a" / top, tmp_path / "a" / split)
+    assert {value for _, _, value in rows(tmp_path / "a")} == set(last)
+    assert {kind for _, kind, _ in rows(tmp_path / "a")} == {"train", "validation", "test"}.intersection(
+        ("train", "validation", "test")[: len(tops)]
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/raw/a.jpg", "dog/raw/b.jpg"],  # one folder in common can be no classes
+        ["cat/x/a.jpg", "cat/y/b.jpg", "cat/c.jpg", "dog/x/d.jpg", "dog/y/e.jpg"],  # a class holds images itself
+        ["cat/x/a.jpg", "cat/y/b.jpg", "dog/z/c.jpg", "dog/w/d.jpg"],
+    ],
+)
+def test_folders_within_classes_that_cannot_be_the_classes_belong_to_them(tmp_path, names):
+    """As ever."""
+    assert {value for _, _, value in rows(grow(tmp_path, *names))} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "validation", "dev"])
+def test_a_class_may_be_called_as_a_split_is(tmp_path, name):
+    """Beside a class of another name, below a type, in a folder `classes`, and in a table."""
+    beside = grow(tmp_path / "beside", f"{name}/a.jpg", "bus/b.jpg")
+    assert {(kind, value) for _, kind, value in rows(beside)} == {("", name), ("", "bus")}
+    assert repr(name) in manifest.read_table(beside).attrs["notes"][0]
+    below = grow(tmp_path / "below", *(f"{split}/{v}/a.jpg" for split in ("train", "test") for v in (name, "bus")))
+    assert {value for _, _, value in rows(below)} == {name, "bus"}
+    deep = grow(tmp_path / "deep", f"classes/{name}/in/a.jpg", "classes/bus/b.jpg", "classes/test/c.jpg")
+    assert {(kind, value) for _, kind, value in rows(deep)} == {("", name), ("", "bus"), ("", "test")}
+    (tmp_path / "t.csv").write_text(f"objectId,value\na,{name}\nb,bus\n")
+    assert labels.check(manifest.read_table(tmp_path / "t.csv"), tmp_path, "bus") == (name, "bus")
+
+
+@pytest.mark.parametrize("around", ["my_photos", "PetImages/PetImages", "archive 1/data/raw"])
+def test_a_folder_that_is_alone_around_classes_or_splits_is_looked_through_and_said(tmp_path, around):
+    """What an archive unpacks to; the ids stay paths below DATA."""
+    flat = grow(tmp_path / "flat", f"{around}/cat/a.jpg", f"{around}/dog/b.jpg", "loose.jpg")
+    assert rows(flat) == [(f"{around}/cat/a.jpg", "", "cat"), (f"{around}/dog/b.jpg", "", "dog")]
+    notes = manifest.read_table(flat).attrs["notes"]
+    assert repr(around) in notes[0]
+    assert "'loose.jpg'" in notes[1]
+    assert manifest.read_table(flat).index.tolist() == [f"{around}/cat", f"{around}/dog"]
+    typed = grow(tmp_path / "typed", f"{around}/train/cat/a.jpg", f"{around}/val/dog/b.jpg")
+    assert rows(typed) == [
+        (f"{around}/train/cat/a.jpg", "train", "cat"),
+        (f"{around}/val/dog/b.jpg", "validation", "dog"),
+    ]
+
+
+def test_a_folder_that_is_alone_in_a_split_is_looked_through_unless_it_is_a_class_elsewhere(tmp_path):
+    """Archives that hold test_set/test_set/<class>; a split that lacks a class keeps the other."""
+    nested = grow(
+        tmp_path / "nested",
+        *(f"{split}/{split}/{name}/a.jpg" for split in ("training_set", "test_set") for name in ("cat", "dog")),
+    )
+    assert {(kind, value) for _, kind, value in rows(nested)} == {
+        (kind, value) for kind in ("train", "test") for value in ("cat", "dog")
+    }
+    assert any("'test_set/test_set'" in note for note in manifest.read_table(nested).attrs["notes"])
+    lacking = grow(tmp_path / "lacking", "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/x/c.jpg", "test/cat/y/d.jpg")
+    assert {value for _, _, value in rows(lacking)} == {"cat", "dog"}
+
+
+def test_one_class_alone_stays_a_class(tmp_path):
+    """A folder that holds images, or one folder only, is around nothing."""
+    assert rows(grow(tmp_path / "a", "cat/a.jpg")) == [("cat/a.jpg", "", "cat")]
+    assert rows(grow(tmp_path / "b", "cat/in/a.jpg")) == [("cat/in/a.jpg", "", "cat")]
+    assert {row[2] for row in rows(grow(tmp_path / "c", "cat/a.jpg", "cat/x/b.jpg", "cat/y/c.jpg"))} == {"cat"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("$RECYCLE.BIN", "Recycler", "System Volume Information", "lost+found", "#recycle", "@eaDir", ".Trash-1000"),
+        *(".Trashes", ".Spotlight-V100", ".ipynb_checkpoints", "__MACOSX", "LOST.DIR", "Network Trash Folder"),
+    ],
+)
+def test_what_systems_leave_behind_is_no_class_and_counted(tmp_path, name):
+    """Beside the classes, and within them."""
+    grow(tmp_path, "cat/a.jpg", "dog/b.jpg", f"{name}/x/c.jpg", f"cat/{name}/d.jpg")
+    assert {value for _, _, value in rows(tmp_path)} == {"cat", "dog"}
+    assert folders.find(tmp_path).others[name + "/"] == 2
+
+
 def test_class_folders_alone_leave_the_split_to_us(tmp_path):
     """As a CSV without the column type does."""
     assert rows(grow(tmp_path, "cat/a.jpg", "dog/train/b.jpg")) == [
@@ -100,7 +237,7 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     table = manifest.read_table(tmp_path)
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
-    said = labels.read(table, {}, tmp_path, None, {})
+    said = labels.read(table, labels.Known({}), tmp_path, None)
     assert said.notes[0].startswith(
         "left out: 1 image files outside class folders ('loose.jpg'), 10 files or folders that are"
     )
@@ -262,7 +399,7 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, fresh.digests(), root, None, labels.read_record(place.out).made)
+    told = labels.read(swapped, labels.Known(fresh.digests(), labels.read_record(place.out).made), root, None)
     assert labels.changes(told, labels.read_record(place.out)) == ["since the last run 2 labels and 0 splits changed"]
 
 

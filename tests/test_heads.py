@@ -10,8 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import synthetic
 from extract import engines
-from extract.errors import UsageError
-from heads import keras_head, layers, registry
+from extract.errors import TooFewRows, UsageError
+from heads import keras_head, layers, registry, sweep
 from heads.baselines import CS, LogisticHead, MajorityHead
 from heads.keras_head import SigmoidHead
 
@@ -39,6 +39,25 @@ def test_a_head_has_a_classifiers_shape_and_a_seed(name, data):
     np.testing.assert_array_equal(head.predict(X[500:]), p[:, 1] >= 0.5)
     np.testing.assert_array_equal(again.fit(X[:500], y[:500], validation=held_out).predict_proba(X[500:]), p)
     np.testing.assert_array_equal(layers.forward(head.to_model(), X[500:]), p[:, 1])
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("rows", ["as they are", "identical", "constant columns", "one group a class"])
+def test_a_head_bears_few_rows_or_says_that_they_are_too_few(name, rows):
+    """1 + 1 to 6 + 6: probabilities that are numbers, or TooFewRows; nothing else, whatever the features."""
+    for counts in ((1, 1), (1, 3), (2, 2), (3, 3), (6, 6)):
+        X, y = synthetic.features(sum(counts), 16, seed=0)[0], np.repeat([0, 1], counts).astype(np.int8)
+        X = X[[0] * len(y)] if rows == "identical" else X
+        X[:, ::2] = 7e5 if rows == "constant columns" else X[:, ::2]
+        groups = y.astype(int) if rows == "one group a class" else np.arange(len(y))
+        head = registry.create(name, 0, sweep.parse("C=0.01,1 epochs=2"))
+        try:
+            head.fit(X, y, groups=groups, validation=(X, y))
+        except TooFewRows:
+            assert name in ("lda", "sweep")
+            continue
+        assert np.isfinite(head.predict_proba(X)).all()
+        assert isinstance(head.notes(), list)
 
 
 def test_an_unknown_head_is_refused_with_the_list():
@@ -150,7 +169,7 @@ def test_batches_by_hand_train_as_keras_fit_trains(data, monkeypatch, hidden):
     keras.utils.set_random_seed(5)
     below = [keras.layers.Dense(hidden, activation="relu"), keras.layers.Dropout(0.0)] if hidden else []
     model = keras.Sequential([keras.Input((16,)), *below, keras.layers.Dense(1, activation="sigmoid")])
-    model.compile(keras.optimizers.Adam(1e-3), loss="binary_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
     fitted = model.fit(
         X, y[:, None].astype("f4"), batch_size=512, epochs=10, validation_data=(X, y[:, None]), verbose=0
     )
@@ -158,20 +177,52 @@ def test_batches_by_hand_train_as_keras_fit_trains(data, monkeypatch, hidden):
     np.testing.assert_allclose(head.to_layers()[-1].bias, model.get_weights()[-1], atol=1e-6)
     np.testing.assert_allclose(head.training_["loss"], fitted.history["loss"], atol=1e-5)
     np.testing.assert_allclose(head.training_["validation_loss"], fitted.history["val_loss"], atol=1e-5)
+    np.testing.assert_allclose(head.training_["validation_accuracy"], fitted.history["val_accuracy"], atol=1e-5)
+    np.testing.assert_allclose(head.training_["accuracy"], fitted.history["accuracy"], atol=1e-5)
+    assert 0 < head.training_["accuracy"][-1] < 1
 
 
 @pytest.mark.tensorflow
-def test_the_loss_curves_reach_tensorboard(data, tmp_path):
-    """Read back by TensorBoard's own reader."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_measuring_accuracy_changes_no_weight_and_no_loss(data, weighted):
+    """Bit by bit, against the same batches through a network that measures nothing."""
+    X, y = data
+    weights = np.where(y == 1, 2.0, 0.5) if weighted else None
+    head = SigmoidHead(epochs=4, batch_size=128, hidden=8, seed=5).fit(X, y, weights)
+    _, keras = engines.load()
+    keras.utils.set_random_seed(5)
+    below = [keras.layers.Dense(8, "relu"), keras.layers.Dropout(keras_head.DROPOUT)]
+    model = keras.Sequential([keras.Input((16,)), *below, keras.layers.Dense(1, "sigmoid")])
+    model.compile(keras.optimizers.Adam(1e-3), loss="binary_crossentropy", jit_compile=False)
+    rng, losses = np.random.default_rng(5), []
+    for _ in range(4):
+        model.reset_metrics()
+        for rows in np.split(rng.permutation(600), range(128, 600, 128)):
+            target = y[rows].astype(np.float32)[:, None]
+            loss = model.train_on_batch(X[rows], target, None if weights is None else weights[rows])
+        losses.append(round(float(loss), 6))
+    assert head.training_["loss"] == losses
+    ours = [array for layer in head.to_layers() for array in (layer.kernel, layer.bias)]
+    for array, theirs in zip(ours, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, theirs)
+
+
+@pytest.mark.tensorflow
+def test_the_curves_reach_tensorboard(data, tmp_path):
+    """Loss and accuracy of train and validation, by the names of Keras' callback, read by TensorBoard's own reader."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
     X, y = data
     head = SigmoidHead(epochs=3).fit(X, y, validation=(X, y), log_dir=tmp_path)
-    for name, key in (("train", "loss"), ("validation", "validation_loss")):
+    for name, before in (("train", ""), ("validation", "validation_")):
         events = EventAccumulator(str(tmp_path / name)).Reload()
-        found = [float(make_ndarray(event.tensor_proto)) for event in events.Tensors("epoch_loss")]
-        np.testing.assert_allclose(found, head.training_[key], atol=1e-5)
+        assert set(events.Tags()["tensors"]) == {"epoch_loss", "epoch_accuracy"}
+        for figure in ("loss", "accuracy"):
+            tensors = events.Tensors(f"epoch_{figure}")
+            assert [event.step for event in tensors] == [0, 1, 2]
+            found = [float(make_ndarray(event.tensor_proto)) for event in tensors]
+            np.testing.assert_allclose(found, head.training_[before + figure], atol=1e-5)
 
 
 @pytest.mark.tensorflow

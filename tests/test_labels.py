@@ -11,7 +11,7 @@ from extract import labels
 from extract.errors import InputError
 
 
-def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None):
+def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None, unusable=()):
     n = len(values)
     ids = ids or [f"id{i}" for i in range(n)]
     frame = pd.DataFrame(
@@ -19,7 +19,8 @@ def read(values, *, types=None, groups=None, digests=None, ids=None, positive=No
         index=pd.Index(range(2, n + 2), name="line"),
     )
     digests = digests or [f"digest of {name}" for name in ids]
-    return labels.read(frame, dict(zip(ids, digests, strict=True)), Path("t.csv"), positive, recorded or {})
+    known = labels.Known(dict(zip(ids, digests, strict=True)), recorded or {}, unusable)
+    return labels.read(frame, known, Path("t.csv"), positive)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +53,22 @@ def test_a_positive_class_that_no_row_has_is_refused():
         read(["cat", "dog"], positive="hound")
 
 
-def test_an_unknown_split_word_is_refused_with_its_line():
-    """`val` and `Test` are not guessed at."""
-    with pytest.raises(InputError, match=r"line 3, column type: 'val' is no split"):
-        read(["0", "1"], types=["train", "val"])
+@pytest.mark.parametrize("word", ["fold1", "trains", "validate me", "0"])
+def test_an_unknown_split_word_is_refused_with_its_line(word):
+    """Nothing is guessed at."""
+    with pytest.raises(InputError, match=rf"line 3, column type: '{word}' is no split"):
+        read(["0", "1"], types=["train", word])
+
+
+def test_the_words_of_splits_are_those_of_folders_in_any_case():
+    """`val`, `Valid`, `Train`, `TEST`, `training`, and an empty cell stays ours to fill."""
+    words = ["Train", "TRAINING", "train_set", "val", "Valid", "dev", "VALIDATION", "TEST", "testing", "Test-Set"]
+    said = read(["0", "1"] * 5, types=words)
+    assert said.split.tolist() == ["train"] * 3 + ["validation"] * 4 + ["test"] * 3
+    assert not said.made.any()
+    assert read(["0", "1"], types=["train", "eval"]).split.tolist() == ["train", "validation"]
+    assert read(["0"] * 3, types=["train", "val", "eval"]).split.tolist() == ["train", "validation", "test"]
+    assert read(["0"] * 2, types=["Test", ""]).made.tolist() == [False, True]
 
 
 def test_components_join_rows_through_groups_and_copies():
@@ -161,7 +174,7 @@ def test_the_digest_knows_labels_and_not_the_order_of_rows():
 
 def test_the_record_of_another_table_is_kept(tmp_path):
     """Two tables share one cache and one record; splits that the table gave are not made ones."""
-    labels.write_record(tmp_path, read(["0", "1"], ids=["a", "b"], types=["train", "test"]))
+    labels.write_record(tmp_path, read(["0", "1"], ids=["a", "b"], types=["train", "validation"]))
     labels.write_record(tmp_path, read(["1", "1"], ids=["b", "c"], types=["train", ""]))
     record = labels.read_record(tmp_path)
     assert {name: record.splits[name] for name in "ab"} == {"a": "train", "b": "train"}
@@ -180,3 +193,82 @@ def test_a_renamed_image_keeps_its_made_split(tmp_path):
         recorded=labels.read_record(tmp_path).made,
     )
     assert again.split.tolist() == first.split.tolist()
+
+
+def per_split(said, value, rows):
+    return [int(((said.y == value) & (said.split == split))[rows].sum()) for split in labels.SPLITS]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["undecodable", "missing", "half a burst", "unlabelled bursts"])
+def test_quotas_are_dealt_among_rows_that_a_head_can_use(kind, seed):
+    """Of each class's usable images each split has some, whatever else the table holds."""
+    n = 12
+    ids = [f"{seed} {kind} {i}" for i in range(3 * n)]
+    values, groups = ["a"] * n + ["a"] * n + ["b"] * n, [""] * 3 * n
+    digests = [f"digest of {name}" for name in ids]
+    bad = digests[n : 2 * n]
+    if kind == "missing":
+        digests[n : 2 * n], bad = [""] * n, []
+    if kind == "half a burst":
+        groups = [f"burst {i % n}" for i in range(2 * n)] + [""] * n
+    if kind == "unlabelled bursts":
+        values[n : 2 * n], bad = [""] * n, []
+        groups = [f"burst {i}" for i in range(n)] + [f"burst {i // 4}" for i in range(n)] + [""] * n
+    said = read(values, ids=ids, digests=digests, groups=groups, unusable=set(bad))
+    for value, rows in ((0, range(n)), (1, range(2 * n, 3 * n))):
+        train, validation, test = per_split(said, value, list(rows))
+        assert 8 <= train <= 10, (train, validation, test)
+        assert 1 <= validation <= 2, (train, validation, test)
+        assert 1 <= test <= 2, (train, validation, test)
+
+
+@pytest.mark.parametrize("n", [20, 1000])
+@pytest.mark.parametrize("rest", ["test", "train"])
+def test_a_missing_validation_split_is_made_from_train(n, rest):
+    """A ninth of train, whole groups, both classes; test stays as given; the record holds it as data grow."""
+    types = ["train"] * n + [rest] * (n // 4)
+    values = ["a", "b"] * (len(types) // 2) + ["a"] * (len(types) % 2)
+    groups = [f"g{i // 2 % 7 + 7 * (i % 2)}x{i // 14}" if i < n else "" for i in range(len(types))]
+    said = read(values, types=types, groups=groups)
+    given_train = np.array(types) == "train"
+    assert said.split[~given_train].tolist() == ["test"] * int((~given_train).sum())
+    assert 0.05 < np.mean(said.split[given_train] == "validation") < 0.2
+    assert {tuple(np.unique(said.split[said.component == c])) for c in said.component} <= {
+        ("train",),
+        ("validation",),
+        ("test",),
+    }
+    assert set(said.y[said.split == "validation"].tolist()) == {0, 1}
+    assert (said.made == given_train).all()
+    assert "rows of train make up for a missing validation split" in said.notes[0]
+    recorded = dict(zip(said.sha256.tolist(), said.split.tolist(), strict=True))
+    grown = read([*values, "a"], types=[*types, "train"], groups=[*groups, ""], recorded=recorded)
+    assert grown.split[:-1].tolist() == said.split.tolist()
+
+
+def test_a_group_that_is_in_test_too_stays_in_train():
+    """What the table says of it is not moved to a third split; conflicts.csv has it."""
+    values, types = ["a", "b"] * 20, ["train", "train"] * 19 + ["test", "test"]
+    groups = ["shared", *[f"g{i}" for i in range(38)], "shared"]
+    said = read(values, types=types, groups=groups)
+    assert (said.split[0], said.split[-1]) == ("train", "test")
+    assert [row[0] for row in said.conflicts] == ["group in two splits"] * 2
+
+
+def test_a_record_of_splits_that_the_table_now_gives_does_not_reach_test():
+    """Rows recorded as test while their column was empty, and now given as train, go to train or validation."""
+    values, types = ["a", "b"] * 20, ["train"] * 36 + ["test"] * 4
+    recorded = {f"digest of id{i}": "test" for i in range(36)}
+    said = read(values, types=types, recorded=recorded)
+    assert set(said.split[:36].tolist()) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("types", [["train", "validation"], ["train", "test", ""], ["validation", "test"]])
+def test_splits_that_the_table_gives_otherwise_are_not_touched(types):
+    """Only a table that gives every row a split, train among them and validation not, has one made from train."""
+    types = types * 12
+    said = read(["a", "a", "a", "b", "b", "b"] * (len(types) // 6), types=types)
+    given = np.array(types)
+    assert (said.split == given)[given != ""].all()
+    assert (said.made == (given == "")).all()

@@ -92,3 +92,20 @@ def test_nothing_loaded_from_disk_is_executed():
             assert "def find_class" in path.read_text()
             loaders -= {"pickle"}
         assert not imports_of(path) & loaders, path
+
+
+def opens_text(call):
+    """Say whether a call opens text without naming an encoding."""
+    owner, name = getattr(call.func, "value", None), getattr(call.func, "attr", getattr(call.func, "id", ""))
+    named = any(word.arg == "encoding" for word in call.keywords) or len(call.args) > 3
+    binary = any(isinstance(arg, ast.Constant) and "b" in str(arg.value) for arg in call.args)
+    if name not in ("open", "read_text", "write_text") or getattr(owner, "id", "") in ("os", "Image"):
+        return False
+    return not named and not (name == "open" and binary)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_text_file_names_its_encoding(path):
+    """Else the same file is read otherwise where LC_ALL is C."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert [ast.unparse(call) for call in calls if opens_text(call)] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extract import artifacts, labels, link_tree, manifest, workspace
+from extract import artifacts, folders, labels, link_tree, manifest, workspace
 from extract.__main__ import main
 from extract.errors import InputError
 from extract.manifest import Manifest
@@ -174,7 +174,7 @@ def test_splits_are_those_of_make_features(album, tmp_path, monkeypatch, capsys)
     place = workspace_of(album, tmp_path)
     table = manifest.read_table(place.data)
     scan = manifest.build(table, place.media, Manifest.read(tmp_path / "none.csv"))
-    made = labels.read(table, scan.digests(), place.data, None, {})
+    made = labels.read(table, labels.Known(scan.digests()), place.data, None)
 
     def splits(tree: str) -> dict[str, str]:
         back = manifest.read_table(tmp_path / tree)
@@ -197,3 +197,21 @@ def test_a_folder_needs_no_link_tree(place, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         link_tree.write(place, tmp_path / "file")
+
+
+@pytest.mark.parametrize("named", ["table", "photo"])
+def test_the_list_of_links_is_never_written_over_an_input(place, tmp_path, named):
+    """Where the tree's own list is a link to what is read; and a tree that is a link is written where it leads."""
+    tree, disk = tmp_path / "tree", tmp_path / "disk"
+    disk.mkdir()
+    tree.symlink_to(disk)
+    mine = place.data if named == "table" else next(path for path in place.media.rglob("*") if path.is_file())
+    before = mine.read_bytes()
+    (disk / folders.MARKER).symlink_to(mine)
+    with pytest.raises(InputError, match="is a file that this command reads"):
+        link_tree.write(place, tree)
+    assert mine.read_bytes() == before
+    (disk / folders.MARKER).unlink()
+    link_tree.write(place, tree)
+    assert tree.is_symlink()
+    assert len(linked(disk)) == 6

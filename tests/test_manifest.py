@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pytest
 
-from extract import manifest
+from extract import manifest, tables
 from extract.errors import InputError
 from extract.manifest import Manifest
 from tests.conftest import ROOT, encoded, picture, read_rows
@@ -48,7 +49,7 @@ def test_a_byte_order_mark_crlf_quotes_and_blank_lines_are_no_trouble(tmp_path):
     ("text", "message"),
     [
         ("id,value\na,0\n", "line 1: column objectId is missing; found id, value"),
-        ("objectId;value\na;0\n", "line 1: column objectId, value is missing"),
+        ("objectId:value\na:0\n", "line 1: column objectId, value is missing"),
         ("objectId,value,value\na,0,1\n", "line 1: column value stands there twice"),
         ("objectId,value\na,0\nb\n", "line 3: 1 cells"),
         ("objectId,value\na,0\n,1\n", "line 3: objectId is empty"),
@@ -93,6 +94,81 @@ def test_two_files_for_one_id_are_an_error_that_names_both(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=r"line 2, column objectId: two files .*abcdef\.jpg and .*abcdef\.png"):
         manifest.locate(ids("abcdef"), tmp_path)
+
+
+FORMS = [(one, other) for one in ("NFC", "NFD") for other in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("name", ["größe 1", "Ångström", "ガス", "Été à Évian", "한국"])
+@pytest.mark.parametrize(("on_disk", "in_table"), FORMS)
+def test_names_are_found_in_either_unicode_normal_form(tmp_path, name, on_disk, in_table):
+    """A Mac's archive against a table from elsewhere, and the reverse: ids, paths, their folders, the spread tree."""
+    here, asked = normalize(on_disk, name), normalize(in_table, name)
+    for i, where in enumerate((here, f"{here}/sub {here}", f"object/{here[:2]}/{here[2:4]}")):
+        media = tmp_path / str(i)
+        path = media / where / f"{here}.jpg" if i else media / f"{here}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        folder = "" if i != 1 else f"{asked}/sub {asked}/"
+        assert manifest.locate(ids(f"{folder}{asked}"), media) == [str(path)]
+        relative = normalize(in_table, str(path.relative_to(media)))
+        assert manifest.locate(ids("x", path=relative), media) == [str(path)]
+
+
+@pytest.mark.parametrize(("folder_form", "file_form"), FORMS)
+def test_folder_and_file_may_be_in_different_forms(tmp_path, folder_form, file_form):
+    """A folder made on a Mac with files from elsewhere."""
+    folder = tmp_path / normalize(folder_form, "Été") / "x" / normalize(file_form, "île")
+    folder.mkdir(parents=True)
+    path = folder / f"{normalize(folder_form, 'é')}.jpg"
+    path.write_bytes(b"x")
+    for form in ("NFC", "NFD"):
+        assert manifest.locate(ids(normalize(form, "Été/x/île/é")), tmp_path) == [str(path)]
+        assert manifest.locate(ids("x", path=normalize(form, "Été/x/île/é.jpg")), tmp_path) == [str(path)]
+        assert manifest.locate(ids(normalize(form, "Été/x/île/è")), tmp_path) == [None]
+
+
+@pytest.mark.parametrize("column", ["value", "group"])
+@pytest.mark.parametrize("word", ["Übung", "é", "ガ"])
+def test_two_classes_or_groups_that_look_alike_are_refused(tmp_path, column, word):
+    """They would be two, and nobody could see why."""
+    rows = [(f"{i}", normalize(("NFC", "NFD")[i % 2], word)) for i in range(4)]
+    other = {"value": "group", "group": "value"}[column]
+    text = f"objectId,{column},{other}\n" + "".join(f"{name},{cell},\n" for name, cell in rows)
+    with pytest.raises(InputError, match=f"two names of column {column} that look alike"):
+        table(tmp_path, text)
+    assert len(table(tmp_path, normalize("NFD", text))) == 4
+
+
+def test_two_class_folders_that_look_alike_are_refused(tmp_path):
+    """A class of train from a Mac, of test from elsewhere."""
+    for split, name in (("train", "e\u0301"), ("test", "\u00e9"), ("train", "other"), ("test", "other")):
+        (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / name / "a.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"'\\xe9' and 'e\\u0301' are two names of column value"):
+        manifest.read_table(tmp_path)
+
+
+def test_a_file_of_exactly_the_name_comes_before_one_in_another_form(tmp_path):
+    """Linux keeps both; only where neither is exact is the id refused."""
+    for form in ("NFC", "NFD"):
+        (tmp_path / f"{normalize(form, 'é')}.jpg").write_bytes(b"x")
+    for form in ("NFC", "NFD"):
+        assert manifest.locate(ids(normalize(form, "é")), tmp_path) == [str(tmp_path / f"{normalize(form, 'é')}.jpg")]
+    (tmp_path / "a .jpg").write_bytes(b"x")
+    (tmp_path / " a.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="two files answer to 'a'"):
+        manifest.locate(ids("a"), tmp_path)
+
+
+@pytest.mark.parametrize("file", ["a .jpg", " a.jpg", "a ", "a\u00a0.PNG", "\ufeffa.jpg"])
+def test_a_file_whose_name_has_spaces_at_its_ends_is_found_by_the_stripped_id(tmp_path, file):
+    """Tables lose such spaces, with a note; but an exact name comes first."""
+    (tmp_path / file).write_bytes(b"x")
+    assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / file)]
+    assert manifest.locate(ids("x", path=tables.strip(file)), tmp_path) == [str(tmp_path / file)]
+    (tmp_path / "a.gif").write_bytes(b"x")
+    assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / "a.gif")]
 
 
 @pytest.mark.parametrize("text", ["../secret", "/etc/passwd", "a/../../secret", "nul\0byte"])

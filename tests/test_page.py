@@ -66,11 +66,12 @@ def scored(n, seed=0):
     return y, np.round(1 / (1 + np.exp(-rng.normal(1.5 * y - 1, 1))), 3 if n < 1000 else 9)
 
 
-def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=True, training=True):
+def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=True, training=True, differing=20):
     """A made-up comparison: what comparison.json would hold, and the scores behind it."""
     splits = ("validation", "test") if test else ("validation",)
     scores = {name: {split: scored(n, 2 * at + i) for i, split in enumerate(splits)} for at, name in enumerate(names)}
     losses = {"loss": [0.7, 0.5, 0.45], "validation_loss": [0.69, 0.55, 0.56]} if training else {}
+    losses |= {"accuracy": [0.5, 0.8, 0.75], "validation_accuracy": [0.6, 0.7, 0.7]} if training else {}
     heads = [
         {
             "head": name,
@@ -100,9 +101,11 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         "backbone": "efficientnet-lite0 (ImageNet weights)",
         "features": made,
         "provenance": made,
-        "notes": ["* said above", f"{names[0]} is really good", f"the note {classes[1]}"],
+        "notes": ["* said above", f"{names[0]} is good", f"the note {classes[1]}"],
         "paired": [
-            paired.Difference(split, names[-1], names[0], metric, -0.02, -0.03, -0.01, -0.04, -0.005, 2, n, n).to_json()
+            paired.Difference(
+                split, names[-1], names[0], metric, -0.02, -0.03, -0.01, -0.04, -0.005, 2, n, n, differing
+            ).to_json()
             for split in splits
             for metric in paired.METRICS
             if len(names) > 1
@@ -148,7 +151,8 @@ def test_the_figures_are_those_of_comparison_json(cached):
     said = {(d["split"], d["head"]): d for d in told["paired"] if d["metric"] == "log_loss"}
     (header, row), d = read.tables[2], said["validation", "majority"]
     assert header == ["head", "logisticlog loss", "logisticaccuracy"]
-    assert row[1] == f"{d['value']:+.3f}[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]{d['verdict']}"
+    verdict = page.VERDICTS.get(d["verdict"], d["verdict"])
+    assert row[1] == f"{d['value']:+.3f}[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]{verdict}"
     assert told["notes"][1] in read.text
     of_splits = next(table for table in read.tables if table and table[0][-1] == "independent groups")
     assert [row[1] for row in of_splits[1:]] == [str(c["n"]) for c in told["rows"].values()]
@@ -249,11 +253,37 @@ def test_it_can_be_read_without_seeing_it():
     assert count("caption") == count("table") == len(read.tables)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in read.elements if tag == "th")
     plots = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
-    assert len(plots) == 7
+    assert len(plots) == 8
     assert all(re.search(r"\d\.\d{3}", attrs["aria-label"]) for attrs in plots)
     levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize(
+    ("n", "differing", "said"),
+    [(60, 20, "better"), (60, 13, "n too small"), (9, 9, "n too small"), (2, 0, "n too small")],
+)
+def test_a_verdict_says_in_plain_words_that_n_is_too_small(n, differing, said):
+    """In the table of differences, whose caption names what a verdict needs."""
+    table = next(t for t in Read(rendered(n=n, differing=differing)[2]).tables if "logisticlog loss" in t[0])
+    assert table[1][1].endswith(f"]{'no clear difference, ' * (said != 'better')}{said}")
+    assert f"A verdict needs {paired.floor(2)} groups" in rendered(n=n, differing=differing)[2]
+
+
+def test_training_is_drawn_as_loss_and_as_accuracy_of_train_and_validation():
+    """The values of head.json by epoch from 1, and in words the lowest loss and the highest accuracy."""
+    told, _, text = rendered()
+    read, training = Read(text), told["heads"][1]["training"]
+    found = {chart["kind"]: chart for chart in json.loads(read.scripts[0]) if chart["kind"] in ("loss", "accuracy")}
+    assert list(found) == ["loss", "accuracy"]
+    for figure, chart in found.items():
+        assert [trace["name"] for trace in chart["traces"]] == ["train", "validation"]
+        assert [trace["x"] for trace in chart["traces"]] == [[1, 2, 3]] * 2
+        assert [trace["y"] for trace in chart["traces"]] == [training[figure], training[f"validation_{figure}"]]
+    words = [attrs["aria-label"] for _, attrs in read.elements if attrs.get("role") == "img"][-2:]
+    assert "validation from 0.690 to 0.560, lowest 0.550 at epoch 2" in words[0]
+    assert "train from 0.500 to 0.750, highest 0.800 at epoch 2" in words[1]
 
 
 def test_few_rows_no_test_split_and_no_training_curves_are_said():
@@ -478,8 +508,10 @@ def test_a_browser_draws_every_curve_without_complaint(tmp_path):
         for width, theme in ((1280, "light"), (390, "dark")):
             browser.open(path, width=width, theme=theme)
             # two heads and chance in each of four plots, of reliability the chosen head and the diagonal in two,
-            # train and validation in the last
-            assert browser.run("document.querySelectorAll('.scatterlayer path.js-line').length") == 4 * 3 + 2 * 2 + 2
+            # train and validation in the last two
+            assert (
+                browser.run("document.querySelectorAll('.scatterlayer path.js-line').length") == 4 * 3 + 2 * 2 + 2 * 2
+            )
             assert browser.run("document.documentElement.scrollWidth") == width
             assert browser.run("document.images.length + document.querySelectorAll('svg a').length") == 1  # a mistake's
             assert HOSTILE[0] in browser.run("document.querySelector('.legend').textContent")

@@ -1,4 +1,4 @@
-"""Whether a head is really better: differences on the same rows, by group, corrected, and said in one sentence."""
+"""Whether a head is better: differences on the same rows, by group, corrected, and said in one sentence."""
 
 import json
 from dataclasses import replace
@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
+from benchmarks import intervals
 from heads import dataset, metrics, paired, report, train
 from heads.dataset import Part
 
@@ -80,15 +82,15 @@ def test_a_head_against_one_that_says_the_same_differs_by_nothing_and_is_no_cert
         for d in paired.compare(data, heads, "lda"):
             assert d.value == 0
             assert d.low < 0 < d.high
-            assert d.verdict == "cannot tell"
+            assert d.verdict == ("cannot tell" if d.groups > 1 else "too few")
 
 
 def test_what_is_better_by_far_is_called_so_and_chance_is_not():
     """A head without noise; then heads that differ by noise alone, of which under one in twelve runs calls any."""
     data, heads = scored(["lda", "logistic", "sigmoid-long"], better=1.0)
     said = paired.sentence(paired.compare(data, heads, "lda"), "lda")
-    assert said.startswith("Paired on validation, lda is really better than logistic: log loss -0.")
-    assert "; lda is really better than sigmoid-long: log loss -0." in said
+    assert said.startswith("Paired on validation, lda is better than logistic: log loss -0.")
+    assert "; lda is better than sigmoid-long: log loss -0." in said
     assert said.endswith("(95 %, corrected for 4 differences; n = 600, 600 independent groups)")
     called = 0
     for seed in range(200):
@@ -98,13 +100,64 @@ def test_what_is_better_by_far_is_called_so_and_chance_is_not():
     assert called <= 200 / 12
 
 
+@pytest.mark.parametrize("looked_at", [1, 2, 3, 5, 18, 40])
+def test_the_floor_is_twice_the_least_that_an_exact_sign_test_needs(looked_at):
+    """scipy's, at the corrected level, where all of them speak for one head."""
+    half = paired.floor(looked_at) // 2
+    assert binomtest(half, half).pvalue <= 0.05 / looked_at < binomtest(half - 1, half - 1).pvalue
+    assert paired.floor(looked_at) == 2 * half
+
+
+@pytest.mark.parametrize(("n", "size"), [(2, 1), (3, 1), (7, 1), (11, 1), (600, 300), (600, 60)])
+def test_few_groups_give_no_verdict_however_far_apart_the_heads_are(n, size):
+    """One always right, one always wrong and sure of it; few rows, or many rows of few groups."""
+    data, heads = scored(["lda", "logistic"], n=n, groups=np.arange(n) // size)
+    y = data.parts["validation"].y
+    heads[0].p["validation"], heads[1].p["validation"] = np.where(y, 0.99, 0.01), np.where(y, 0.02, 0.97)
+    found = paired.compare(data, heads, "lda")
+    assert [d.to_json()["verdict"] for d in found] == ["too few", "too few"]
+    assert all(d.differing == d.groups == n // size for d in found)
+    assert "no clear difference between lda and logistic, n too small" in paired.sentence(found, "lda")
+    more = np.arange(13)
+    data, heads = scored(["lda", "logistic"], n=13, groups=more)  # one group more than the floor
+    y = data.parts["validation"].y
+    heads[0].p["validation"], heads[1].p["validation"] = np.where(y, 0.99, 0.01), np.where(y, 0.02, 0.97 - more / 1e3)
+    assert [d.verdict for d in paired.compare(data, heads, "lda")] == ["better", "better"]
+
+
+@pytest.mark.parametrize("differ", [0, 1, 7, 11, 12, 100])
+def test_heads_that_decide_alike_get_no_verdict_however_sure_one_is(differ):
+    """Log losses far apart in each of 600 groups, and decisions that differ in a few of them: counted by group."""
+    data, heads = scored(["lda", "logistic"], n=1200, groups=np.arange(1200) // 2)
+    y = data.parts["validation"].y.astype(float)
+    heads[0].p["validation"] = 0.4 + np.where(y, 0.5, -0.3) + np.arange(1200) / 1e5
+    heads[1].p["validation"] = 0.4 + np.where(y, 0.1, -0.1)
+    heads[1].p["validation"][: 2 * differ] = 0.4 - np.where(y, 0.1, -0.1)[: 2 * differ]
+    loss, _ = paired.compare(data, heads, "lda")
+    assert loss.high < 0
+    assert (loss.differing, loss.verdict) == (differ, "better" if differ >= 12 else "too few")
+
+
+def test_equally_good_heads_are_seldom_called_better_where_the_interval_alone_often_does():
+    """One surer than the other, the same expected loss: few rows seldom hold the rare ones that the surer pays for."""
+    rng, (sure, unsure) = np.random.default_rng(0), intervals.equally_good(8.0, 0.5)
+    assert sure > 2 * unsure > 0
+    for n in (10, 25):
+        called = np.zeros(2)
+        for _ in range(400):
+            y, seen = intervals.scores(rng, n, 8.0, 0.5, 2)
+            called += intervals.called(y, expit(seen * [sure, unsure]))
+        alone, floored = called / 400
+        assert floored <= 0.05 < 0.07 < alone
+
+
 @pytest.mark.parametrize(
     ("names", "chosen", "said"),
     [
-        (["lda"], "lda", "whether lda is really better cannot be said without logistic or sigmoid-long"),
-        (["logistic"], "logistic", "logistic is itself a baseline: whether logistic is really better cannot be said"),
+        (["lda"], "lda", "whether lda is better cannot be said without logistic or sigmoid-long"),
+        (["logistic"], "logistic", "logistic is itself a baseline: whether logistic is better cannot be said"),
         (["logistic", "sigmoid-long"], "logistic", "logistic is itself a baseline: paired on validation"),
-        (["lda", "logistic"], "lda", "Paired on validation, these data cannot tell lda from logistic: log loss"),
+        (["lda", "logistic"], "lda", "Paired on validation, no clear difference between lda and logistic: log loss"),
     ],
 )
 def test_the_sentence_says_what_was_not_there_to_compare_with(names, chosen, said):

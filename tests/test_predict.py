@@ -1,5 +1,6 @@
 """Predictions from a bundle and the cache, or from an export alone; a bad file has a status and costs nobody else."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from extract import artifacts, cache, images, run
 from extract.errors import HeadError, InputError
 from heads import bundle, dataset, export, predict, train
+from heads.__main__ import main
 from tests.conftest import ROOT, encoded, picture, read_rows
 
 
@@ -29,6 +31,29 @@ def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
         predict.list_files(tmp_path / "gone", tmp_path)
     with pytest.raises(InputError, match="There is no image file in"):
         predict.list_files(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ids.csv", "ids.TSV", "ids.txt"])
+def test_a_table_of_ids_is_read_whatever_program_saved_it(tmp_path, name, capsys):
+    """One column is enough; spaces that went and names that are nearly there are said."""
+    (tmp_path / "a b.jpg").write_bytes(b"x")
+    (tmp_path / "c.jpg").write_bytes(b"x")
+    (tmp_path / name).write_text("sep=;\nobjectId;\n a b;\nC.JPG;\n;\n", encoding="utf-16")
+    assert predict.list_files(tmp_path / name, tmp_path) == [
+        (str(tmp_path / "a b.jpg"), tmp_path / "a b.jpg"),
+        ("C.JPG", None),
+    ]
+    said = capsys.readouterr().out
+    assert "predict   column objectId: spaces around 1 cells" in said
+    assert "predict   the nearest file to 'C.JPG' is 'c.jpg', which differs in case; 1 of the 1 missing" in said
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.xls", "t.parquet", "t.json", "t.ods"])
+def test_what_may_hold_a_table_is_no_picture(tmp_path, name):
+    """It is refused for what it is, not counted as an image that cannot be decoded."""
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(30) + b"xl/workbook.xml")
+    with pytest.raises(InputError, match=r"is not a table but .*Save it as CSV"):
+        predict.list_files(tmp_path / name, tmp_path)
 
 
 def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
@@ -105,3 +130,94 @@ def test_all_failed_is_an_error_and_replaces_nothing(tmp_path):
     with pytest.raises(HeadError, match=r"None of the 1 files could be read; the first: a\.jpg, missing: gone"):
         predict.write(tmp_path / "predictions.csv", failed)
     assert (tmp_path / "predictions.csv").read_text() == "good\n"
+
+
+def state(folder):
+    """Everything below a folder: what links say, what files hold."""
+    return {
+        str(path): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.fixture
+def trained(photos):
+    """A workspace of 60 pictures with a trained head, and a few links beside it; no TensorFlow."""
+    train.run(photos, dataset.join(photos), train.Config(["logistic"]))
+    photo = sorted(path for path in photos.media.rglob("*") if path.is_file())[3]
+    artifacts.write_csv(photos.out.parent / "ids.csv", ("objectId",), [("0001img",)])
+    os.link(photo, photos.out.parent / "hard.csv")
+    (photos.out.parent / "link.csv").symlink_to(photos.data)
+    (photos.out.parent / "again").symlink_to(photos.out)
+    return photos
+
+
+TARGETS = {
+    "the table": lambda place: place.data,
+    "a link to the table": lambda place: place.out.parent / "link.csv",
+    "the table, otherwise spelled": lambda place: place.data.parent / "media" / ".." / place.data.name,
+    "INPUT": lambda place: place.out.parent / "ids.csv",
+    "a photo": lambda place: next(path for path in place.media.rglob("*") if path.is_file()),
+    "a hard link to a photo": lambda place: place.out.parent / "hard.csv",
+    "the cache": lambda place: place.cache,
+    "the manifest, through a linked folder": lambda place: place.out.parent / "again" / "manifest.csv",
+    "the head": lambda place: place.out / "heads" / "logistic" / "weights.npz",
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "target"),
+    [(verb, target) for target in TARGETS for verb in ("predict", "labels")[: 1 + (target != "INPUT")]],
+)
+def test_no_output_overwrites_what_is_read(trained, target, verb, monkeypatch, capsys):
+    """Refused before anything is computed, and everything is as it was."""
+    monkeypatch.setattr(predict, "from_bundle", lambda *given: pytest.fail("it was computed"))
+    output, before = TARGETS[target](trained), state(trained.out.parent)
+    more = ["--input", str(trained.out.parent / "ids.csv")] if target == "INPUT" else []
+    assert main([verb, "--out", str(trained.out), "--output", str(output), *more]) == 1
+    assert "is a file that this command reads" in capsys.readouterr().err
+    assert state(trained.out.parent) == before
+
+
+def test_an_export_and_its_words_are_inputs_too(trained, tmp_path, monkeypatch, capsys):
+    """With --model alone: the model's file or folder, head.json beside it, INPUT and its photos."""
+    monkeypatch.setattr(predict, "from_export", lambda *given: pytest.fail("it was computed"))
+    folder = tmp_path / "export"
+    (folder / "saved_model" / "1").mkdir(parents=True)
+    (folder / "saved_model" / "1" / "saved_model.pb").touch()
+    for name in ("head.json", "model.onnx"):
+        (folder / name).touch()
+    photo = next(path for path in trained.media.rglob("*") if path.is_file())
+    graph = folder / "saved_model" / "1" / "saved_model.pb"
+    for model, output in [
+        ("model.onnx", folder / "model.onnx"),
+        ("model.onnx", folder / "head.json"),
+        ("saved_model", graph),
+        ("saved_model/1", folder / "head.json"),
+        ("model.onnx", photo),
+    ]:
+        command = ["predict", "--model", str(folder / model), "--input", str(trained.media), "--output", str(output)]
+        before = state(tmp_path)
+        assert main(command) == 1
+        assert "is a file that this command reads" in capsys.readouterr().err
+        assert state(tmp_path) == before
+
+
+def test_what_a_run_wrote_before_is_written_again(trained):
+    """In OUT, beside the photos, in the folder that is INPUT: what is not read may be replaced."""
+    for more in ([], ["--input", str(trained.media), "--output", str(trained.media / "p.csv")]):
+        for _ in range(2):
+            assert main(["predict", "--out", str(trained.out), *more]) == 0
+    assert len(read_rows(trained.out / "predictions.csv")) == len(read_rows(trained.media / "p.csv")) == 60
+
+
+@pytest.mark.parametrize(("verb", "output"), [("predict", "-"), ("predict", "/dev/fd/1"), ("labels", "-")])
+def test_standard_output_gets_the_table_alone(trained, output, verb):
+    """What is said otherwise goes to stderr; the table is the one that a file gets."""
+    words = [verb, "--out", str(trained.out), "--output"]
+    assert main([*words, str(trained.out / "file.csv")]) == 0
+    done = subprocess.run([sys.executable, "-m", "heads", *words, output], cwd=ROOT, check=True, capture_output=True)
+    assert done.stdout == (trained.out / "file.csv").read_bytes()
+    assert f"{verb}    "[:8] in done.stderr.decode()
+    assert not (ROOT / "-").exists()

@@ -120,6 +120,22 @@ def test_unlabelled_images_are_embedded(place, album):
     assert extract(place)[1]["rows_in_cache"] == 41
 
 
+@pytest.mark.parametrize("change", [str.upper, "photos/{}".format, lambda name: f"{name}.jpg"])
+def test_names_that_are_nearly_those_of_files_are_shown_beside_one(place, album, capsys, change):
+    """Where all are missing in the error, where some are in a line; they stay missing."""
+    for path in sorted(album.media.rglob("*img")):
+        os.rename(path, path.with_name(path.name + ".png"))
+    rows = album.rows
+    album.rows = [(change(name), *rest) for name, *rest in rows]
+    album.write()
+    with pytest.raises(InputError, match=r"nearest file to .* is .*0000img\.png', .* 40 of the 40 missing"):
+        extract(place)
+    album.rows = rows[:35] + [(change(name), *rest) for name, *rest in rows[35:]]
+    album.write()
+    assert extract(place, max_bad=1)[1]["quarantined_by_reason"]["missing"] == 5
+    assert "0035img.png', which differs in" in capsys.readouterr().out
+
+
 def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path):
     """A wrong MEDIA is the commonest mistake."""
     (tmp_path / "empty").mkdir()
@@ -388,3 +404,42 @@ def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, 
         by_reason = extract(place)[1]["quarantined_by_reason"]
         assert (by_reason["missing"], by_reason["undecodable"]) == (1, 1)
         assert len(read_rows(place.out / "quarantine.csv")) == 2
+
+
+def test_every_output_may_be_a_link(place, album, tmp_path):
+    """Cache, parts, records and OUT itself on other disks: the links stay, and the files are those of a run without."""
+    extract(place)
+    disk, out = tmp_path / "disk", tmp_path / "linked"
+    names = ["features.h5", "manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv", "last_run.json"]
+    for folder in (disk / "out", disk / "files", disk / "parts"):
+        folder.mkdir(parents=True)
+    out.symlink_to(disk / "out")
+    for name in names:
+        (out / name).symlink_to(f"../files/{name}")
+    (out / "features.parts").symlink_to(disk / "parts")
+    linked = replace(place, out=out, cache=out / "features.h5")
+    for more in (0, 3):
+        for i in range(more):
+            album.add(f"more{i}", encoded(picture(900 + i)), str(i % 2), "train")
+        album.write()
+        assert extract(linked)[0] == 0
+        assert all((out / name).is_symlink() for name in [*names, "features.parts"])
+        assert sorted(path.name for path in (disk / "files").iterdir()) == sorted(names)
+        assert list((disk / "parts").iterdir()) == []
+        assert len(cache.verify(disk / "files" / "features.h5")) == 40 + more
+    extract(place)
+    for name in ("manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv"):
+        assert (disk / "files" / name).read_bytes() == (place.out / name).read_bytes()
+
+
+@pytest.mark.parametrize("written", ["features.h5", "manifest.csv", "splits.csv"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_no_output_is_a_photo(place, album, written, link):
+    """Refused before the backbone is loaded, by the file itself, whatever its name."""
+    photo = next(path for path in album.media.rglob("*") if path.is_file())
+    before = photo.read_bytes()
+    place.out.mkdir()
+    link(photo, place.out / written)
+    with pytest.raises((InputError, CacheError), match=r"is a file that this command reads|is not as it was written"):
+        extract(place, load=None)
+    assert photo.read_bytes() == before

@@ -159,7 +159,7 @@ def started(place):
         process.communicate(timeout=30)
 
 
-def test_no_answer_is_lost_to_a_kill(photos, capsys):
+def test_no_answer_is_lost_to_a_kill(photos, capsys, interrupts):
     """Each that was acknowledged stands when the server is started again, with another address."""
     with started(photos) as (process, url):
         for row in range(10):

@@ -166,3 +166,17 @@ def test_class_folders_are_sliced_too(tmp_path, tiny_backbone):
         assert main(["features", *command, "--shard", f"{i}/2"]) == 0
     assert main(["seal", "--out", str(tmp_path / "out")]) == 0
     assert len(cache.verify(tmp_path / "out" / "features.h5")) == 12
+
+
+def test_shards_behind_a_link_are_sealed_and_cleared_where_they_lie(apart, tmp_path):
+    """A fast disk for the slices: the link stays for the next time, and nothing stays on the disk."""
+    place, whole = apart
+    (tmp_path / "disk").mkdir()
+    place.out.mkdir()
+    shards.shards_of(place).symlink_to(tmp_path / "disk" / "slices")
+    for _ in range(2):
+        assert [shard(place, i, 2) for i in (1, 2)] == [0, 0]
+        assert shards.seal(run.Config(place, max_bad=1)) == 0
+        assert shards.shards_of(place).is_symlink()
+        assert list((tmp_path / "disk").iterdir()) == []
+        assert_same(place, whole)

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from heads import dataset, registry, report, train
-from tests.conftest import read_rows
+from extract import cache
+from extract.errors import HeadError, TooFewRows
+from heads import dataset, registry, report, sweep, train
+from heads.__main__ import main
+from tests.conftest import encoded, picture, read_rows, with_features
 
 
 def run(place, names):
@@ -77,6 +80,85 @@ def test_few_groups_are_said_under_the_table(tmp_path):
 
     data, heads, chosen = run(synthetic.workspace(tmp_path, 400, 8, group_size=5), ["logistic"])
     assert any("approximate (under 40 groups)" in line for line in report.legend(data, heads, chosen))
+
+
+def few(album, tmp_path, negative, positive):
+    """A workspace of so many photos of each class, their split not made yet."""
+    for i in range(negative + positive):
+        album.add(f"{i:04d}few", encoded(picture(i)), str(int(i >= negative)))
+    album.write()
+    return with_features(album, tmp_path / "out")
+
+
+def flatten(place, *, whole):
+    """Write the cache anew with constant features: all of them, or every other column."""
+    found = cache.open_cache(place.cache)
+    X = found.read(np.arange(len(found)))
+    X[:, :: 1 if whole else 2] = 3.5
+    rows = [(found.sha256.astype("S64"), X)]
+    place.cache.unlink()
+    cache.write(place.cache, found.recipe, found.provenance, np.zeros((4, 16), np.float32), rows, len(X))
+
+
+@pytest.mark.parametrize(("counts", "left"), [((3, 3), "lda sweep"), ((4, 4), "lda"), ((3, 6), "sweep"), ((5, 5), "")])
+def test_a_head_that_train_is_too_small_for_is_left_out_and_the_others_are_trained(album, tmp_path, counts, left):
+    """With a note that names it and says why; it is not published; a choice is made among the rest."""
+    place = few(album, tmp_path, *counts)
+    data, left_out = dataset.join(place), []
+    names, axes = ["lda", "sweep", "logistic", "knn", "svm", "rbf", "majority"], sweep.parse("C=0.01,1 epochs=2")
+    heads, chosen = train.run(place, data, train.Config(names, axes=axes), left_out)
+    trained = [name for name in names if name not in left.split()]
+    assert [head.name for head in heads] == trained
+    assert chosen in trained
+    assert sorted(path.name for path in (place.out / "heads").iterdir()) == sorted(trained)
+    told = report.write(place, data, heads, chosen, None, left_out)
+    assert [note.split(": left out. ")[0] for note in told["notes"] if ": left out. " in note] == left.split()
+    assert "lda: left out. lda cannot be trained on" in "\n".join(told["notes"]) or "lda" not in left
+
+
+@pytest.mark.parametrize("names", [["lda"], ["sweep"], ["sweep", "lda"]])
+def test_where_train_is_too_small_for_every_head_it_is_an_error_and_nothing_is_published(album, tmp_path, names):
+    """Not a traceback of scikit-learn's; what was published before stands."""
+    place = few(album, tmp_path, 3, 3)
+    run(place, ["logistic"])
+    with pytest.raises(TooFewRows):
+        run(place, names)
+    assert [path.name for path in (place.out / "heads").iterdir()] == ["logistic"]
+    assert issubclass(TooFewRows, HeadError)
+
+
+@pytest.mark.parametrize("head", ["lda", "sweep", "lda,sweep"])
+def test_one_head_alone_that_cannot_be_trained_is_one_paragraph(album, tmp_path, capsys, head):
+    """Exit 1, what happened, the rule, what to do."""
+    place = few(album, tmp_path, 3, 3)
+    assert main(["train", "--head", head, "--out", str(place.out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("onepass: ")
+    assert "Label more" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["3 + 3", "4 + 4", "7 + 3", "identical features", "constant columns"])
+def test_compare_and_predict_go_through_on_a_handful_of_photos(album, tmp_path, kind, capsys):
+    """Every head that can, tables and page; no verdict; what was chosen predicts."""
+    counts = tuple(map(int, kind.split(" + "))) if "+" in kind else (6, 6)
+    place = few(album, tmp_path, *counts)
+    if "+" not in kind:
+        flatten(place, whole=kind == "identical features")
+    assert main(["compare", "--sweep", "C=0.01 epochs=2", "--out", str(place.out)]) == 0
+    told = json.loads((place.out / "comparison.json").read_text())
+    trained = {head["head"] for head in told["heads"]}
+    assert set(registry.HEADS) - trained <= {"lda", "sweep"}
+    assert all(
+        any(note.startswith(f"{name}: left out") for note in told["notes"]) for name in {*registry.HEADS} - trained
+    )
+    assert {row["verdict"] for row in told["paired"]} == {"too few"}
+    assert "n too small" in (place.out / "comparison.html").read_text()
+    assert main(["predict", "--out", str(place.out)]) == 0
+    rows = read_rows(place.out / "predictions.csv")
+    assert len(rows) == sum(counts)
+    assert {row["status"] for row in rows} == {"ok"}
 
 
 def test_a_retrained_head_replaces_the_old_one_whole(cached):

@@ -1,5 +1,7 @@
 """What was given counts, then what was recorded, then the demo."""
 
+import os
+
 import pytest
 
 from extract import workspace
@@ -109,3 +111,39 @@ def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, mon
     assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
     workspace.write_record(workspace.resolve(data="t.csv"))
     assert workspace.resolve().out == tmp_path / "artifacts"
+
+
+@pytest.mark.parametrize("written", ["features.h5", "splits.csv", "suspects.csv", "heads/logistic/predictions.csv"])
+@pytest.mark.parametrize("how", ["itself", "link", "hard link"])
+def test_a_table_that_a_verb_would_overwrite_is_refused_as_data(tmp_path, written, how):
+    """An output that is the table, by whatever name: the next run would replace it."""
+    out, table = tmp_path / "o", tmp_path / "t.csv"
+    (out / written).parent.mkdir(parents=True)
+    table.write_text("objectId,value\n")
+    if how == "itself":
+        table = table.rename(out / written)
+    else:
+        {"link": os.symlink, "hard link": os.link}[how](table, out / written)
+    with pytest.raises(InputError, match="is a file that this command reads"):
+        workspace.resolve(data=str(table), out=str(out))
+    assert table.read_text() == "objectId,value\n"
+    assert workspace.resolve(data=str(table), out=f"{tmp_path}/other").data == table
+
+
+def test_neither_the_table_nor_the_backbone_can_be_the_cache(tmp_path):
+    """A slip in CACHE must not cost the file."""
+    for name in ("t.csv", "b.keras"):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match="is a file that this command reads"):
+            workspace.resolve(
+                data=f"{tmp_path}/t.csv",
+                backbone=f"{tmp_path}/b.keras",
+                out=f"{tmp_path}/o",
+                cache=f"{tmp_path}/{name}",
+            )
+
+
+def test_labels_as_review_left_them_are_a_table_in_out(tmp_path):
+    """`make features DATA=OUT/labels.csv` is how to go on with them."""
+    (tmp_path / "labels.csv").touch()
+    assert workspace.resolve(data=f"{tmp_path}/labels.csv", out=str(tmp_path)).data == tmp_path / "labels.csv"

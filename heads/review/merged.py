@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
+from itertools import chain
 from pathlib import Path
 
-from extract import artifacts
-from extract.errors import InputError
+from extract import artifacts, manifest, tables
 from extract.workspace import Workspace
 from heads import dataset
 from heads.review import answers
@@ -17,27 +15,22 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
     """Write the workspace's table with the reviewed values; return how many rows it has and how many of them changed.
 
     All else in a CSV stays as it is; of a folder, the table that it stands for is written. Errors: InputError where
-    `target` is that table itself.
+    `target` is a file that is read, that table above all, or a photo.
     """
-    if target.exists() and os.path.samefile(target, place.data):
-        raise InputError(
-            f"{target} is the table that was reviewed",
-            rule="The user's own table is never written",
-            then="Give another --output",
-        )
+    artifacts.refuse_output(target, chain(place.inputs(), manifest.photos(place.beside_cache)))
     table, sha256 = dataset.read_table(place)
     values, _ = answers.overlay(table["value"].tolist(), sha256, answers.stacks(answers.read(place.out / answers.FILE)))
     value_of = dict(zip(table["objectId"], values, strict=True))
     if place.data.is_dir():
         header, rows = list(table.columns), table.to_numpy().tolist()
     else:
-        with place.data.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            header, *rows = ([artifacts.plain(cell) for cell in row] for row in csv.reader(file) if row)
-    names = [name.strip() for name in header]
+        header, _, rows = tables.rows(place.data)
+    names = list(map(tables.strip, header))
     name_at, value_at = names.index("objectId"), names.index("value")
     changed = 0
     for row in rows:
-        changed += row[value_at].strip() != value_of[row[name_at]]
-        row[value_at] = value_of[row[name_at]]
+        value = value_of[tables.strip(row[name_at])]
+        changed += tables.strip(row[value_at]) != value
+        row[value_at] = value
     artifacts.write_csv(target, header, rows)
     return len(rows), changed

@@ -158,7 +158,7 @@ def run(place: Workspace, who: str, port: int) -> None:
     Errors: InputError for a port that is taken; BusyError where another process reviews the same OUT; as `Desk`.
     """
     token, path = secrets.token_urlsafe(24), place.out / answers.FILE
-    with socket.socket() as listening, artifacts.lock(path.with_name(f".{path.name}.lock"), str(path)):
+    with socket.socket() as listening, artifacts.lock(artifacts.lock_of(path), str(path)):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))

@@ -1,0 +1,232 @@
+"""A table as people save it, read as text: its delimiter, encoding and quotes are found out, and no row is dropped."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from extract import artifacts, folders, images
+from extract.errors import InputError
+
+pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
+COLUMNS = ("objectId", "value", "type", "path", "group")
+REQUIRED = ("objectId", "value")
+DELIMITERS = ",;\t"
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".html")
+RULE = "A table is text with commas, semicolons or tabs and the columns objectId,value and optionally type,path,group"
+# what surrounds a cell and is not seen: white space, no-break and zero-width characters, byte order and direction marks
+EDGES = string.whitespace + "".join(
+    chr(code)
+    for first, last in ((0x1C, 0x1F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x2064), (0x2066, 0x2069))
+    for code in (*range(first, last + 1),)
+) + "\x85\xa0\u1680\u3000\ufeff"  # fmt: skip
+HEAD = 1 << 20  # bytes that show what a file is, of a picture with long tags too
+OFFICE = (b"[Content_Types].xml", b"docProps/", b"xl/", b"opendocument")
+MAGIC = {
+    b"PK\x03\x04": "a zip archive",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Office file, such as an Excel workbook (.xls)",
+    b"PAR1": "a Parquet file",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"%PDF": "a PDF",
+    b"\x1f\x8b": "a gzip archive",
+}
+MARKUP = {"{": "JSON", "[": "JSON", "<": "HTML or XML"}
+NOTHING = ("nan", "none", "na", "n/a", "#n/a", "null", "nil", "-", "--", "?")  # what programs write into empty cells
+
+
+def strip(cell: str) -> str:
+    """Return a cell without the spaces and unseen characters at its ends."""
+    return cell.strip(EDGES)
+
+
+def normal(name: str) -> str:
+    """Return the one form of a name that differs from others only in Unicode normal form or spaces at its ends."""
+    return unicodedata.normalize("NFC", strip(name))
+
+
+def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str], list[int], list[list[str]]]:
+    """Return header, line numbers and rows of a table, cells as they stand; blank rows are left out.
+
+    A line number is that of a row's last line. Columns without a name at the right end, and their empty cells, are cut.
+    Errors: InputError for what is no table, lacks a required column, or has a row that cannot be right.
+    """
+    text, delimiter = _dialect(_text(source), required)
+    found = _parse(source, text, delimiter)
+    header = next(found, (0, []))[1]
+    while header and not strip(header[-1]):
+        header.pop()
+    _check_header(source, list(map(strip, header)), required, text)
+    width, lines, cells = len(header), [], []
+    for line, row in found:
+        if len(row) < width or any(map(strip, row[width:])):
+            raise InputError(
+                f"{source}, line {line}: {len(row)} cells",
+                rule=f"The header has {width} columns ({', '.join(map(strip, header))})",
+            )
+        lines.append(line)
+        cells.append([artifacts.plain(cell) for cell in row[:width]])
+    return header, lines, cells
+
+
+def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
+    """Read a label table as text: COLUMNS ("" where absent), index = line number in the file, attrs["notes"].
+
+    Ids such as `0012` and `NA` stay themselves; spaces around a cell go. A row repeated word for word counts once.
+    Errors: InputError naming line and column.
+    """
+    header, lines, cells = rows(source, required)
+    at = {name: i for i, name in enumerate(map(strip, header))}
+    raw = {name: [row[at[name]] for row in cells] if name in at else [""] * len(cells) for name in COLUMNS}
+    columns = {name: list(map(strip, column)) for name, column in raw.items()}
+    table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=str)
+    if table.empty:
+        raise InputError(f"The table {source} has no rows below its header")
+    table = _one_row_an_id(source, table)
+    spaces = [_spaces(name, raw[name], columns[name], lines) for name in ("objectId", "path")]
+    table.attrs["source"] = str(source)  # for messages
+    table.attrs["notes"] = [*filter(None, spaces), *_split_words(table["type"]), *_empty_words(table)]
+    return table
+
+
+def _text(source: Path) -> str:
+    """Return the text of a file. Errors: InputError naming what it is instead."""
+    try:
+        with source.open("rb") as file:
+            head = file.read(HEAD)
+            kind = _kind(head)
+            data = b"" if kind else head + file.read()
+        utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if utf_16 else "utf-8-sig", "surrogateescape")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv") from error
+    if "\0" in text[:HEAD]:
+        kind = "binary data, or UTF-16 without its byte order mark"
+    if kind:
+        raise InputError(f"{source} is not a table but {kind}", rule=RULE, then=_way_out(kind))
+    return text
+
+
+def _kind(head: bytes) -> str:
+    """Name the kind of file that begins so; "" where it may be text."""
+    magic = next((name for start, name in MAGIC.items() if head.startswith(start)), "")
+    if magic == "a zip archive" and any(name in head for name in OFFICE):
+        return "an Office file, such as an Excel workbook (.xlsx)"
+    picture = images.sniff(io.BytesIO(head)).format if not magic and b"\0" in head else ""
+    return f"a picture ({picture})" if picture else magic
+
+
+def _way_out(kind: str) -> str:
+    if "picture" in kind:
+        return "Give a table or a folder of photos as DATA; make predict takes a picture as INPUT"
+    return "Save it as CSV (UTF-8) and give that file"
+
+
+def _dialect(text: str, required: tuple[str, ...]) -> tuple[str, str]:
+    """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names."""
+    if named := re.match(r'"?sep=([^\w\r\n"])"?[,;\t"]*(?=[\r\n])', text, re.IGNORECASE):
+        return text[named.end() :], named[1]
+    line = next((line for line in io.StringIO(text, newline="") if strip(line)), "")
+    for delimiter in DELIMITERS:
+        if set(required) <= set(map(strip, next(csv.reader([line], delimiter=delimiter)))):
+            return text, delimiter
+    return text, ","
+
+
+def _parse(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line's number and the cells of each row that is not blank. Errors: InputError for a stray quote.
+
+    Where a cell takes in lines that look like rows themselves, a quote was opened by mistake and met another one.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = width = 0
+    try:
+        for row in reader:
+            first, before = before + 1, reader.line_num
+            if before > first and any(_holds_a_row(cell, delimiter, width) for cell in row):
+                raise _stray_quote(source, first, f" and takes in rows up to line {before}")
+            if any(map(strip, row)):
+                width = width or len(row)
+                yield before, row
+    except csv.Error as error:
+        if reader.line_num > before + 1 or "end of data" in str(error):
+            raise _stray_quote(source, before + 1, " and is not closed") from error
+        raise InputError(f"{source}, line {before + 1}: {error}", then="Correct that line") from error
+
+
+def _holds_a_row(cell: str, delimiter: str, width: int) -> bool:
+    return any(line.count(delimiter) + 1 == width for line in re.split("\r\n|\r|\n", cell)[1:] if line)
+
+
+def _stray_quote(source: Path, line: int, what: str) -> InputError:
+    return InputError(
+        f"{source}, line {line}: a quote opens a cell there{what}",
+        rule='A cell that begins with " ends with one, and each " inside it is doubled',
+        then="Close that quote or remove it",
+    )
+
+
+def _check_header(source: Path, header: list[str], required: tuple[str, ...], text: str) -> None:
+    missing = [name for name in required if name not in header]
+    if missing:
+        markup = MARKUP.get(strip(text[:HEAD])[:1], "")
+        if markup:
+            raise InputError(f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
+        found = ", ".join(name[:40] for name in header[:10]) or "none"
+        raise InputError(f"{source}, line 1: column {', '.join(missing)} is missing; found {found}", rule=RULE)
+    twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
+    if twice:
+        raise InputError(f"{source}, line 1: column {', '.join(twice)} stands there twice")
+
+
+def _one_row_an_id(source: Path, table: pd.DataFrame) -> pd.DataFrame:
+    empty = table.index[table["objectId"] == ""]
+    if len(empty):
+        raise InputError(f"{source}, line {empty[0]}: objectId is empty")
+    table = table.drop_duplicates()
+    again = table["objectId"].duplicated(keep=False)
+    if again.any():
+        name = table.loc[again, "objectId"].iloc[0]
+        same = table[table["objectId"] == name]
+        column = next(c for c in COLUMNS if same[c].nunique() > 1)
+        where = " and ".join(f"{cell!r} in line {line}" for line, cell in same[column].iloc[:2].items())
+        raise InputError(
+            f"{source}: objectId {name!r} has two entries in column {column}: {where}",
+            rule="One id names one image with one label, split, path and group; spaces around it do not count",
+        )
+    return table
+
+
+def _spaces(column: str, raw: list[str], stripped: list[str], lines: list[int]) -> str:
+    """Say how many cells of a column had spaces around them, and which first; "" where none had."""
+    spaced = [(line, cell) for line, cell, bare in zip(lines, raw, stripped, strict=True) if cell != bare]
+    if not spaced:
+        return ""
+    line, cell = spaced[0]
+    return f"column {column}: spaces around {len(spaced):,} cells are left out, the first: {cell!r} in line {line}"
+
+
+def _split_words(types: pd.Series) -> list[str]:
+    """Say how unusual words of splits are read."""
+    return folders.read_as("column type", [word for word in types.unique().tolist() if word])
+
+
+def _empty_words(table: pd.DataFrame) -> list[str]:
+    """Point out words that stand for nothing, which count as a group or a class all the same."""
+    notes = []
+    for column, meaning in (("group", "one group"), ("value", "a class")):
+        counts = Counter(table[column])
+        for word, n in counts.most_common():
+            if n > 1 and word.casefold() in NOTHING and (column, word) != ("value", "none"):
+                rest = f"{n:,} of {len(table):,} rows, which count as {meaning}; leave such cells empty"
+                notes.append(f"column {column}: {word!r} stands in {rest}, if they mean nothing")
+    return notes
