@@ -30,7 +30,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import synthetic
-from extract import artifacts, backbone, engines, images, manifest, workspace
+from extract import backbone, images, manifest, workspace
+from extract.ground import engines, files
 from extract.lite import LITE0
 from extract.manifest import TABLE_COLUMNS
 
@@ -238,7 +239,7 @@ def sample(place: workspace.Workspace, n: int, folder: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
             rows.append((name, value, "", link.relative_to(folder / "tree").as_posix(), ""))
-    artifacts.write_csv(folder / "sample.csv", TABLE_COLUMNS, rows)
+    files.write_csv(folder / "sample.csv", TABLE_COLUMNS, rows)
 
 
 def measure(folder: Path, network: str, repeats: int) -> dict[str, list[float | None]]:
@@ -356,9 +357,7 @@ def main() -> None:
     if flags.backbone != LITE0:
         text += f"\n\n{beside_table(found)}"
     print(text)
-    artifacts.write_json(
-        flags.results / "results.json", {"machine": machine(), "images": flags.images, "measured": found}
-    )
+    files.write_json(flags.results / "results.json", {"machine": machine(), "images": flags.images, "measured": found})
     (flags.results / "RESULTS.md").write_text(f"# Extraction, measured\n\n{machine()}.\n\n{text}\n", encoding="utf-8")
 
 

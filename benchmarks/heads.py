@@ -51,7 +51,7 @@ def verbs(rows: int, folder: Path) -> None:
 
 def against_keras_fit(rows: int, epochs: int, pairs: int) -> None:
     """Time SigmoidHead against keras.Model.fit on the same rows, in turn; print the ratio of each pair."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     X, y = synthetic.features(rows, DIM, 0)

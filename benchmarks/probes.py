@@ -21,7 +21,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from extract import backbone, demo, engines, images, manifest
+from extract import backbone, demo, images, manifest
+from extract.ground import engines
 from extract.lite import LITE0
 from heads import metrics
 from heads.baselines import LogisticHead

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import synthetic
-from extract import artifacts, workspace
+from extract import workspace
+from extract.ground import files
 from extract.manifest import TABLE_COLUMNS
 from extract.workspace import Workspace
 from heads import dataset
@@ -69,7 +70,7 @@ def planted(place: Workspace, seed: int, folder: Path) -> tuple[float, float, fl
     for what, values in (("truth", truth), ("flipped", told)):
         table["value"] = table["objectId"].map(values)
         out = folder / f"{what}-{seed}"
-        artifacts.write_csv(out / "labels.csv", TABLE_COLUMNS, table[list(TABLE_COLUMNS)].itertuples(index=False))
+        files.write_csv(out / "labels.csv", TABLE_COLUMNS, table[list(TABLE_COLUMNS)].itertuples(index=False))
         desk = Desk(replace(place, out=out, data=out / "labels.csv"), "benchmark")
         desk.start()
         accuracy[what] = settled(desk, 0)["validation"]["value"]

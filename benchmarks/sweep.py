@@ -140,7 +140,7 @@ def against_scikit_learn(rows: int, tol: float) -> None:
 
 def against_keras(rows: int, heads: int, epochs: int) -> None:
     """Time `heads` Adam heads together, and as many Keras trainings on the same batches one by one."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     Z, y = standardised(rows)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extract import artifacts, cache, manifest
+from extract import cache, manifest
+from extract.ground import files
 from extract.workspace import Workspace, write_record
 
 RECIPE = {"architecture": "synthetic", "weights_sha256": "0" * 64, "input_size": 32, "precision": "float32"}
@@ -41,7 +42,7 @@ def workspace(
     blocks = ((np.array(digests[i : i + 4096], "S64"), X[i : i + 4096]) for i in range(0, n, 4096))
     probe = np.zeros((4, dim), np.float32)
     cache.write(out / "features.h5", RECIPE, cache.provenance(backbone="none"), probe, blocks, n)
-    artifacts.write_csv(
+    files.write_csv(
         out / "manifest.csv",
         manifest.COLUMNS,
         (
@@ -50,7 +51,7 @@ def workspace(
         ),
     )
     rows = zip(names, y.tolist(), types.tolist() if split else [""] * n, group.tolist(), strict=True)
-    artifacts.write_csv(out / "split_label.csv", ("objectId", "value", "type", "group"), rows)
+    files.write_csv(out / "split_label.csv", ("objectId", "value", "type", "group"), rows)
     place = Workspace(out, out / "features.h5", out / "split_label.csv", out, "none")
     write_record(place, features={"status": "done"})
     return place

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extract import __version__, cache, engines, run, workspace
-from extract.errors import DONE, CacheError, guard, in_utf8
+from extract import __version__, cache, run, workspace
+from extract.ground import engines
+from extract.ground.errors import DONE, CacheError, guard, in_utf8
 
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, engines, images, lite, saved_model, twin
-from extract.errors import BackboneError
+from extract import images, lite, saved_model, twin
+from extract.ground import engines
+from extract.ground import files as artifacts
+from extract.ground.errors import BackboneError
 
 # Keras' own: name -> S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}

@@ -26,8 +26,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract import __version__, artifacts
-from extract.errors import CacheError
+from extract import __version__
+from extract.ground import files
+from extract.ground.errors import CacheError
 
 SCHEMA = 1
 CHUNK = 256  # rows
@@ -136,7 +137,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
                 raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        artifacts.raise_unless_damage(path, error)
+        files.raise_unless_damage(path, error)
         raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
 
 
@@ -204,7 +205,7 @@ def write(
     blocks: (sha256 S64 (b,), features float32 (b, D)) adding up to n rows. Memory: one block.
     """
     dim = probe.shape[1]
-    with artifacts.replacing(path) as partial:
+    with files.replacing(path) as partial:
         with _writing(partial) as (file, output):
             chunks = (min(CHUNK, n), dim)
             features = file.create_dataset("features", (n, dim), "f4", chunks=chunks, fletcher32=True)
@@ -314,7 +315,7 @@ def check_bytes(path: Path) -> None:
     """
     if not path.is_file():
         raise CacheError(f"There is no cache at {path}", then="Run make features")
-    with artifacts.sharing(path) as file:
+    with files.sharing(path) as file:
         stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
         raise CacheError(
@@ -429,7 +430,7 @@ def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> Fe
 
 
 def _refuse_full_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(artifacts.behind_links(path).parent).free
+    free = shutil.disk_usage(files.behind_links(path).parent).free
     if free < needed * 1.02:
         raise CacheError(
             f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from extract import backbone, manifest, run, shards
-from extract.errors import OnepassError, UsageError
+from extract.ground.errors import OnepassError, UsageError
 
 ROOT = Path(__file__).parent.parent
 SLICES = 4  # a worker, at least: what the slowest still has to do when the others are done

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extract import artifacts, backbone, cache
+from extract import backbone, cache
 from extract.backbone import REMOVED
-from extract.errors import CacheError, InputError
+from extract.ground import files
+from extract.ground.errors import CacheError, InputError
 from extract.lite import LITE0
 from extract.workspace import RECORD, Workspace, read_record, shown, write_record
 
@@ -51,7 +52,7 @@ def make(out: Path, spec: str = BACKBONE, input_size: int | None = INPUT_SIZE, p
             then="Delete that folder and try again",
         )
     if not there:
-        with artifacts.replacing_folder(data) as partial:
+        with files.replacing_folder(data) as partial:
             _write_data(partial)
     write_record(place)
     return place
@@ -74,7 +75,7 @@ def _set_aside(out: Path) -> None:
 
 def planted(out: Path) -> set[str]:
     """Return the objectIds whose labels the demo under `out` flipped; of a folder that is no demo, none."""
-    return {row["objectId"] for row in artifacts.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
+    return {row["objectId"] for row in files.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
 
 
 def enlarged(digit: np.ndarray) -> Image.Image:
@@ -104,8 +105,8 @@ def _write_data(folder: Path) -> None:
         name, value, split = rows[at]
         rows[at] = (name, "even" if value == "odd" else "odd", split)
         flips.append((name, value, rows[at][1]))
-    artifacts.write_csv(folder / "split_label.csv", ("objectId", "value", "type"), rows)
-    artifacts.write_csv(folder / "flips.csv", FLIP_COLUMNS, flips)
+    files.write_csv(folder / "split_label.csv", ("objectId", "value", "type"), rows)
+    files.write_csv(folder / "flips.csv", FLIP_COLUMNS, flips)
     truncated, html, missing = (
         folder / "object" / name[:2] / name[2:4] / f"{name}.png" for name in (rows[at][0] for at in (100, 200, 300))
     )

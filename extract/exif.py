@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from extract import engines
+from extract.ground import engines
 
 MOST_STEPS = 10_000  # of a walk; a file made of more pieces is no photo
 ORIENTATION = 0x0112

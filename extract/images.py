@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from extract import engines, exif
+from extract import exif
+from extract.ground import engines
 
 with suppress(ImportError):
     import pillow_heif

@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract import artifacts, folders
-from extract.errors import InputError, visible
+from extract import folders
+from extract.ground import files
+from extract.ground.errors import InputError, visible
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -324,7 +325,7 @@ def read_record(*folders: Path) -> Record:
     """Read what splits.csv recorded in some folders; a later folder wins."""
     found = Record({}, {}, {}, {}, [])
     for folder in dict.fromkeys(folders):
-        found.rows[:] = artifacts.read_rows(folder / RECORD, RECORD_COLUMNS)
+        found.rows[:] = files.read_rows(folder / RECORD, RECORD_COLUMNS)
         for name, sha, value, split, made in found.rows:
             found.splits[name], found.values[name], found.sha256[name] = split, value, sha
             if made:
@@ -355,7 +356,7 @@ def write_record(folder: Path, labels: Labels) -> None:
     Rows of ids that this table does not name are kept: one cache serves several tables. But where it names their image
     otherwise, as after a move, they go, unless a made split would be forgotten.
     """
-    before, fresh = artifacts.read_rows(folder / RECORD, RECORD_COLUMNS), rows(labels)
+    before, fresh = files.read_rows(folder / RECORD, RECORD_COLUMNS), rows(labels)
     mine, made_here = set(labels.ids.tolist()), dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
 
     def kept(name: str, sha: str, made: str) -> bool:
@@ -363,7 +364,7 @@ def write_record(folder: Path, labels: Labels) -> None:
         return name not in mine and not renamed
 
     others = [row for row in before if kept(row[0], row[1], row[4])]
-    artifacts.write_csv(folder / RECORD, RECORD_COLUMNS, [*others, *fresh])
+    files.write_csv(folder / RECORD, RECORD_COLUMNS, [*others, *fresh])
 
 
 def rows(labels: Labels) -> list[list[str]]:

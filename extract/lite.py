@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, state_dict
-from extract.errors import BackboneError
+from extract import state_dict
+from extract.ground import engines
+from extract.ground.errors import BackboneError
 
 
 @dataclass(frozen=True)

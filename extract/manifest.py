@@ -17,9 +17,10 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from extract import artifacts, folders, images, tables
-from extract.errors import InputError
+from extract import folders, images, tables
 from extract.folders import SUFFIXES
+from extract.ground import files as artifacts
+from extract.ground.errors import InputError
 from extract.tables import COLUMNS as TABLE_COLUMNS
 from extract.tables import REQUIRED
 

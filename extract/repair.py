@@ -14,8 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract import artifacts, cache
-from extract.errors import CacheError
+from extract import cache
+from extract.ground import files
+from extract.ground.errors import CacheError
 
 END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says how long the file is
 
@@ -28,9 +29,9 @@ def repair(path: Path) -> tuple[int, int]:
     process has the file open for writing. The file is untouched.
     """
     of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # a part is its cache's writer's
-    with artifacts.lock(artifacts.lock_of(of), str(of)):
-        artifacts.sweep(path.parent)
-        with artifacts.sharing(path), _opened(path) as (file, source):
+    with files.lock(files.lock_of(of), str(of)):
+        files.sweep(path.parent)
+        with files.sharing(path), _opened(path) as (file, source):
             recipe, provenance, probe = _described(path, file, source)
             n = len(file["features"])
             keys, whole = _whole_rows(path, file, source)
@@ -51,7 +52,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
         with _Padded(path) as padded, h5py.File(padded, "r") as file:
             yield file, padded
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        artifacts.raise_unless_damage(path, error)
+        files.raise_unless_damage(path, error)
         raise CacheError(
             f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
         ) from error

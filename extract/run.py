@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, labels, manifest, nearest, repeats, workspace
+from extract import backbone, cache, images, labels, manifest, nearest, repeats, workspace
 from extract.cache import FeatureCache
-from extract.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
+from extract.ground import engines, files
+from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
+from extract.ground.progress import Progress
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
-from extract.progress import Progress
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
@@ -100,17 +101,17 @@ def extract(config: Config) -> int:
     """
     started, place = time.monotonic(), config.workspace
     print(f"features  {place.describe()}", flush=True)
-    with artifacts.lock(artifacts.lock_of(place.cache), str(place.cache)):
+    with files.lock(files.lock_of(place.cache), str(place.cache)):
         for folder in (place.out, place.beside_cache, _parts_folder(place)):
-            artifacts.sweep(folder)
+            files.sweep(folder)
         table = manifest.read_table(place.data)
         classes = labels.check(table, place.data, place.positive)  # before hours of embedding
         source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source, place.precision)
         known, scan = _scan(config, table)
         written = place.records()
-        photos = scan.paths(artifacts.inodes(written))
-        artifacts.refuse_inputs(written, photos, then="Give another OUT or CACHE")
+        photos = scan.paths(files.inodes(written))
+        files.refuse_inputs(written, photos, then="Give another OUT or CACHE")
         plan = _plan(config, scan, recipe)
         _record_inputs(place)
         if classes:
@@ -191,7 +192,7 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     changed = labels.changes(said, mine)
     if labels.rows(said) != mine.rows:
         labels.write_record(place.out, said)
-    artifacts.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
+    files.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")
     return said
@@ -223,7 +224,7 @@ def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str
     """Map the digest of each image that this version could not decode for this recipe to (reason, detail)."""
     return {
         row["sha256"]: (row["reason"], row["detail"])
-        for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+        for row in files.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
         if row["reason"] == "undecodable" and row["sha256"] and row["decoder"] == _decoder(recipe)
     }
 
@@ -490,9 +491,9 @@ def _write_quarantine(place: Workspace, scan: Scan, failures: list[Failure], dec
     """Write this table's failures; rows of objects that only other tables name are kept."""
     path = place.beside_cache / "quarantine.csv"
     mine = {row.object_id for row in scan.rows}
-    rows = [tuple(row.values()) for row in artifacts.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
+    rows = [tuple(row.values()) for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
     rows += [(f.object_id, f.path, f.sha256, f.reason, f.detail, decoder) for f in failures]
-    artifacts.write_csv(path, QUARANTINE_COLUMNS, rows)
+    files.write_csv(path, QUARANTINE_COLUMNS, rows)
 
 
 def _finish(

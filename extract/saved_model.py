@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract import engines
-from extract.errors import BackboneError
+from extract.ground import engines
+from extract.ground.errors import BackboneError
 
 FILE = "saved_model.pb"
 SIGNATURES = ("default", "serving_default")  # tried in this order where there is no __call__

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extract import artifacts, backbone, cache, labels, manifest, run, workspace
-from extract.errors import DONE, CacheError, UsageError
+from extract import backbone, cache, labels, manifest, run, workspace
+from extract.ground import files
+from extract.ground.errors import DONE, CacheError, UsageError
 from extract.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.workspace import Workspace
 
@@ -51,7 +52,7 @@ def extract(config: run.Config, shard: tuple[int, int]) -> int:
         return DONE
     # labels and splits are for the whole table to make; where there is no other path, the id is looked up as ever
     cells = ((name, "", "train", path, "") for name, path in zip(rows["objectId"], rows["path"], strict=True))
-    artifacts.write_csv(mine.data, TABLE_COLUMNS, cells)
+    files.write_csv(mine.data, TABLE_COLUMNS, cells)
     return run.extract(replace(config, workspace=mine, apart=True))
 
 
@@ -82,8 +83,8 @@ def seal(config: run.Config) -> int:
     another recipe. Killed at any moment, the same call completes.
     """
     place = config.workspace
-    with artifacts.lock(artifacts.lock_of(place.cache), str(place.cache)):
-        artifacts.sweep(place.beside_cache)
+    with files.lock(files.lock_of(place.cache), str(place.cache)):
+        files.sweep(place.beside_cache)
         if count(place):
             _seal(place, _finished(place))
     return run.extract(config)  # records, splits, and whatever has changed on the disk since
@@ -103,7 +104,7 @@ def _seal(place: Workspace, folders: list[Path]) -> None:
     if found:
         print(f"seal      {len(folders):,} shards, {sum(map(len, found)):,} rows", flush=True)
         cache.seal(place.cache, found, cache.provenance(backbone=source.name))
-    shards = artifacts.behind_links(shards_of(place))
+    shards = files.behind_links(shards_of(place))
     gone = shards.with_name(f".onepass-tmp-{os.getpid()}-{shards.name}")
     os.rename(shards, gone)  # all at once: a kill must not leave some shards that look like a whole
     shutil.rmtree(gone)
@@ -111,10 +112,10 @@ def _seal(place: Workspace, folders: list[Path]) -> None:
 
 def _join_quarantines(place: Workspace, folders: list[Path]) -> None:
     path = place.beside_cache / "quarantine.csv"
-    fresh = [row for folder in folders for row in artifacts.read_csv(folder / "quarantine.csv", QUARANTINE_COLUMNS)]
+    fresh = [row for folder in folders for row in files.read_csv(folder / "quarantine.csv", QUARANTINE_COLUMNS)]
     mine = {row["objectId"] for row in fresh}
-    kept = [row for row in artifacts.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
-    artifacts.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
+    kept = [row for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
+    files.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
 
 
 def count(place: Workspace) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import BackboneError
+from extract.ground.errors import BackboneError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from extract import artifacts, folders, images
-from extract.errors import InputError
+from extract import folders, images
+from extract.ground import files
+from extract.ground.errors import InputError
 
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
 COLUMNS = ("objectId", "value", "type", "path", "group")
@@ -74,7 +75,7 @@ def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str],
                 rule=f"The header has {width} columns ({', '.join(map(strip, header))})",
             )
         lines.append(line)
-        cells.append([artifacts.plain(cell) for cell in row[:width]])
+        cells.append([files.plain(cell) for cell in row[:width]])
     return header, lines, cells
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines, lite
+from extract import lite
+from extract.ground import engines
 
 SMALLEST = 32  # S that Keras builds an EfficientNet for
 TOLERANCE = 1e-4  # x max(1, max|f|), as everywhere

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extract import artifacts
 from extract.backbone import DEFAULT as BACKBONE
 from extract.backbone import NAMES, REMOVED
-from extract.errors import InputError, visible
+from extract.ground import files
+from extract.ground.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
@@ -128,7 +128,7 @@ def resolve(
         folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine), precision
     )
     written = [*place.records(), *(folder / name for name in REPORTS)]
-    artifacts.refuse_inputs(written, place.given(), then="Give another OUT or CACHE")
+    files.refuse_inputs(written, place.given(), then="Give another OUT or CACHE")
     return place
 
 
@@ -201,4 +201,4 @@ def write_record(workspace: Workspace, **entries: Any) -> None:
     if workspace.cache == workspace.out / "features.h5":
         del inputs["cache"]  # so that a folder which is moved or copied goes on with its own
     record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}
-    artifacts.write_json(workspace.out / RECORD, record)
+    files.write_json(workspace.out / RECORD, record)

@@ -11,10 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import artifacts, backbone, cache, demo, engines, workspace
+from extract import backbone, cache, demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
-from extract.errors import DONE, UsageError, guard, in_utf8
+from extract.ground import engines
+from extract.ground import files as artifacts
+from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
@@ -279,7 +281,7 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return its exit code (see extract/errors.py)."""
+    """Run one verb and return its exit code (see extract/ground/errors.py)."""
     return guard(lambda: _run(argv))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from extract import artifacts
+from extract.ground import files
 from extract.workspace import Workspace
 from heads import solver
 from heads.baselines import CS, folds_by_group
@@ -67,4 +67,4 @@ def suspects(data: Dataset, seed: int) -> Audit:
 
 def write(place: Workspace, audit: Audit) -> None:
     """Write suspects.csv."""
-    artifacts.write_csv(place.out / "suspects.csv", COLUMNS, audit.rows)
+    files.write_csv(place.out / "suspects.csv", COLUMNS, audit.rows)

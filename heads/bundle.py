@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts
 from extract.cache import FeatureCache, refuse_other_recipe
-from extract.errors import HeadError
+from extract.ground import files
+from extract.ground.errors import HeadError
 from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
@@ -68,7 +68,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        artifacts.raise_unless_damage(folder / "head.json", error)
+        files.raise_unless_damage(folder / "head.json", error)
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise HeadError(f"{folder / 'head.json'} has no schema {SCHEMA}", then="Train the head again with make head")
@@ -109,7 +109,7 @@ def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
                 raise ValueError("its arrays are compressed, and might unfold without end")  # ours are not
             return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
-        artifacts.raise_unless_damage(path, error)
+        files.raise_unless_damage(path, error)
         raise HeadError(
             f"{path} does not hold what head.json describes: {error}", then="Train the head again with make head"
         ) from error
@@ -159,7 +159,7 @@ def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
 
 def trained(heads: Path) -> list[str]:
     """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
-    artifacts.sweep(heads)
+    files.sweep(heads)
     return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
 
 

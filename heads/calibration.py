@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
-from extract.errors import HeadError
+from extract.ground.errors import HeadError
 from heads.baselines import TOO_FEW, Head, MajorityHead, folds_by_group
 from heads.classifiers import KnnHead, LdaHead, SvmHead
 from heads.layers import Dense, forward

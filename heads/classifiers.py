@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from extract.errors import HeadError, TooFewRows
+from extract.ground.errors import HeadError, TooFewRows
 from heads.baselines import TOO_FEW, Head, folds_by_group, some_rows
 from heads.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
 

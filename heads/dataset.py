@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract import artifacts, cache, labels, manifest, repeats, workspace
+from extract import cache, labels, manifest, repeats, workspace
 from extract.cache import FeatureCache
-from extract.errors import CacheError, InputError
+from extract.ground import files
+from extract.ground.errors import CacheError, InputError
 from extract.labels import SPLITS, Labels
 from extract.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.workspace import Workspace
@@ -159,7 +160,7 @@ def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, in
     """Count the rows without features by reason. Errors: CacheError for rows that no reason explains."""
     reasons = {
         row["objectId"]: row["reason"]
-        for row in artifacts.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+        for row in files.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
     }
     without = said.ids[at < 0].tolist()
     lacking = [name for name in without if name not in reasons]

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import beta
 from scipy.stats import t as student
 
-from extract.errors import UsageError
+from extract.ground.errors import UsageError
 from heads import metrics
 from heads.metrics import Metric
 

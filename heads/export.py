@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, images, manifest
-from extract.errors import HeadError
+from extract import backbone, cache, images, manifest
+from extract.ground import engines
+from extract.ground import files as artifacts
+from extract.ground.errors import HeadError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
 from heads import bundle as bundles

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, engines, images
-from extract.errors import HeadError, UsageError
+from extract import backbone, images
+from extract.ground import engines
+from extract.ground import files as artifacts
+from extract.ground.errors import HeadError, UsageError
 from heads.layers import Dense
 
 OUTPUTS = ("probability", "decision")

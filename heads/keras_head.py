@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import engines
+from extract.ground import engines
 from heads.baselines import Head
 from heads.layers import Dense, fold, forward, standardisation, standardise
 

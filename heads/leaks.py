@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
-from extract import artifacts
+from extract.ground import files
 from extract.labels import SPLITS
 from extract.workspace import Workspace
 from heads import metrics
@@ -318,4 +318,4 @@ def _share(found: dict[str, Metric]) -> str:
 
 def write(place: Workspace, leaks: Leaks) -> None:
     """Write leaks.csv."""
-    artifacts.write_csv(place.out / "leaks.csv", COLUMNS, leaks.rows)
+    files.write_csv(place.out / "leaks.csv", COLUMNS, leaks.rows)

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts, backbone, cache, engines, folders, images, manifest, nearest, tables
+from extract import backbone, cache, folders, images, manifest, nearest, tables
 from extract.cache import FeatureCache
-from extract.errors import HeadError, InputError
-from extract.progress import Progress
+from extract.ground import engines
+from extract.ground import files as artifacts
+from extract.ground.errors import HeadError, InputError
+from extract.ground.progress import Progress
 from extract.run import undecodable
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles

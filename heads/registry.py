@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from extract.errors import UsageError
+from extract.ground.errors import UsageError
 from heads.baselines import Head, LogisticHead, MajorityHead
 from heads.classifiers import KnnHead, LdaHead, SvmHead
 from heads.keras_head import SigmoidHead

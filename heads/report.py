@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from extract import artifacts
 from extract.cache import provenance
+from extract.ground import files
 from extract.workspace import Workspace
 from heads import decision, metrics, mistakes, page, paired, registry
 from heads.audit import Audit
@@ -114,7 +114,7 @@ def write(
         for split, figures in head.figures.items()
         for name, m in figures.items()
     ]
-    artifacts.write_csv(
+    files.write_csv(
         place.out / "comparison.csv", ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups"), rows
     )
     told = {
@@ -137,7 +137,7 @@ def write(
         "notes": legend(data, heads, chosen, leaks, left_out),
         "heads": [_head(head) for head in heads],
     }
-    artifacts.write_json(place.out / "comparison.json", told)
+    files.write_json(place.out / "comparison.json", told)
     return told
 
 
@@ -155,7 +155,7 @@ def write_page(
         leaky=leaks.rows,
         mistakes=mistakes.worst(place, data, chosen),
     )
-    with artifacts.replacing(place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
+    with files.replacing(place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")
 
 

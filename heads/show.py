@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from extract import artifacts, labels
-from extract.errors import HeadError
+from extract import labels
+from extract.ground import files
+from extract.ground.errors import HeadError
 from extract.images import BadImage
 from extract.manifest import Manifest
 from extract.workspace import Workspace
@@ -34,11 +35,11 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError without a fresh compare."""
     if not (place.out / "suspects.csv").exists():
         raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
-    suspects = artifacts.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
+    suspects = files.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
     values = labels.read_record(place.out).values
     if any(values.get(row["objectId"]) != row["value"] for row in suspects):
         raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
-    rows = artifacts.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)
+    rows = files.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
@@ -50,7 +51,7 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
         f"{split} images: what {name} says, and how surely; red where the label differs": predicted,
     }
     path = place.out / "show.png"
-    with artifacts.replacing(path) as partial:
+    with files.replacing(path) as partial:
         _sheet(parts, Manifest.read(place.beside_cache / "manifest.csv")).save(partial, "PNG")
     return path
 

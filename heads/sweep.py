@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.errors import TooFewRows, UsageError
-from extract.progress import Progress
+from extract.ground.errors import TooFewRows, UsageError
+from extract.ground.progress import Progress
 from heads import metrics, solver
 from heads.baselines import folds_by_group
 from heads.classifiers import Unweighted

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import artifacts
 from extract.cache import provenance
-from extract.errors import HeadError, TooFewRows
+from extract.ground import files
+from extract.ground.errors import HeadError, TooFewRows
 from extract.workspace import Workspace
 from heads import calibration, decision, metrics, registry
 from heads.bundle import Bundle
@@ -122,8 +122,8 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     }
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for name, (columns, rows) in trained.tables.items():
-        artifacts.write_csv(folder / name, columns, rows)
-    artifacts.write_csv(
+        files.write_csv(folder / name, columns, rows)
+    files.write_csv(
         folder / "predictions.csv",
         PREDICTION_COLUMNS,
         [row for split, p in trained.p.items() for row in _predictions(data, split, p)],
@@ -159,7 +159,7 @@ def run(
                 measure(head, data, "test", config.seed)
             if head not in eligible:
                 continue
-            with artifacts.replacing_folder(place.out / "heads" / head.name) as folder:
+            with files.replacing_folder(place.out / "heads" / head.name) as folder:
                 publish(head, data, folder)
                 if (Path(logs) / head.name).exists():
                     shutil.copytree(Path(logs) / head.name, folder / "tensorboard")

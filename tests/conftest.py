@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import pictures, synthetic
-from extract import artifacts, cache, manifest
+from extract import cache, manifest
+from extract.ground import files
 from extract.workspace import Workspace, write_record
 
 ROOT = Path(__file__).parent.parent
@@ -86,7 +87,7 @@ class Album:
         return self
 
     def write(self) -> None:
-        artifacts.write_csv(self.table, ("objectId", "value", "type", "group"), self.rows)
+        files.write_csv(self.table, ("objectId", "value", "type", "group"), self.rows)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def album(tmp_path: Path) -> Album:
 
 def save_tiny_backbone(path: Path) -> None:
     """Save a .keras feature extractor, (32, 32, 3) -> (12,), with the layers that are known to cause trouble."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     keras.utils.set_random_seed(3)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from extract import artifacts
-from extract.errors import InputError
+from extract.ground import files
+from extract.ground.errors import InputError
 from heads import __main__ as heads_main
 from heads import dataset
 from heads.review import answers
@@ -45,7 +45,7 @@ def test_an_answer_that_broke_off_costs_itself_alone(tmp_path, cut):
     first, second, third = (said("flip", {f"{at}": "0"}, "1", when=f"2026-01-0{at}") for at in (1, 2, 3))
     written(path, first, second)
     size = path.stat().st_size
-    last = len(artifacts.csv_text(second.rows()).encode())
+    last = len(files.csv_text(second.rows()).encode())
     os.truncate(path, size - min(cut, last))
     kept = [first, second] if cut == 1 else [first]  # without its line feed alone it is whole
     assert answers.read(path) == kept

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from extract import artifacts
-from extract.errors import BusyError, InputError
+from extract.ground import files
+from extract.ground.errors import BusyError, InputError
 from tests.conftest import ROOT
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path):
     """What is published is never half-written."""
     path = tmp_path / "table.csv"
-    artifacts.write_csv(path, ("a",), [("old",)])
-    with pytest.raises(RuntimeError), artifacts.replacing(path) as partial:
+    files.write_csv(path, ("a",), [("old",)])
+    with pytest.raises(RuntimeError), files.replacing(path) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "a\nold\n"
@@ -31,7 +31,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path):
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     """A reader finds the old files or the new ones, never both."""
     for name in ("old", "new"):
-        with artifacts.replacing_folder(tmp_path / "head") as folder:
+        with files.replacing_folder(tmp_path / "head") as folder:
             (folder / name).write_text(name)
     assert [p.name for p in (tmp_path / "head").iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [tmp_path / "head"]
@@ -45,7 +45,7 @@ def test_a_folder_caught_between_two_renames_is_put_back(tmp_path):
     (tmp_path / f".onepass-old-{dead.pid}-head" / "head.json").write_text("{}")
     (tmp_path / f".onepass-tmp-{dead.pid}-head").mkdir()
     (tmp_path / "notes.txt").write_text("the user's own")
-    artifacts.sweep(tmp_path)
+    files.sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["head", "notes.txt"]
     assert (tmp_path / "head" / "head.json").exists()
 
@@ -56,19 +56,19 @@ def test_a_lock_refuses_a_second_holder_and_dies_with_its_process(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from extract import artifacts
-with artifacts.lock(Path({str(path)!r}), "it"):
+from extract.ground import files
+with files.lock(Path({str(path)!r}), "it"):
     print("held", flush=True)
     time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(BusyError, match=f"Process {holder.pid} is already writing"), artifacts.lock(path, "it"):
+    with pytest.raises(BusyError, match=f"Process {holder.pid} is already writing"), files.lock(path, "it"):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
-    with artifacts.lock(path, "it"):
+    with files.lock(path, "it"):
         assert path.exists()
     assert not path.exists()
 
@@ -76,8 +76,8 @@ with artifacts.lock(Path({str(path)!r}), "it"):
 def test_names_that_are_not_utf8_survive_a_table(tmp_path):
     """A file name is bytes; a table must not lose them."""
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    artifacts.write_csv(tmp_path / "t.csv", ("path",), [(name,)])
-    assert artifacts.read_csv(tmp_path / "t.csv", ("path",)) == [{"path": name}]
+    files.write_csv(tmp_path / "t.csv", ("path",), [(name,)])
+    assert files.read_csv(tmp_path / "t.csv", ("path",)) == [{"path": name}]
 
 
 def plain(folder):
@@ -141,7 +141,7 @@ def test_an_output_that_is_a_link_stays_one_and_its_target_is_replaced_whole(tmp
     path, target = made(tmp_path)
     links = links_below(tmp_path)
     reader = target.open() if target.exists() else None
-    artifacts.write_csv(path, ("a",), [("new",)])
+    files.write_csv(path, ("a",), [("new",)])
     assert target.read_text() == path.read_text() == "a\nnew\n"
     assert not target.is_symlink()
     assert links_below(tmp_path) == links
@@ -158,8 +158,8 @@ def test_a_kill_behind_a_link_leaves_the_old_file_and_a_partial_that_the_next_sw
     code = f"""
 import os, signal
 from pathlib import Path
-from extract import artifacts
-with artifacts.replacing(Path({str(path)!r})) as partial:
+from extract.ground import files
+with files.replacing(Path({str(path)!r})) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -169,7 +169,7 @@ with artifacts.replacing(Path({str(path)!r})) as partial:
     others = {target.parent / ".onepass-tmp-1-another.csv", target.parent / f".onepass-tmp-1-{target.name}"}
     for other in others:  # process 1 lives
         other.write_text("somebody's")
-    artifacts.sweep(path.parent)
+    files.sweep(path.parent)
     assert set(partials(tmp_path)) == others
 
 
@@ -188,7 +188,7 @@ def test_a_link_that_nothing_can_be_written_behind_is_refused(tmp_path, kind):
         path.symlink_to("second" if kind.startswith("chain") else leads)
     links = links_below(tmp_path)
     with pytest.raises(InputError, match="is a link to"):
-        artifacts.write_csv(path, ("a",), [])
+        files.write_csv(path, ("a",), [])
     assert links_below(tmp_path) == links
     assert not (tmp_path / "unmounted").exists()
 
@@ -208,11 +208,11 @@ def test_a_folder_behind_a_link_is_replaced_as_a_whole(tmp_path, before):
     if before == "a head":
         head(disk, "old")
         (disk / "gone").touch()
-    with pytest.raises(RuntimeError), artifacts.replacing_folder(path) as folder:
+    with pytest.raises(RuntimeError), files.replacing_folder(path) as folder:
         head(folder, "half")
         raise RuntimeError
     assert [each.read_text() for each in disk.glob("head.json")] == ["old"] * (before == "a head")
-    with artifacts.replacing_folder(path) as folder:
+    with files.replacing_folder(path) as folder:
         head(folder, "new")
     assert os.readlink(path) == "../disk"
     assert [each.name for each in disk.iterdir()] == ["head.json"]
@@ -225,7 +225,7 @@ def test_a_link_to_a_folder_of_somebodys_own_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     (tmp_path / "link").symlink_to("photos")
-    with pytest.raises(InputError, match="which holds other things"), artifacts.replacing_folder(tmp_path / "link"):
+    with pytest.raises(InputError, match="which holds other things"), files.replacing_folder(tmp_path / "link"):
         pass
     assert [each.name for each in (tmp_path / "photos").iterdir()] == ["a.jpg"]
 
@@ -241,20 +241,20 @@ def test_a_kill_at_any_rename_of_a_folder_behind_a_link_leaves_the_old_or_the_ne
     code = f"""
 import os, signal
 from pathlib import Path
-from extract import artifacts
+from extract.ground import files
 done, rename = [], os.rename
 def killed(*names):
     if len(done) == {renames}:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(rename(*names))
 os.rename = killed
-artifacts.shutil.rmtree = lambda *a, **k: killed()
-with artifacts.replacing_folder(Path({str(path)!r})) as folder:
+files.shutil.rmtree = lambda *a, **k: killed()
+with files.replacing_folder(Path({str(path)!r})) as folder:
     (folder / "head.json").write_text("new")
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
     assert partials(tmp_path)
-    artifacts.sweep(tmp_path / "heads")
+    files.sweep(tmp_path / "heads")
     assert (path / "head.json").read_text() == ("new" if renames == 2 else "old")
     assert path.is_symlink()
     assert partials(tmp_path) == []
@@ -296,24 +296,24 @@ def test_a_file_is_known_by_itself_and_not_by_its_name(tmp_path, spelled, turned
     (tmp_path / "equal.csv").write_text("objectId,value\n")
     target, read = (spelled(tmp_path), mine) if not turned else (mine, spelled(tmp_path))
     others = [tmp_path / "gone", tmp_path / "equal.csv", "/dev/null", str(tmp_path / "a\0b")]
-    artifacts.refuse_inputs([target, tmp_path / "not there"], others, then="")
+    files.refuse_inputs([target, tmp_path / "not there"], others, then="")
     with pytest.raises(InputError, match="is a file that this command reads"):
-        artifacts.refuse_inputs([tmp_path / "not there", target], [*others, str(read)], then="")
+        files.refuse_inputs([tmp_path / "not there", target], [*others, str(read)], then="")
 
 
 def test_what_a_table_cannot_be_written_to_is_refused_at_the_start(tmp_path):
     """A folder; and a kill's partial beside the user's own output goes."""
     with pytest.raises(InputError, match="is a folder"):
-        artifacts.refuse_output(tmp_path, [])
+        files.refuse_output(tmp_path, [])
     dead = subprocess.Popen(["true"])
     dead.wait()
     for name in ("p.csv", "another.csv"):
         (tmp_path / f".onepass-tmp-{dead.pid}-{name}").touch()
-    artifacts.refuse_output(tmp_path / "p.csv", [])
+    files.refuse_output(tmp_path / "p.csv", [])
     assert [each.name for each in partials(tmp_path)] == [f".onepass-tmp-{dead.pid}-another.csv"]
 
 
-WRITES = "from pathlib import Path; from extract import artifacts; "
+WRITES = "from pathlib import Path; from extract.ground import files; "
 WRITES += "artifacts.write_csv(artifacts.output({!r}), ('a',), [('caf\\xe9',)])"
 WRITTEN = "a\ncafé\n".encode()
 
@@ -352,7 +352,7 @@ def test_standard_output_is_written_to_whatever_it_is(tmp_path, name, where):
 def test_a_file_named_like_standard_outputs_sign_can_be_asked_for(tmp_path, monkeypatch):
     """As everywhere: ./-"""
     monkeypatch.chdir(tmp_path)
-    artifacts.write_csv(artifacts.output("./-"), ("a",), [])
+    files.write_csv(files.output("./-"), ("a",), [])
     assert [each.name for each in tmp_path.iterdir()] == ["-"]
 
 
@@ -364,33 +364,33 @@ def test_a_pipe_a_terminal_and_a_device_are_written_through(tmp_path):
     for path in (fifo, linked):
         with ThreadPoolExecutor(1) as pool:
             read = pool.submit(fifo.read_bytes)
-            artifacts.write_csv(path, ("a",), [("café",)])
+            files.write_csv(path, ("a",), [("café",)])
             assert read.result(timeout=30) == WRITTEN
     ours, theirs = os.openpty()
-    artifacts.write_csv(Path(os.ttyname(theirs)), ("a",), [("café",)])
+    files.write_csv(Path(os.ttyname(theirs)), ("a",), [("café",)])
     assert os.read(ours, 99).replace(b"\r\n", b"\n") == WRITTEN
     assert stat.S_ISCHR(os.stat(os.ttyname(theirs)).st_mode)
     os.close(ours), os.close(theirs)
     null = tmp_path / "null"
     with suppress(PermissionError):  # only root may make a device
         os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        artifacts.write_csv(null, ("a",), [("café",)])
+        files.write_csv(null, ("a",), [("café",)])
         assert stat.S_ISCHR(null.lstat().st_mode)
     assert stat.S_ISFIFO(fifo.lstat().st_mode)
     assert linked.is_symlink()
     assert partials(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", sorted(artifacts.NO_LOCKS))
+@pytest.mark.parametrize("number", sorted(files.NO_LOCKS))
 def test_a_file_system_without_locks_is_named_with_a_way_out(tmp_path, monkeypatch, number):
     """NFS without lockd, some FUSE and cluster file systems; nothing is left lying."""
 
     def refused(*given):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(artifacts.fcntl, "flock", refused)
+    monkeypatch.setattr(files.fcntl, "flock", refused)
     path = tmp_path / ".features.h5.lock"
-    with pytest.raises(BusyError, match="has no file locks") as raised, artifacts.lock(path, "it"):
+    with pytest.raises(BusyError, match="has no file locks") as raised, files.lock(path, "it"):
         pass
     assert str(path) in str(raised.value)
     assert "HDF5_USE_FILE_LOCKING" in str(raised.value)
@@ -403,7 +403,7 @@ def test_all_links_to_an_output_have_one_lock(tmp_path):
     (tmp_path / "a" / "features.h5").symlink_to("../features.h5")
     (tmp_path / "b").symlink_to(".")
     names = [tmp_path / "features.h5", tmp_path / "a" / "features.h5", tmp_path / "b" / "a" / "features.h5"]
-    assert {artifacts.lock_of(name) for name in names} == {tmp_path / ".features.h5.lock"}
+    assert {files.lock_of(name) for name in names} == {tmp_path / ".features.h5.lock"}
 
 
 @pytest.mark.parametrize("line", [1, 2, 5])
@@ -411,9 +411,9 @@ def test_all_links_to_an_output_have_one_lock(tmp_path):
 def test_a_table_of_ours_with_a_stray_quote_is_damaged_not_shorter(tmp_path, line, cell):
     """Rows that a quote took in would be forgotten: splits made anew, failures tried again."""
     path = tmp_path / "t.csv"
-    artifacts.write_csv(path, ("a", "b"), [(f"x{i}", f"y{i}") for i in range(5)])
+    files.write_csv(path, ("a", "b"), [(f"x{i}", f"y{i}") for i in range(5)])
     lines = [line.split(",") for line in path.read_text().splitlines()]
     lines[line][cell] = '"' + lines[line][cell]
     path.write_text("\n".join(map(",".join, lines)) + "\n")
     with pytest.raises(InputError, match="is not as it was written"):
-        artifacts.read_rows(path, ("a", "b"))
+        files.read_rows(path, ("a", "b"))

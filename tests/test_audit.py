@@ -9,7 +9,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
-from extract import artifacts, run
+from extract import run
+from extract.ground import files
 from extract.manifest import Manifest, Row
 from heads import audit, dataset, show, solver
 from heads.__main__ import main
@@ -120,6 +121,6 @@ def test_suspects_of_labels_that_have_changed_are_not_shown(cached, capsys):
     assert main(["train", "--head", "logistic", "--out", str(cached.out)]) == 0
     row = read_rows(cached.data)[0]
     suspect = (row["objectId"], row["type"], str(1 - int(row["value"])), 0.4, 0.4)
-    artifacts.write_csv(cached.out / "suspects.csv", audit.COLUMNS, [suspect])
+    files.write_csv(cached.out / "suspects.csv", audit.COLUMNS, [suspect])
     assert main(["show", "--out", str(cached.out)]) == 1
     assert "Labels changed since suspects.csv was written" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import backbone, cache, engines
-from extract.errors import BackboneError, CacheError
+from extract import backbone, cache
+from extract.ground import engines
+from extract.ground.errors import BackboneError, CacheError
 from tests.conftest import ROOT, picture
 
 tensorflow = pytest.mark.tensorflow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from extract import cache
-from extract.errors import CacheError, HeadError
+from extract.ground.errors import CacheError, HeadError
 from heads import bundle, dataset, train
 from heads.__main__ import main
 

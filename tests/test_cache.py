@@ -14,9 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import artifacts, cache, repair
+from extract import cache, repair
 from extract.__main__ import main
-from extract.errors import BusyError, CacheError
+from extract.ground import files
+from extract.ground.errors import BusyError, CacheError
 from tests.conftest import ROOT
 
 RECIPE = {"architecture": "test", "input_size": 32}
@@ -276,7 +277,7 @@ def test_a_cache_on_a_file_system_without_locks_is_not_damaged(sealed, monkeypat
         raise OSError(number, words)
 
     monkeypatch.setattr(cache.h5py, "File", refused)
-    monkeypatch.setattr(artifacts.fcntl, "flock", refused)
+    monkeypatch.setattr(files.fcntl, "flock", refused)
     cache.check_bytes(sealed.path)  # which needs no lock to compare bytes
     with pytest.raises(BusyError, match="HDF5_USE_FILE_LOCKING=FALSE") as raised:
         cache.open_cache(sealed.path)

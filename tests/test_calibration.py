@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
-from extract.errors import HeadError
+from extract.ground.errors import HeadError
 from heads import calibration, dataset, formats, layers, metrics, report, train
 from heads.baselines import Head, LogisticHead
 from heads.calibration import Calibrated
@@ -138,7 +138,7 @@ def test_heads_that_cannot_or_need_not_be_calibrated_are_left_with_a_note(cached
 @pytest.mark.tensorflow
 def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     """In Keras as in NumPy, far inside parity's tolerance: a hidden layer under each map, and steep isotonic knots."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     network, rng = keras.models.load_model(tiny_backbone), np.random.default_rng(0)

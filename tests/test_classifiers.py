@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from benchmarks import synthetic
-from extract.errors import HeadError, TooFewRows
+from extract.ground.errors import HeadError, TooFewRows
 from heads import classifiers, layers
 from heads.baselines import folds_by_group
 from heads.classifiers import CS, KS, KnnHead, LdaHead, SvmHead

@@ -14,7 +14,7 @@ import pytest
 
 from extract import cache, cluster, run
 from extract.__main__ import main
-from extract.errors import UsageError
+from extract.ground.errors import UsageError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.tensorflow

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorflow
 SLOW = """
 import sys, time
 from extract import backbone, run, workspace
-from extract.errors import guard
+from extract.ground.errors import guard
 run.PART_ROWS = 8
 embed = backbone.Backbone.embed
 def slowly(self, pixels):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import synthetic
-from extract import artifacts, cache, manifest, workspace
-from extract.errors import CacheError, InputError
+from extract import cache, manifest, workspace
+from extract.ground import files
+from extract.ground.errors import CacheError, InputError
 from extract.labels import SPLITS
 from heads import dataset
 from tests.conftest import read_rows
@@ -20,7 +21,7 @@ def rows_of(place):
 
 
 def write(place, rows, header=("objectId", "value", "type", "group")):
-    artifacts.write_csv(place.data, header, rows)
+    files.write_csv(place.data, header, rows)
 
 
 def test_rows_labels_and_features_belong_together(cached):
@@ -62,9 +63,9 @@ def test_quarantined_and_unlabelled_rows_are_left_out_and_counted(cached):
     rows = read_rows(cached.out / "manifest.csv")
     for row in rows[:2]:
         row["sha256"] = ""
-    artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
+    files.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
     failed = [(r["objectId"], "", "", "missing", "", "") for r in rows[:2]]
-    artifacts.write_csv(cached.out / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
+    files.write_csv(cached.out / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
     table = rows_of(cached)
     write(cached, [(n, "" if i == 5 else v, s, g) for i, (n, v, s, g) in enumerate(table)])
     data = dataset.join(cached)
@@ -76,7 +77,7 @@ def test_an_unfinished_extraction_is_refused(cached):
     """Rows without features and without a reason mean that make features was stopped."""
     rows = read_rows(cached.out / "manifest.csv")
     rows[3]["sha256"] = "f" * 64
-    artifacts.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
+    files.write_csv(cached.out / "manifest.csv", list(rows[0]), [tuple(r.values()) for r in rows])
     with pytest.raises(CacheError, match="lacks the features of 1 objects"):
         dataset.join(cached)
 
@@ -101,7 +102,7 @@ def test_a_table_without_test_rows_still_trains(cached):
 def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_path):
     """One cache, many label tables: CACHE=a/features.h5 DATA=new.csv OUT=b."""
     table = tmp_path / "new.csv"
-    artifacts.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
+    files.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
     place = workspace.resolve(cache=str(cached.cache), data=str(table), out=str(tmp_path / "b"))
     data = dataset.join(place)
     assert data.classes == ("no", "yes")
@@ -119,11 +120,11 @@ def test_a_table_of_one_class_says_so(cached):
 def test_what_was_given_is_remembered_once_it_could_be_used(cached, tmp_path):
     """DATA and POSITIVE of a head are the next verb's, a table that was refused is not."""
     names = [(n, ("no", "yes")[int(v)], s, g) for n, v, s, g in rows_of(cached)]
-    artifacts.write_csv(tmp_path / "names.csv", ("objectId", "value", "type", "group"), names)
+    files.write_csv(tmp_path / "names.csv", ("objectId", "value", "type", "group"), names)
     out = str(cached.out)
     dataset.join(workspace.resolve(out=out, data=str(tmp_path / "names.csv"), positive="no"))
     assert workspace.resolve(out=out).positive == "no"
-    artifacts.write_csv(tmp_path / "bad.csv", ("objectId", "value"), [(names[0][0], "1")])
+    files.write_csv(tmp_path / "bad.csv", ("objectId", "value"), [(names[0][0], "1")])
     with pytest.raises(InputError):
         dataset.join(workspace.resolve(out=out, data=str(tmp_path / "bad.csv")))
     assert workspace.resolve(out=out).data == tmp_path / "names.csv"
@@ -162,7 +163,7 @@ def quarantine(place, names):
     X = found.read(np.flatnonzero(keep))
     cache.write(place.cache, found.recipe, found.provenance, found.probe, [(found.keys[keep], X)], len(X))
     failed = [(r["objectId"], r["path"], r["sha256"], "undecodable", "", "") for r in rows if r["sha256"] in bad]
-    artifacts.write_csv(place.beside_cache / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
+    files.write_csv(place.beside_cache / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
 
 
 @pytest.fixture

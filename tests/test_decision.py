@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from benchmarks import synthetic
 from benchmarks.intervals import draw
-from extract.errors import HeadError, UsageError
+from extract.ground.errors import HeadError, UsageError
 from heads import bundle, dataset, decision, metrics, report, train
 from heads.__main__ import main
 from tests.conftest import read_rows
@@ -301,7 +301,7 @@ def test_predict_decides_by_the_threshold_of_the_bundle(place):
 @pytest.mark.parametrize("threshold", [0.3, 0.5, float(np.float32(0.7)), 1.0000001192092896])
 def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold, tmp_path):
     """From both Keras files, called, compiled and by XLA; for a number that is no float32 and one out of reach too."""
-    from extract import engines
+    from extract.ground import engines
     from heads import formats
     from heads.layers import Dense
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from heads import dataset
 from heads.review import answers
 from heads.review.desk import Conflict, Desk, _near

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import backbone, cache, engines, run
+from extract import backbone, cache, run
 from extract.__main__ import main
-from extract.errors import BackboneError, CacheError, HeadError
+from extract.ground import engines
+from extract.ground.errors import BackboneError, CacheError, HeadError
 from heads import bundle, dataset, export, train
 from heads.export import Sample
 
@@ -135,7 +136,7 @@ def test_reduced_features_that_change_decisions_are_not_exported(reduced, networ
 
 def test_help_and_choosing_load_no_openvino():
     """It is looked for, not imported, until a backbone runs on it."""
-    code = "import sys, extract.__main__, extract.engines; assert 'openvino' not in sys.modules"
+    code = "import sys, extract.__main__, extract.ground.engines; assert 'openvino' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -153,7 +154,7 @@ KERAS_SETTINGS = {  # each of them changes something, or fails, where Keras read
 }
 READ_SETTINGS = """if True:
     import json, os, runpy, sys
-    from extract import engines
+    from extract.ground import engines
     engines.load()
     names = "backend floatx epsilon image_data_format is_nnx_enabled max_epochs max_steps_per_epoch keras_home"
     def settings():
@@ -218,6 +219,6 @@ def test_every_stage_runs_under_the_settings_of_another_backend(tmp_path, place)
 
 def test_a_process_that_uses_keras_otherwise_is_refused():
     """Somebody's own program that imported Keras first, with another number format."""
-    code = "import keras; keras.config.set_floatx('float16'); from extract import engines; engines.load()"
+    code = "import keras; keras.config.set_floatx('float16'); from extract.ground import engines; engines.load()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BackboneError: This process imported Keras before, with floatx 'float16'" in result.stderr

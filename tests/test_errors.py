@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from extract import artifacts, backbone, errors, labels, manifest
+from extract import backbone, labels, manifest
 from extract.__main__ import main
+from extract.ground import errors, files
 from extract.workspace import Workspace, write_record
 from tests.conftest import ROOT, read_rows
 
@@ -44,7 +45,7 @@ def test_an_error_is_one_paragraph_and_a_code(error, code, said, capsys):
 
 def test_a_reader_that_leaves_is_no_error_message():
     """`... | head -1` closes the pipe."""
-    code = "import sys; from extract.errors import guard; guard(lambda: [print('x' * 99) for _ in range(9999)] and 0)"
+    code = "from extract.ground.errors import guard; guard(lambda: [print('x' * 99) for _ in range(9999)] and 0)"
     command = f'{sys.executable} -c "{code}" | head -1'
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
@@ -113,13 +114,11 @@ def test_names_are_the_same_in_any_locale(photos, tmp_path, charmap):
         name = f"{number}-é🐈.jpg"
         shutil.copy(source, media / name)
         rows.append((name, classes[row["value"]], row["type"], ""))
-    artifacts.write_csv(table, ("objectId", "value", "type", "group"), rows)
-    made = artifacts.read_rows(photos.out / "manifest.csv", manifest.COLUMNS)
+    files.write_csv(table, ("objectId", "value", "type", "group"), rows)
+    made = files.read_rows(photos.out / "manifest.csv", manifest.COLUMNS)
     by_digest = {row[2]: row[2:] for row in made}
     found = [(name, str(media / name), backbone.file_digest(media / name)) for name, *_ in rows]
-    artifacts.write_csv(
-        photos.out / "manifest.csv", manifest.COLUMNS, [(*each[:2], *by_digest[each[2]]) for each in found]
-    )
+    files.write_csv(photos.out / "manifest.csv", manifest.COLUMNS, [(*each[:2], *by_digest[each[2]]) for each in found])
     (photos.out / "last_run.json").unlink()
     place = Workspace(tmp_path / "öut", tmp_path / "öut" / "features.h5", table, media, "none")
     photos.out.rename(place.out)
@@ -147,7 +146,7 @@ def test_names_are_the_same_in_any_locale(photos, tmp_path, charmap):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_any_name_can_be_printed_to_any_terminal(tmp_path, encoding):
     """On stdout as on stderr; what the terminal lacks is an escape."""
-    code = "import sys; from extract.errors import *; sys.exit(guard(lambda: print('é 🐈 \\udce9') or 1 / 0))"
+    code = "import sys; from extract.ground.errors import *; sys.exit(guard(lambda: print('é 🐈 \\udce9') or 1 / 0))"
     code = code.replace("1 / 0", "(_ for _ in ()).throw(InputError('é 🐈 \\udce9'))")
     env = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True)

@@ -15,8 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import containers
 from benchmarks.formats import alone
-from extract import cache, engines, images, run
-from extract.errors import CacheError, HeadError, UsageError
+from extract import cache, images, run
+from extract.ground import engines
+from extract.ground.errors import CacheError, HeadError, UsageError
 from heads import bundle, dataset, decision, export, formats, preprocess, train
 from heads.layers import Dense, forward
 from tests.conftest import encoded, picture, read_rows
@@ -120,7 +121,7 @@ def test_a_class_whose_name_is_no_utf8_is_exported(ready):
 
 def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
     """Two dense layers on the backbone's output, in Keras as in NumPy."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     rng, network = np.random.default_rng(0), keras.models.load_model(tiny_backbone)
@@ -135,7 +136,7 @@ def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
 
 def test_the_exported_graph_is_flat(ready):
     """A nested model may not reload (keras#19326)."""
-    from extract import engines
+    from extract.ground import engines
 
     _, keras = engines.load()
     export.export(ready, "logistic", n_images=8, seed=0, asked=["keras"])
@@ -241,7 +242,7 @@ def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_p
 
 def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album):
     """Each native file's bytes count in parity, the others' pixels; one foreign file fails its whole call."""
-    from extract import engines
+    from extract.ground import engines
 
     tf, _ = engines.load()
     files = containers.containers(picture(90, 60))

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from extract import artifacts, folders, images, labels, link_tree, manifest, run, workspace
-from extract.errors import InputError
+from extract import folders, images, labels, link_tree, manifest, run, workspace
+from extract.ground import files as artifacts
+from extract.ground.errors import InputError
 from extract.manifest import Manifest
 from heads import dataset, predict
 from heads.__main__ import main as heads_main

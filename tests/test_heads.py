@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import synthetic
-from extract import engines
-from extract.errors import TooFewRows, UsageError
+from extract.ground import engines
+from extract.ground.errors import TooFewRows, UsageError
 from heads import keras_head, layers, registry, sweep
 from heads.baselines import CS, LogisticHead, MajorityHead
 from heads.keras_head import SigmoidHead

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import artifacts, cache, images, manifest, run
-from extract.errors import CacheError, HeadError, InputError
+from extract import cache, images, manifest, run
+from extract.ground import files
+from extract.ground.errors import CacheError, HeadError, InputError
 from heads import bundle, predict
 from heads.__main__ import main as heads_main
 from tests.conftest import encoded, picture, read_rows
@@ -32,8 +33,8 @@ HARMLESS = ["-x_1", "+49 30", "@home", "=", "a=b(c)", "'quoted'", "--", "-0.25"]
 def test_no_table_holds_a_formula_and_every_text_comes_back(tmp_path, text):
     """What a spreadsheet would run begins with an apostrophe in the file, and is itself again when we read it."""
     path = tmp_path / "t.csv"
-    artifacts.write_csv(path, ("a", "b"), [(text, 1.5)])
-    assert artifacts.read_rows(path, ("a", "b")) == [[text, "1.5"]]
+    files.write_csv(path, ("a", "b"), [(text, 1.5)])
+    assert files.read_rows(path, ("a", "b")) == [[text, "1.5"]]
     cell = read_rows(path)[0]["a"]
     assert cell == (f"'{text}" if text in FORMULAS else text)
 
@@ -141,7 +142,7 @@ def test_a_bundle_whose_arrays_unfold_or_hold_objects_is_refused(photos):
 def test_a_keras_file_that_would_unfold_is_refused(place):
     """A zip bomb with a .keras suffix."""
     from extract import backbone
-    from extract.errors import BackboneError
+    from extract.ground.errors import BackboneError
 
     source = backbone.resolve(place.backbone)
     with zipfile.ZipFile(place.backbone, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -161,7 +162,8 @@ def test_a_keras_file_that_would_unfold_is_refused(place):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(place, tmp_path, suffix):
     """Before a byte of it is allocated; and what is loaded next is not the worse for it."""
-    from extract import backbone, engines
+    from extract import backbone
+    from extract.ground import engines
 
     _, keras = engines.load()
     model = backbone.open_keras(Path(place.backbone))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import containers
-from extract import engines, exif, images
+from extract import exif, images
+from extract.ground import engines
 from extract.images import BadImage
 from tests.conftest import encoded, picture
 from tests.odd_files import odd_files, segment, tiff_tags, with_segments

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from extract import labels
-from extract.errors import InputError
+from extract.ground.errors import InputError
 
 
 def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None, unusable=()):

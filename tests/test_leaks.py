@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import synthetic
-from extract import artifacts, cache, labels, workspace
+from extract import cache, labels, workspace
+from extract.ground import files
 from heads import audit, dataset, leaks, metrics, report, train
 from heads.__main__ import main
 from tests.conftest import read_rows
@@ -100,7 +101,7 @@ def make(out, *, split):
     cache.write(place.cache, found.recipe, found.provenance, found.probe, blocks, 600)
     known = read_rows(out / "manifest.csv")
     known[7]["sha256"] = known[17]["sha256"]
-    artifacts.write_csv(out / "manifest.csv", list(known[0]), [tuple(row.values()) for row in known])
+    files.write_csv(out / "manifest.csv", list(known[0]), [tuple(row.values()) for row in known])
     table = read_rows(place.data)
     for i, row in enumerate(table):
         row["group"] = ""
@@ -108,7 +109,7 @@ def make(out, *, split):
             row["type"] = "test" if i < 5 or i == 7 else "validation" if i < 7 else "train"
     table[2]["value"] = ""  # unlabelled: neither trained nor measured on, so no leak
     table[3]["value"], table[13]["value"] = "0", "1"
-    artifacts.write_csv(place.data, list(table[0]), [tuple(row.values()) for row in table])
+    files.write_csv(place.data, list(table[0]), [tuple(row.values()) for row in table])
     return place
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from extract import artifacts, folders, labels, link_tree, manifest, workspace
+from extract import folders, labels, link_tree, manifest, workspace
 from extract.__main__ import main
-from extract.errors import InputError
+from extract.ground import files
+from extract.ground.errors import InputError
 from extract.manifest import Manifest
 from extract.workspace import Workspace
 from tests.conftest import Album
@@ -144,7 +145,7 @@ def test_names_that_would_leave_the_tree_are_refused(tmp_path, name, value, mess
     (media / "a").mkdir(parents=True)
     for path in (media / "a" / "b", media / "fine", tmp_path / "evil"):
         path.write_bytes(b"x")
-    artifacts.write_csv(tmp_path / "t.csv", ("objectId", "value", "type"), [(name, value, "train")])
+    files.write_csv(tmp_path / "t.csv", ("objectId", "value", "type"), [(name, value, "train")])
     place = Workspace(tmp_path / "out", tmp_path / "out" / "features.h5", tmp_path / "t.csv", media, "none")
     with pytest.raises(InputError) as error:
         link_tree.write(place, tmp_path / "tree")
@@ -159,7 +160,7 @@ def test_two_ids_that_would_be_one_link_are_refused(tmp_path):
     """One of the two photos would be lost."""
     (tmp_path / "a.jpg").write_bytes(b"x")
     rows = [("a", "0", "train"), ("a.jpg", "0", "train")]
-    artifacts.write_csv(tmp_path / "t.csv", ("objectId", "value", "type"), rows)
+    files.write_csv(tmp_path / "t.csv", ("objectId", "value", "type"), rows)
     place = Workspace(tmp_path / "out", tmp_path / "out" / "features.h5", tmp_path / "t.csv", tmp_path, "none")
     with pytest.raises(InputError, match=r"line 3: two ids are linked as 'train/0/a\.jpg'"):
         link_tree.write(place, tmp_path / "tree")

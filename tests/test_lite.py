@@ -12,8 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-from extract import backbone, engines, lite, run, state_dict, workspace
-from extract.errors import BackboneError
+from extract import backbone, lite, run, state_dict, workspace
+from extract.ground import engines
+from extract.ground.errors import BackboneError
 from heads import dataset, export, formats, train
 from tests.conftest import ROOT, encoded, picture
 

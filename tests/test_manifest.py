@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from extract import manifest, tables
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from extract.manifest import Manifest
 from tests.conftest import ROOT, encoded, picture, read_rows
 

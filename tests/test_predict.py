@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import artifacts, cache, images, run
-from extract.errors import HeadError, InputError
+from extract import cache, images, run
+from extract.ground import files as artifacts
+from extract.ground.errors import HeadError, InputError
 from heads import bundle, dataset, export, predict, train
 from heads.__main__ import main
 from tests.conftest import ROOT, encoded, picture, read_rows

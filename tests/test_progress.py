@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from extract import progress
-from extract.progress import Progress
+from extract.ground import progress
+from extract.ground.progress import Progress
 
 
 def test_plain_lines_tell_count_rate_time_left_and_quarantined(monkeypatch, capsys):

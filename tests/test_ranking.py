@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from extract.labels import UNLABELLED
 from heads.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker

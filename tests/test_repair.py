@@ -6,7 +6,7 @@ import pytest
 
 from extract import cache, repair, run
 from extract.__main__ import main
-from extract.errors import CacheError
+from extract.ground.errors import CacheError
 from tests.test_cache import RECIPE, keys
 
 N, DIM = 3000, 24

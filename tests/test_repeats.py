@@ -46,7 +46,7 @@ def sixteen(low, high, mode="I;16"):
 
 def colour_png(low, high, channels):
     """A 16-bit PNG with colours, which Pillow cannot write."""
-    from extract import engines
+    from extract.ground import engines
 
     tf, _ = engines.load()
     values = np.linspace(low, high, 48 * 48 * channels).astype(np.uint16).reshape(48, 48, channels)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import artifacts, backbone, cache, images, manifest, run, workspace
-from extract.errors import CacheError, InputError
+from extract import backbone, cache, images, manifest, run, workspace
+from extract.ground import files
+from extract.ground.errors import CacheError, InputError
 from tests.conftest import ROOT, Album, encoded, picture, read_rows
 from tests.odd_files import odd_files
 
@@ -164,7 +165,7 @@ def test_a_bad_table_records_nothing(place, album, tmp_path):
 def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, tmp_path):
     """Features of two backbones must never mix; the message names the field."""
     other = tmp_path / "other.keras"
-    with artifacts.replacing(other) as partial:
+    with files.replacing(other) as partial:
         partial.write_bytes(tiny_backbone.read_bytes() + b"\0")  # a ZIP may have bytes behind it; its digest differs
     extract(place)
     with pytest.raises(CacheError, match="weights_sha256 is"):
@@ -336,7 +337,7 @@ def test_two_tables_share_one_pass(place, album, tmp_path):
     """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
     extract(place)
     second = tmp_path / "second.csv"
-    artifacts.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
+    files.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
     assert extract(replace(place, data=second), load=None)[1]["embedded"] == 0
     assert len(read_rows(place.out / "manifest.csv")) == 40
 

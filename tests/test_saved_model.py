@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import backbone, cache, engines, run, saved_model
+from extract import backbone, cache, run, saved_model
 from extract.__main__ import main as extract_main
-from extract.errors import BackboneError, CacheError
+from extract.ground import engines
+from extract.ground.errors import BackboneError, CacheError
 from heads.__main__ import main as heads_main
 from tests.conftest import ROOT, picture, read_rows
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import artifacts, cache, run, shards
+from extract import cache, run, shards
 from extract.__main__ import main
-from extract.errors import CacheError, UsageError
+from extract.ground import files
+from extract.ground.errors import CacheError, UsageError
 from extract.manifest import Manifest
 from tests.conftest import encoded, picture, read_rows
 
@@ -109,11 +110,7 @@ def test_a_kill_while_sealing_loses_nothing(apart, monkeypatch, moment):
     assert shards.seal(run.Config(place, max_bad=1)) == 0
     assert_same(place, whole)
     assert (
-        not [
-            path.name
-            for path in place.out.iterdir()
-            if "shards" in path.name and artifacts.PARTIAL.fullmatch(path.name)
-        ]
+        not [path.name for path in place.out.iterdir() if "shards" in path.name and files.PARTIAL.fullmatch(path.name)]
         or moment == "rmtree"
     )
 

@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
-from extract import engines
+from extract.ground import engines
 from heads import solver
 
 

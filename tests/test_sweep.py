@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmarks import synthetic
-from extract.errors import HeadError, UsageError
+from extract.ground.errors import HeadError, UsageError
 from heads import dataset, sweep, train
 from heads.__main__ import main
 from heads.baselines import folds_by_group

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from extract import manifest, tables
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from tests.conftest import encoded, picture
 
 ROWS = [(f"{i:04d}", str(i % 2), f"note {i}") for i in range(12)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from extract import cache
-from extract.errors import HeadError, TooFewRows
+from extract.ground.errors import HeadError, TooFewRows
 from heads import dataset, registry, report, sweep, train
 from heads.__main__ import main
 from tests.conftest import encoded, picture, read_rows, with_features

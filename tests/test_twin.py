@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import probes
-from extract import backbone, engines, images, run, twin, workspace
+from extract import backbone, images, run, twin, workspace
+from extract.ground import engines
 from heads import dataset, export, formats, train
 from tests.conftest import encoded, picture
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from extract import workspace
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from extract.workspace import Workspace
 
 

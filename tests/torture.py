@@ -29,9 +29,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import synthetic
-from extract import artifacts, cache, images, repair, run
+from extract import cache, images, repair, run
 from extract.__main__ import main as extract_main
-from extract.errors import CacheError
+from extract.ground import files
+from extract.ground.errors import CacheError
 from heads import bundle
 from heads.__main__ import main as heads_main
 from tests.conftest import Album, encoded, picture
@@ -156,7 +157,7 @@ def preload() -> None:
     import scipy.optimize  # noqa: F401
     import sklearn.linear_model  # noqa: F401
 
-    from extract import engines
+    from extract.ground import engines
     from heads import baselines, export, train  # noqa: F401
 
     engines.load()
@@ -310,7 +311,7 @@ def clean(out: Path, tally: Tally) -> bool:
     left = [
         str(path.relative_to(out))
         for path in out.rglob("*")
-        if artifacts.PARTIAL.fullmatch(path.name) or path.name.endswith((".lock", ".parts", ".shards"))
+        if files.PARTIAL.fullmatch(path.name) or path.name.endswith((".lock", ".parts", ".shards"))
     ]
     if left:
         tally.note(f"left behind: {left}")

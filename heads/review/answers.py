@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extract import artifacts
-from extract.errors import InputError
+from extract.ground import files
+from extract.ground.errors import InputError
 
 FILE = "labels_review.csv"
 COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: a whole row shows
@@ -94,7 +94,7 @@ def _parse(path: Path) -> tuple[list[list[str]], int]:
         for row in reader:
             if not (_is_whole(row) if taken else row == list(COLUMNS)):
                 break
-            rows.append([artifacts.plain(cell) for cell in row])
+            rows.append([files.plain(cell) for cell in row])
             taken = reader.line_num
     torn = len(lines) == taken + 1 and not text.endswith("\n") and (taken or ",".join(COLUMNS).startswith(text))
     if taken < len(lines) and not torn:
@@ -120,13 +120,13 @@ class Log:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.truncate(self._handle, whole)
         if not whole:
-            self._write(artifacts.csv_text([COLUMNS]))
+            self._write(files.csv_text([COLUMNS]))
         elif os.pread(self._handle, 1, whole - 1) != b"\n":  # an editor left the last line feed out
             self._write("\n")
 
     def append(self, answer: Answer) -> None:
         """Write an answer and sync it. Errors: OSError where the disk refuses; nothing of the answer is left then."""
-        self._write(artifacts.csv_text(answer.rows()))
+        self._write(files.csv_text(answer.rows()))
 
     def _write(self, text: str) -> None:
         data, before = text.encode("utf-8", "surrogateescape"), os.fstat(self._handle).st_size

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from extract import cache, labels, workspace
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from extract.labels import UNLABELLED
 from extract.workspace import Workspace
 from heads import dataset, metrics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from extract import artifacts, manifest, tables
+from extract import manifest, tables
+from extract.ground import files
 from extract.workspace import Workspace
 from heads import dataset
 from heads.review import answers
@@ -17,7 +18,7 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
     All else in a CSV stays as it is; of a folder, the table that it stands for is written. Errors: InputError where
     `target` is a file that is read, that table above all, or a photo.
     """
-    artifacts.refuse_output(target, chain(place.inputs(), manifest.photos(place.beside_cache)))
+    files.refuse_output(target, chain(place.inputs(), manifest.photos(place.beside_cache)))
     table, sha256 = dataset.read_table(place)
     values, _ = answers.overlay(table["value"].tolist(), sha256, answers.stacks(answers.read(place.out / answers.FILE)))
     value_of = dict(zip(table["objectId"], values, strict=True))
@@ -32,5 +33,5 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
         value = value_of[tables.strip(row[name_at])]
         changed += tables.strip(row[value_at]) != value
         row[value_at] = value
-    artifacts.write_csv(target, header, rows)
+    files.write_csv(target, header, rows)
     return len(rows), changed

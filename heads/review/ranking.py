@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from extract.errors import InputError
+from extract.ground.errors import InputError
 from extract.labels import UNLABELLED
 from heads import leaks, metrics, solver
 from heads.baselines import CS, folds_by_group

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Res
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from extract import artifacts
-from extract.errors import InputError
+from extract.ground import files
+from extract.ground.errors import InputError
 from extract.images import BadImage
 from extract.workspace import Workspace, shown
 from heads.review import answers
@@ -158,7 +158,7 @@ def run(place: Workspace, who: str, port: int) -> None:
     Errors: InputError for a port that is taken; BusyError where another process reviews the same OUT; as `Desk`.
     """
     token, path = secrets.token_urlsafe(24), place.out / answers.FILE
-    with socket.socket() as listening, artifacts.lock(artifacts.lock_of(path), str(path)):
+    with socket.socket() as listening, files.lock(files.lock_of(path), str(path)):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from extract.errors import BusyError, InputError
+from extract.ground.errors import BusyError, InputError
 
 # what a spreadsheet would run: a call, a program, another sheet
 FORMULA = re.compile(r"'*\s*[=+\-@].*[(|!]", re.DOTALL)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from extract.errors import BackboneError
+from extract.ground.errors import BackboneError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
