@@ -6,12 +6,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from extract import folders, labels, manifest, nearest
+from extract import manifest, nearest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.ground.progress import Progress
-from extract.labels import Labels
 from extract.manifest import Manifest
+from extract.tables import folders, labels
+from extract.tables.labels import Labels
 from extract.workspace import Workspace, shown
 
 COLUMNS = ("path", "target")  # of folders.MARKER: which links are ours

@@ -17,12 +17,13 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from extract import folders, images, tables
-from extract.folders import SUFFIXES
+from extract import images
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
-from extract.tables import COLUMNS as TABLE_COLUMNS
-from extract.tables import REQUIRED
+from extract.tables import folders, sheet
+from extract.tables.folders import SUFFIXES
+from extract.tables.sheet import COLUMNS as TABLE_COLUMNS
+from extract.tables.sheet import REQUIRED
 
 QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 TOGETHER = 100  # files that a thread looks at in turn: handing over each alone took longer than its stat
@@ -136,12 +137,12 @@ def photos(folder: Path) -> Iterator[str]:
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
-    """Read a label table, see `tables.read`, or a folder of photos, see `folders.read`, which is a table too.
+    """Read a label table, see `sheet.read`, or a folder of photos, see `folders.read`, which is a table too.
 
     Of a folder: objectId = path = the file's path in it, index = its class folder, attrs["notes"] = what was left out.
     Errors: InputError naming line and column.
     """
-    table = _read_folder(source) if source.is_dir() else tables.read(source, required)
+    table = _read_folder(source) if source.is_dir() else sheet.read(source, required)
     for column in ("value", "group"):
         _refuse_look_alikes(source, column, table[column].unique().tolist())
     return table
@@ -151,7 +152,7 @@ def _refuse_look_alikes(source: Path, column: str, words: list[str]) -> None:
     """Raise InputError where two words look alike: as two classes or two groups they would be told apart."""
     seen: dict[str, str] = {}
     for word in words:
-        other = seen.setdefault(tables.normal(word), word)
+        other = seen.setdefault(sheet.normal(word), word)
         if other != word:
             raise InputError(
                 f"{source}: {other!a} and {word!a} are two names of column {column} that look alike",
@@ -262,9 +263,9 @@ class _Listing:
             for place in places:
                 folder, name = os.path.split(os.path.normpath(os.path.join(media, place)))
                 for each in self._folders_alike(folder):
-                    found += self.files(each).get(tables.normal(name), ())
-        same = tables.normal(os.path.basename(relative))
-        return [path for path in dict.fromkeys(found) if not whole or tables.normal(os.path.basename(path)) == same]
+                    found += self.files(each).get(sheet.normal(name), ())
+        same = sheet.normal(os.path.basename(relative))
+        return [path for path in dict.fromkeys(found) if not whole or sheet.normal(os.path.basename(path)) == same]
 
     def _folders_alike(self, folder: str) -> list[str]:
         """Return the folders that `folder` may mean, in whatever Unicode normal form their names are."""
@@ -276,7 +277,7 @@ class _Listing:
                 os.path.join(each, same)
                 for each in self._folders_alike(above)
                 for same in self.names(each)
-                if tables.normal(same) == tables.normal(name)
+                if sheet.normal(same) == sheet.normal(name)
             ]
         return self._alike[folder]
 
@@ -309,7 +310,7 @@ class _Listing:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
                 files.setdefault(stem, []).append(os.path.join(folder, name))
-        odd = [(key, name) for name in files if (key := tables.normal(name)) != name and key not in files]
+        odd = [(key, name) for name in files if (key := sheet.normal(name)) != name and key not in files]
         for key, name in odd:
             files.setdefault(key, []).extend(files[name])
         self._names[folder], self._files[folder] = names, files

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from extract import tables
-from extract.folders import SUFFIXES, has_image_name, is_hidden
+from extract.tables import sheet
+from extract.tables.folders import SUFFIXES, has_image_name, is_hidden
 
 FILES = 200_000  # that are looked at: a walk of some seconds, and only where something is missing
 ALIKE = 5  # files of one key that are compared
@@ -62,7 +62,7 @@ def _key(name: str) -> str:
     """Return what is left of a name without all that WAYS may change."""
     stem = _split(name)[1]
     number = NUMBER.fullmatch(stem)
-    return number[1] if number else tables.normal(stem).casefold()
+    return number[1] if number else sheet.normal(stem).casefold()
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, images, labels, manifest, nearest, repeats, workspace
+from extract import backbone, cache, images, manifest, nearest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
+from extract.tables import labels
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract import cache, labels, manifest, repeats, workspace
+from extract import cache, manifest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
-from extract.labels import SPLITS, Labels
 from extract.manifest import QUARANTINE_COLUMNS, Manifest
+from extract.tables import answers, labels
+from extract.tables.labels import SPLITS, Labels
 from extract.workspace import Workspace
 from heads import leaks
-from heads.review import answers
 
 LARGEST = 1e12  # of a feature
 

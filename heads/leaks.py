@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
 from extract.ground import files
-from extract.labels import SPLITS
+from extract.tables.labels import SPLITS
 from extract.workspace import Workspace
 from heads import metrics
 from heads.metrics import Metric

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, folders, images, manifest, nearest, tables
+from extract import backbone, cache, images, manifest, nearest
 from extract.cache import FeatureCache
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.run import undecodable
+from extract.tables import folders, sheet
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles
 from heads.dataset import rows_of
@@ -56,7 +57,7 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
         return [(str(path), path) for path in paths]
     if not source.exists():
         raise InputError(f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table")
-    if source.suffix.lower() not in tables.SUFFIXES:
+    if source.suffix.lower() not in sheet.SUFFIXES:
         return [(str(source), source)]
     return list_table(source, media, allow_outside=allow_outside)
 

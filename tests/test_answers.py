@@ -9,10 +9,10 @@ import pytest
 
 from extract.ground import files
 from extract.ground.errors import InputError
+from extract.tables import answers
+from extract.tables.answers import Answer, Log
 from heads import __main__ as heads_main
 from heads import dataset
-from heads.review import answers
-from heads.review.answers import Answer, Log
 
 CAT, DOG = (hashlib.sha256(name).hexdigest() for name in (b"cat", b"dog"))
 

@@ -11,7 +11,7 @@ from benchmarks import synthetic
 from extract import cache, manifest, workspace
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
-from extract.labels import SPLITS
+from extract.tables.labels import SPLITS
 from heads import dataset
 from tests.conftest import read_rows
 

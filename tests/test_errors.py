@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from extract import backbone, labels, manifest
+from extract import backbone, manifest
 from extract.__main__ import main
 from extract.ground import errors, files
+from extract.tables import labels
 from extract.workspace import Workspace, write_record
 from tests.conftest import ROOT, read_rows
 

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from extract import folders, images, labels, link_tree, manifest, run, workspace
+from extract import images, link_tree, manifest, run, workspace
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.manifest import Manifest
+from extract.tables import folders, labels
 from heads import dataset, predict
 from heads.__main__ import main as heads_main
 from tests.conftest import encoded, picture, read_rows

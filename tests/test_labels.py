@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extract import labels
 from extract.ground.errors import InputError
+from extract.tables import labels
 
 
 def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None, unusable=()):

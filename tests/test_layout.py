@@ -21,7 +21,7 @@ FORBIDDEN = {
     },
     "extract/images.py": {"extract.backbone", "extract.cache", "extract.run"},
     "extract/state_dict.py": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")},
-    "extract/labels.py": {"extract.manifest", "extract.run"},
+    "extract/tables/labels.py": {"extract.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},
     "heads/layers.py": {"extract", "heads"},
 }

@@ -11,9 +11,10 @@ from unicodedata import normalize
 import pandas as pd
 import pytest
 
-from extract import manifest, tables
+from extract import manifest
 from extract.ground.errors import InputError
 from extract.manifest import Manifest
+from extract.tables import sheet
 from tests.conftest import ROOT, encoded, picture, read_rows
 
 
@@ -166,7 +167,7 @@ def test_a_file_whose_name_has_spaces_at_its_ends_is_found_by_the_stripped_id(tm
     """Tables lose such spaces, with a note; but an exact name comes first."""
     (tmp_path / file).write_bytes(b"x")
     assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / file)]
-    assert manifest.locate(ids("x", path=tables.strip(file)), tmp_path) == [str(tmp_path / file)]
+    assert manifest.locate(ids("x", path=sheet.strip(file)), tmp_path) == [str(tmp_path / file)]
     (tmp_path / "a.gif").write_bytes(b"x")
     assert manifest.locate(ids("a"), tmp_path) == [str(tmp_path / "a.gif")]
 

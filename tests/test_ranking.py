@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground.errors import InputError
-from extract.labels import UNLABELLED
+from extract.tables.labels import UNLABELLED
 from heads.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from benchmarks import pictures
-from heads.review import answers
+from extract.tables import answers
 from tests.conftest import Album, encoded, picture, read_rows, with_features
 from tests.test_server import ask, started
 

@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from extract.tables import answers
 from heads.__main__ import main
-from heads.review import answers, server
+from heads.review import server
 from heads.review.desk import Desk
 from tests.conftest import ROOT, encoded, picture
 

@@ -6,8 +6,9 @@ import zipfile
 
 import pytest
 
-from extract import manifest, tables
+from extract import manifest
 from extract.ground.errors import InputError
+from extract.tables import sheet
 from tests.conftest import encoded, picture
 
 ROWS = [(f"{i:04d}", str(i % 2), f"note {i}") for i in range(12)]
@@ -42,14 +43,14 @@ def saved(delimiter=",", end="\n", rows=ROWS, header=("objectId", "value", "note
 )
 def test_whatever_delimiter_encoding_and_line_ends_a_program_chose_the_rows_are_the_same(tmp_path, text, encoding):
     """Excel's semicolons, sep= and Unicode text, tabs, old Macs' line ends; blank lines above."""
-    table = tables.read(written(tmp_path, text, encoding))
+    table = sheet.read(written(tmp_path, text, encoding))
     assert list(zip(table["objectId"], table["value"], strict=True)) == [row[:2] for row in ROWS]
 
 
 def test_line_numbers_are_those_of_the_file_also_below_a_line_that_names_the_delimiter(tmp_path):
     """A message must lead to the row."""
     with pytest.raises(InputError, match="line 4: 1 cells"):
-        tables.read(written(tmp_path, "sep=;\nobjectId;value\na;0\nb\n"))
+        sheet.read(written(tmp_path, "sep=;\nobjectId;value\na;0\nb\n"))
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0"])
@@ -57,7 +58,7 @@ def test_empty_columns_and_rows_at_the_ends_are_nothing(tmp_path, blank):
     """What a spreadsheet saves of cells that were once touched."""
     tail = f",{blank},{blank}"
     text = f"objectId,value{tail}\na,0{tail}\n,{tail}\nb,1{tail}\n" + f",{tail}\n" * 3
-    table = tables.read(written(tmp_path, text))
+    table = sheet.read(written(tmp_path, text))
     assert table["objectId"].tolist() == ["a", "b"]
     assert table.index.tolist() == [2, 4]
 
@@ -65,7 +66,7 @@ def test_empty_columns_and_rows_at_the_ends_are_nothing(tmp_path, blank):
 def test_a_cell_beyond_the_header_is_refused(tmp_path):
     """An id with a comma in it would otherwise lose its end."""
     with pytest.raises(InputError, match="line 3: 3 cells"):
-        tables.read(written(tmp_path, "objectId,value,\na,0,\nb,1,x\n"))
+        sheet.read(written(tmp_path, "objectId,value,\na,0,\nb,1,x\n"))
 
 
 def test_one_column_is_enough_where_only_ids_are_asked_for(tmp_path):
@@ -89,7 +90,7 @@ def opened(line, where):
 def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path, line, where):
     """It would take in all rows below it."""
     with pytest.raises(InputError, match=rf"line {line}: a quote opens a cell there"):
-        tables.read(written(tmp_path, "\n".join(opened(line, where)) + "\n"))
+        sheet.read(written(tmp_path, "\n".join(opened(line, where)) + "\n"))
 
 
 @pytest.mark.parametrize("closing", [4, 5, 9])
@@ -101,7 +102,7 @@ def test_a_stray_quote_that_meets_another_one_is_refused_with_the_line_of_the_fi
     assert len(rows) < len(lines), "the csv module alone takes rows in"
     assert {len(row) for row in rows} == {3}
     with pytest.raises(InputError, match=r"line 3: a quote opens a cell there"):
-        tables.read(written(tmp_path, "\n".join(lines) + "\n"))
+        sheet.read(written(tmp_path, "\n".join(lines) + "\n"))
 
 
 def test_a_stray_quote_above_more_text_than_a_cell_may_hold_is_refused_with_its_line(tmp_path):
@@ -110,13 +111,13 @@ def test_a_stray_quote_above_more_text_than_a_cell_may_hold_is_refused_with_its_
     lines = saved(rows=rows).splitlines()
     lines[2] = lines[2].replace(",x", ',"x', 1)
     with pytest.raises(InputError, match=r"line 3: a quote opens a cell there and is not closed"):
-        tables.read(written(tmp_path, "\n".join(lines) + "\n"))
+        sheet.read(written(tmp_path, "\n".join(lines) + "\n"))
 
 
 def test_quotes_that_are_text_and_cells_of_several_lines_stay_as_they_are(tmp_path):
     """Inches, doubled quotes, and a comment that somebody wrote in two lines."""
     text = 'objectId,value,group\na,0,12" wide\nb,1,"said ""no"""\nc,0,"one\ntwo, three"\nd,1,\n'
-    table = tables.read(written(tmp_path, text))
+    table = sheet.read(written(tmp_path, text))
     assert table["group"].tolist() == ['12" wide', 'said "no"', "one\ntwo, three", ""]
 
 
@@ -125,7 +126,7 @@ def test_spaces_around_every_cell_go_and_are_said_with_a_count(tmp_path, space):
     """No-break, narrow, ideographic and zero-width ones too, which nobody sees."""
     header = "objectId,value,type,path,group"
     body = [f"{space}id {i},0{space},{space}train,{space}p {i}.jpg{space},g{space}" for i in range(3)]
-    table = tables.read(written(tmp_path, "\n".join([f"{space}{header}", *body, "last,1,test,,"]) + "\n"))
+    table = sheet.read(written(tmp_path, "\n".join([f"{space}{header}", *body, "last,1,test,,"]) + "\n"))
     assert table["objectId"].tolist() == ["id 0", "id 1", "id 2", "last"]
     assert table["path"].tolist() == ["p 0.jpg", "p 1.jpg", "p 2.jpg", ""]
     assert table["group"].tolist() == ["g", "g", "g", ""]
@@ -136,14 +137,14 @@ def test_spaces_around_every_cell_go_and_are_said_with_a_count(tmp_path, space):
 
 def test_ids_that_are_one_without_their_spaces_are_one_id(tmp_path):
     """The same statement twice counts once, two different ones are refused."""
-    assert len(tables.read(written(tmp_path, "objectId,value\na,0\na ,0\n"))) == 1
+    assert len(sheet.read(written(tmp_path, "objectId,value\na,0\na ,0\n"))) == 1
     with pytest.raises(InputError, match=r"'a' has two entries in column value: '0' in line 2 and '1' in line 3"):
-        tables.read(written(tmp_path, "objectId,value\na,0\na\u00a0,1\n"))
+        sheet.read(written(tmp_path, "objectId,value\na,0\na\u00a0,1\n"))
 
 
 def test_a_table_without_odd_spaces_or_words_has_no_notes(tmp_path):
     """Nothing is said where there is nothing to say."""
-    assert tables.read(written(tmp_path, saved())).attrs["notes"] == []
+    assert sheet.read(written(tmp_path, saved())).attrs["notes"] == []
 
 
 def workbook(*names):
@@ -178,7 +179,7 @@ def workbook(*names):
 def test_what_is_no_table_is_named_for_what_it_is_and_none_of_its_bytes_is_shown(tmp_path, data, kind):
     """Whatever the file's name; the message says what to do instead."""
     with pytest.raises(InputError, match=rf"is not a table but .*{kind}") as error:
-        tables.read(written(tmp_path, data))
+        sheet.read(written(tmp_path, data))
     assert str(error.value).isprintable()
     assert "Save it as CSV" in str(error.value) or "INPUT" in str(error.value)
 
@@ -186,7 +187,7 @@ def test_what_is_no_table_is_named_for_what_it_is_and_none_of_its_bytes_is_shown
 def test_names_of_columns_that_hold_control_characters_are_shown_as_python_writes_them(tmp_path):
     """A table from others must not steer the terminal."""
     with pytest.raises(InputError) as error:
-        tables.read(written(tmp_path, "\x1b[2Jid,\x07value\n" + "a,0\n"))
+        sheet.read(written(tmp_path, "\x1b[2Jid,\x07value\n" + "a,0\n"))
     assert r"found \x1b[2Jid, \x07value" in str(error.value)
 
 
@@ -194,7 +195,7 @@ def test_names_of_columns_that_hold_control_characters_are_shown_as_python_write
 def test_a_group_that_stands_for_nothing_is_pointed_out_and_stays_a_group(tmp_path, word):
     """All those rows are one group until the cells are emptied."""
     rows = [(name, value, word if i % 2 else f"g{i}") for i, (name, value, _) in enumerate(ROWS)]
-    table = tables.read(written(tmp_path, saved(rows=rows, header=("objectId", "value", "group"))))
+    table = sheet.read(written(tmp_path, saved(rows=rows, header=("objectId", "value", "group"))))
     assert (table["group"] == word).sum() == 6
     assert table.attrs["notes"] == [
         f"column group: {word!r} stands in 6 of 12 rows, which count as one group; leave such cells empty, "
@@ -205,11 +206,11 @@ def test_a_group_that_stands_for_nothing_is_pointed_out_and_stays_a_group(tmp_pa
 def test_a_value_that_stands_for_nothing_is_pointed_out(tmp_path):
     """It would be a class; `none` alone is a word of the product's own."""
     rows = [(name, ("nan", "none", "cat")[i % 3]) for i, (name, *_) in enumerate(ROWS)]
-    notes = tables.read(written(tmp_path, saved(rows=rows, header=("objectId", "value")))).attrs["notes"]
+    notes = sheet.read(written(tmp_path, saved(rows=rows, header=("objectId", "value")))).attrs["notes"]
     assert [note.split(" rows")[0] for note in notes] == ["column value: 'nan' stands in 4 of 12"]
 
 
 def test_columns_of_the_users_own_may_share_a_name(tmp_path):
     """Only ours must be unique."""
-    table = tables.read(written(tmp_path, "objectId,note,value,note,\na,x,1,y,\n"))
+    table = sheet.read(written(tmp_path, "objectId,note,value,note,\na,x,1,y,\n"))
     assert table["value"].tolist() == ["1"]

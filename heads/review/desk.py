@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from extract import cache, labels, workspace
+from extract import cache, workspace
 from extract.ground.errors import InputError
-from extract.labels import UNLABELLED
+from extract.tables import answers, labels
+from extract.tables.answers import Answer, Log, Stack
+from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
 from heads import dataset, metrics
 from heads.metrics import Metric
-from heads.review import answers
-from heads.review.answers import Answer, Log, Stack
 from heads.review.pictures import Pictures
 from heads.review.ranking import Ranker, Ranking
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from extract import manifest, tables
+from extract import manifest
 from extract.ground import files
+from extract.tables import answers, sheet
 from extract.workspace import Workspace
 from heads import dataset
-from heads.review import answers
 
 
 def write(place: Workspace, target: Path) -> tuple[int, int]:
@@ -25,13 +25,13 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
     if place.data.is_dir():
         header, rows = list(table.columns), table.to_numpy().tolist()
     else:
-        header, _, rows = tables.rows(place.data)
-    names = list(map(tables.strip, header))
+        header, _, rows = sheet.rows(place.data)
+    names = list(map(sheet.strip, header))
     name_at, value_at = names.index("objectId"), names.index("value")
     changed = 0
     for row in rows:
-        value = value_of[tables.strip(row[name_at])]
-        changed += tables.strip(row[value_at]) != value
+        value = value_of[sheet.strip(row[name_at])]
+        changed += sheet.strip(row[value_at]) != value
         row[value_at] = value
     files.write_csv(target, header, rows)
     return len(rows), changed

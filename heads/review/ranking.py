@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from extract.ground.errors import InputError
-from extract.labels import UNLABELLED
+from extract.tables.labels import UNLABELLED
 from heads import leaks, metrics, solver
 from heads.baselines import CS, folds_by_group
 from heads.layers import standardisation, standardise

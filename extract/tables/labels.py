@@ -15,9 +15,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract import folders
 from extract.ground import files
 from extract.ground.errors import InputError, visible
+from extract.tables import folders
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}

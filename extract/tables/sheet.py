@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from extract import folders, images
+from extract import images
 from extract.ground import files
 from extract.ground.errors import InputError
+from extract.tables import folders
 
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
 COLUMNS = ("objectId", "value", "type", "path", "group")
