@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from extract import backbone, images
-from extract.exif import ORIENTATION
+from extract import backbone
+from extract.images import decode
+from extract.images.exif import ORIENTATION
 from extract.lite import LITE0
 
 LOSSLESS = {  # name -> Pillow's format, mode and options
@@ -102,7 +103,7 @@ def main() -> None:
     files |= {f"{kind}, orientation {o}": turned(image, kind, o) for kind in TURNED for o in range(1, 9)}
     network = backbone.load(backbone.resolve(flags.backbone))
     size = network.input_size
-    pixels = {name: images.from_bytes(data, size) for name, data in files.items()}
+    pixels = {name: decode.from_bytes(data, size) for name, data in files.items()}
     features = {name: network.embed(x[None])[0] for name, x in pixels.items()}
     x, f = pixels["PNG"].astype(int), features["PNG"]
     print("| file | decoded by | bytes | pixels: largest, mean difference | features: difference / largest | cosine |")
@@ -111,7 +112,7 @@ def main() -> None:
         difference = np.abs(pixels[name].astype(int) - x)
         g = features[name]
         cosine = float(f @ g / (np.linalg.norm(f) * np.linalg.norm(g)))
-        by = "TensorFlow" if images.in_graph(data, size) else "Pillow"
+        by = "TensorFlow" if decode.in_graph(data, size) else "Pillow"
         print(
             f"| {name} | {by} | {len(data):,} | {difference.max()}, {difference.mean():.2f} | "
             f"{np.abs(f - g).max() / np.abs(f).max():.1e} | {cosine:.6f} |"

@@ -30,8 +30,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import synthetic
-from extract import backbone, images, manifest, workspace
+from extract import backbone, manifest, workspace
 from extract.ground import engines, files
+from extract.images import decode as images
 from extract.lite import LITE0
 from extract.manifest import TABLE_COLUMNS
 

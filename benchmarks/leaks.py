@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from extract import backbone, cache, images, workspace
+from extract import backbone, cache, workspace
+from extract.images import decode
 from extract.manifest import Manifest
 from heads import dataset, leaks
 
@@ -74,7 +75,7 @@ def _versions(path: str, size: int) -> np.ndarray:
     for alter, quality in WAYS.values():
         file = io.BytesIO()
         alter(image).save(file, "JPEG", quality=quality)
-        pixels.append(images.from_bytes(file.getvalue(), size))
+        pixels.append(decode.from_bytes(file.getvalue(), size))
     return np.stack(pixels)
 
 

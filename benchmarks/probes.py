@@ -21,8 +21,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from extract import backbone, demo, images, manifest
+from extract import backbone, demo, manifest
 from extract.ground import engines
+from extract.images import decode
 from extract.lite import LITE0
 from heads import metrics
 from heads.baselines import LogisticHead
@@ -51,7 +52,7 @@ def digits() -> Data:
         for digit in found.images:
             file = io.BytesIO()
             demo.enlarged(digit).save(file, "PNG")
-            files.append(images.from_bytes(file.getvalue(), size))
+            files.append(decode.from_bytes(file.getvalue(), size))
         return np.stack(files)
 
     return Data("digits", pixels, found.target % 2)
@@ -68,7 +69,7 @@ def photos(name: str, table: Path, media: Path) -> Data:
 
     def pixels(size: int) -> np.ndarray:
         with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(lambda i: images.load(paths[i], size), readable)))
+            return np.stack(list(pool.map(lambda i: decode.load(paths[i], size), readable)))
 
     grouped = bool((groups[readable] != "").all())
     return Data(name, pixels, values[readable].astype(int), groups[readable] if grouped else None)
@@ -76,8 +77,8 @@ def photos(name: str, table: Path, media: Path) -> Data:
 
 def _pixels(path: Path, size: int) -> np.ndarray | None:
     try:
-        return images.load(path, size)
-    except images.BadImage:
+        return decode.load(path, size)
+    except decode.BadImage:
         return None
 
 

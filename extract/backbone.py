@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from extract import images, lite, saved_model, twin
+from extract import lite, saved_model, twin
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import BackboneError
+from extract.images import decode
 
 # Keras' own: name -> S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
@@ -124,7 +125,7 @@ def recipe(source: Source, precision: str = "float32") -> dict[str, Any]:
         "weights_sha256": source.digest,
         "input_size": source.input_size,
         "pixel_range": "0-1" if source.kind == "saved-model" else "0-255",
-        **images.RECIPE,
+        **decode.RECIPE,
         "precision": precision,
     }
 
@@ -390,5 +391,5 @@ def _declared_input_size(path: Path) -> int:
 
 def probe(backbone: Backbone) -> np.ndarray:
     """Embed the four encoded files in probe/, float32 (4, D): drift shows here that no version string shows."""
-    files = sorted((Path(__file__).parent / "probe").iterdir())
-    return backbone.embed(np.stack([images.load(path, backbone.input_size) for path in files]))
+    files = sorted((Path(decode.__file__).parent / "probe").iterdir())
+    return backbone.embed(np.stack([decode.load(path, backbone.input_size) for path in files]))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract import images
+from extract.images import decode
 from extract.manifest import Manifest, Row
 
 SOON = 20_000  # rows that are looked through in so little time that a run which embeds nothing does it too
@@ -69,8 +69,8 @@ def notes(sets: list[list[str]], total: int, manifest: Manifest) -> list[str]:
 def _sixteen_bits(rows: list[Row]) -> list[str]:
     ranges = []
     for row in rows:
-        with suppress(images.BadImage):  # gone since; the note does without its range
-            ranges.append(images.sixteen_bit_range(images.read(row.path)))
+        with suppress(decode.BadImage):  # gone since; the note does without its range
+            ranges.append(decode.sixteen_bit_range(decode.read(row.path)))
     known = [each for each in ranges if each]
     if not known:
         return []

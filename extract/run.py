@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, images, manifest, nearest, repeats, workspace
+from extract import backbone, cache, manifest, nearest, repeats, workspace
 from extract.cache import FeatureCache
 from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
+from extract.images import decode
 from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
 from extract.tables import labels
 from extract.workspace import Workspace
@@ -231,7 +232,7 @@ def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str
 
 
 def _decoder(recipe: dict[str, Any]) -> str:
-    return f"{images.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
+    return f"{decode.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
 
 
 def _sources(place: Workspace) -> list[FeatureCache]:
@@ -303,7 +304,7 @@ def _embed(
     path_of = {row.sha256: row.path for row in scan.rows} if bad else {}
     for digest in bad.keys() - plan.bad.keys():
         reason, detail = bad[digest]
-        if reason == "undecodable" and (words := images.complaints(path_of[digest], network.input_size)):
+        if reason == "undecodable" and (words := decode.complaints(path_of[digest], network.input_size)):
             bad[digest] = (reason, f"{detail}; {words}")
     return bad, Pass(writer.rows, seconds, f"{engine}, {precision}, {where}", spent)
 
@@ -385,12 +386,12 @@ def _block(network: backbone.Backbone, known: set[str], scan: Scan, jobs: Sequen
                 if digest in known or digest in block.keys:
                     continue
                 if data is None:
-                    data = images.read_any(job.paths, sha256=digest)
+                    data = decode.read_any(job.paths, sha256=digest)
                 job.data = None
             with _timed(block.seconds, "decoding"):
-                pixels.append(images.from_bytes(data, network.input_size))
+                pixels.append(decode.from_bytes(data, network.input_size))
             block.keys.append(digest)
-        except images.BadImage as error:
+        except decode.BadImage as error:
             block.bad[digest] = (error.reason, error.detail)
     if pixels:
         with _timed(block.seconds, "backbone"):
@@ -509,7 +510,7 @@ def _finish(
     """Record and print what was done; the exit code says whether too many images were quarantined."""
     place, total = config.workspace, len(scan.rows)
     embedded, share = done.rows if done else 0, len(failures) / total
-    reasons = {reason: sum(f.reason == reason for f in failures) for reason in images.REASONS}
+    reasons = {reason: sum(f.reason == reason for f in failures) for reason in decode.REASONS}
     counts = {
         "images": total,
         "embedded": embedded,

@@ -1,6 +1,6 @@
 """Backbone and head as one model: one flat graph, published only after parity with the cached features.
 
-Every file is opened again and fed raw files, as pixels from `images.load`, as pixels from the preprocess.py that lies
+Every file is opened again and fed raw files, as pixels from `decode.load`, as pixels from the preprocess.py that lies
 beside it, or, where its graph decodes them itself, as bytes; its probabilities must be those that the bundle gives for
 the cached features.
 """
@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, images, manifest
+from extract import backbone, cache, manifest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError
+from extract.images import decode, pillow
 from extract.manifest import Manifest
 from extract.workspace import Workspace
 from heads import bundle as bundles
-from heads import card, formats, preprocess
+from heads import card, formats
 from heads.bundle import Bundle
 from heads.dataset import rows_of
 
@@ -121,8 +122,8 @@ def export(
 
 def script(size: int) -> str:
     """Return preprocess.py as it lies beside the models that take pixels, for images of S = size."""
-    text = Path(preprocess.__file__).read_text(encoding="utf-8")
-    return text.replace(f"SIZE = {preprocess.SIZE} ", f"SIZE = {size} ")
+    text = Path(pillow.__file__).read_text(encoding="utf-8")
+    return text.replace(f"SIZE = {pillow.SIZE} ", f"SIZE = {size} ")
 
 
 def labels(classes: Sequence[str]) -> str:
@@ -198,7 +199,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
 def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
     """Open each of `files` and compare it, by each of its inputs, on the sample's raw files.
 
-    By bytes only images that `images.decode` reads count, by SCRIPT those that Pillow alone reads; where there is none,
+    By bytes only images that `decode.decode` reads count, by SCRIPT those that Pillow alone reads; where there is none,
     there is no row of it.
     Errors: HeadError when most images are gone.
     """
@@ -235,13 +236,13 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
     found: dict[str, dict[int, Any]] = {"pixels": {}, SCRIPT: {}, "bytes": {}}
     for i in rows:
         try:
-            data = images.read(sample.paths[i], sha256=sample.sha256[i])
-            found["pixels"][i] = images.from_bytes(data, size)
-        except images.BadImage:
+            data = decode.read(sample.paths[i], sha256=sample.sha256[i])
+            found["pixels"][i] = decode.from_bytes(data, size)
+        except decode.BadImage:
             continue
         with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many words for it
-            found[SCRIPT][i] = preprocess.load(io.BytesIO(data), size)[0]
-        if images.in_graph(data, size):
+            found[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]
+        if decode.in_graph(data, size):
             found["bytes"][i] = data
     return found
 

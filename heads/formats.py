@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, images
+from extract import backbone
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, UsageError
+from extract.images import decode
 from heads.layers import Dense
 
 OUTPUTS = ("probability", "decision")
@@ -39,7 +40,7 @@ NEEDS = {
     "onnx": ("onnxruntime", "tf2onnx"),
 }  # beyond requirements.txt; to read, the first
 OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
-PROBE = Path(images.__file__).parent / "probe"  # encoded files that may be given to anybody
+PROBE = Path(decode.__file__).parent / "probe"  # encoded files that may be given to anybody
 
 
 def parse(text: str) -> list[str]:
@@ -146,7 +147,7 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     """Write any backbone and head as one frozen graph, as TensorFlow Serving takes it; each signature gives OUTPUTS.
 
     pixels: float32 (b, S, S, 3), RGB, 0-255. bytes, which is the default: strings `image_bytes` (b,), encoded images
-    that `images.decode` reads; one that it does not read fails the whole call. Beside the graph lie requests that
+    that `decode.decode` reads; one that it does not read fails the whole call. Beside the graph lie requests that
     Serving warms up with.
     """
     tf, keras = engines.load()
@@ -160,7 +161,7 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
 
     def from_bytes(image_bytes: Any) -> dict[str, Any]:
         square = tf.TensorSpec((size, size, 3), tf.uint8)
-        pixels = tf.map_fn(lambda encoded: images.decode(encoded, size), image_bytes, fn_output_signature=square)
+        pixels = tf.map_fn(lambda encoded: decode.decode(encoded, size), image_bytes, fn_output_signature=square)
         return from_pixels(tf.cast(pixels, tf.float32))
 
     module = tf.Module()

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extract.images import BadImage
+from extract.images import thumbnails
+from extract.images.decode import BadImage
 from extract.manifest import Manifest
 from extract.workspace import Workspace
-from heads import metrics, thumbnails
+from heads import metrics
 from heads.dataset import Dataset
 from heads.train import Trained
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, images, manifest, nearest
+from extract import backbone, cache, manifest, nearest
 from extract.cache import FeatureCache
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
+from extract.images import decode
 from extract.run import undecodable
 from extract.tables import folders, sheet
 from extract.workspace import Workspace, shown
@@ -86,7 +87,7 @@ def from_bundle(
     bundles.refuse_stranger(bundle, found)
     digests, bad = _digests(files)
     known_bad = undecodable(place, found.recipe)
-    bad |= {i: images.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
+    bad |= {i: decode.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
     at = rows_of(found, digests)
     p = np.full(len(files), np.nan)
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
@@ -122,14 +123,14 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
     path = path.absolute()  # its parents hold head.json, from wherever it was named
-    facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": images.RECIPE}
+    facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": decode.RECIPE}
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
     if (folder / "head.json").exists():
         facts = bundles.read_facts(folder)
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
-    pixels = {field: facts["recipe"].get(field) for field in images.RECIPE}
-    cache.refuse_other_recipe(pixels, images.RECIPE, where=str(path))
+    pixels = {field: facts["recipe"].get(field) for field in decode.RECIPE}
+    cache.refuse_other_recipe(pixels, decode.RECIPE, where=str(path))
     engines.share_cores()
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
@@ -147,19 +148,19 @@ def run_model(
     out: np.ndarray,
     step: int,
     workers: int,
-) -> dict[int, images.BadImage]:
+) -> dict[int, decode.BadImage]:
     """Fill `out` (n, ...) with what a model gives for the files at `rows`; return why for those that cannot be read.
 
     As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
     """
-    bad: dict[int, images.BadImage] = {}
+    bad: dict[int, decode.BadImage] = {}
 
     def work(block: Sequence[int]) -> int:
         pixels = {}
         for i in block:
             try:
-                pixels[i] = images.load(_existing(files[i]), size)
-            except images.BadImage as error:
+                pixels[i] = decode.load(_existing(files[i]), size)
+            except decode.BadImage as error:
                 bad[i] = error
         if pixels:
             out[list(pixels)] = model(np.stack(list(pixels.values())))
@@ -178,23 +179,23 @@ def run_model(
 
 def _existing(file: tuple[str, Path | None]) -> Path:
     if file[1] is None:
-        raise images.BadImage("missing", f"no file for {file[0]} under MEDIA")
+        raise decode.BadImage("missing", f"no file for {file[0]} under MEDIA")
     return file[1]
 
 
-def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, images.BadImage]]:
+def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, decode.BadImage]]:
     """Return SHA-256 of each file, str (n,), and why for those that cannot be read."""
 
-    def digest(file: tuple[str, Path | None]) -> str | images.BadImage:
+    def digest(file: tuple[str, Path | None]) -> str | decode.BadImage:
         try:
-            with images.opening(_existing(file)) as opened:
+            with decode.opening(_existing(file)) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
-        except images.BadImage as error:
+        except decode.BadImage as error:
             return error
 
     with ThreadPoolExecutor(engines.cores()) as pool:
         found = list(pool.map(digest, files))
-    bad = {i: each for i, each in enumerate(found) if isinstance(each, images.BadImage)}
+    bad = {i: each for i, each in enumerate(found) if isinstance(each, decode.BadImage)}
     return np.array([each if isinstance(each, str) else "" for each in found]), bad
 
 
@@ -202,11 +203,11 @@ def _predictions(
     files: list[tuple[str, Path | None]],
     p: np.ndarray,
     called: np.ndarray,
-    bad: dict[int, images.BadImage],
+    bad: dict[int, decode.BadImage],
     facts: dict[str, Any],
 ) -> list[Prediction]:
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
-        bad.setdefault(i, images.BadImage("not-finite", "the model gives no finite number for this image"))
+        bad.setdefault(i, decode.BadImage("not-finite", "the model gives no finite number for this image"))
     decisions = np.array(facts["classes"])[called.astype(int)].tolist()
     return [
         Prediction(name, None, "", "failed", str(bad[i]))

@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw, ImageOps
 
 from extract.ground import files
 from extract.ground.errors import HeadError
-from extract.images import BadImage
+from extract.images import thumbnails
+from extract.images.decode import BadImage
 from extract.manifest import Manifest
 from extract.tables import labels
 from extract.workspace import Workspace
-from heads import audit, bundle, thumbnails, train
+from heads import audit, bundle, train
 
 COLUMNS, ROWS = 10, 2  # of predictions; above them stands one row of suspects
 SIDE, MARGIN, LINE = 72, 14, 14  # pixels

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.containers import TURNED, containers, turned
-from extract.exif import ORIENTATION
+from extract.images.exif import ORIENTATION
 from tests.conftest import encoded, picture
 
 

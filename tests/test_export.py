@@ -15,10 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import containers
 from benchmarks.formats import alone
-from extract import cache, images, run
+from extract import cache, run
 from extract.ground import engines
 from extract.ground.errors import CacheError, HeadError, UsageError
-from heads import bundle, dataset, decision, export, formats, preprocess, train
+from extract.images import decode, pillow
+from heads import bundle, dataset, decision, export, formats, train
 from heads.layers import Dense, forward
 from tests.conftest import encoded, picture, read_rows
 
@@ -97,7 +98,7 @@ def test_labels_txt_names_the_decisions_in_their_order(ready, asked):
     assert lines == facts["classes"]
     model = formats.open_export(folder / formats.FILES[asked][0])
     photos = [row["path"] for row in manifest_rows(ready)]
-    p, decisions = model.inputs["pixels"](np.concatenate([preprocess.load(path, 32) for path in photos])).T
+    p, decisions = model.inputs["pixels"](np.concatenate([pillow.load(path, 32) for path in photos])).T
     assert [lines[int(decision)] for decision in decisions] == bundle.decide(facts, p).tolist()
     assert set(decisions) == {0, 1}
 
@@ -254,7 +255,7 @@ def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album)
     results = {
         (r.format, r.input): r for r in export.export(place, "logistic", n_images=0, seed=0, asked=["saved_model"])
     }
-    native = sum(images.in_graph(data, 32) for data in files.values())
+    native = sum(decode.in_graph(data, 32) for data in files.values())
     assert 0 < native < len(files)
     assert results["saved_model", "pixels"].n_images == 40 + len(files)
     assert results["saved_model", "bytes"].n_images == 40 + native
@@ -351,7 +352,7 @@ def test_preprocess_makes_the_pixels_of_every_container():
     assert text.count("SIZE = 32 ") == 1
     assert set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)) == {"io", "typing", "numpy", "PIL"}
     for name, data in containers.containers(picture(90, 200)).items():
-        given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
+        given, expected = pillow.load(io.BytesIO(data), 32)[0], decode.from_bytes(data, 32)
         assert (given.dtype, given.shape) == (np.float32, (32, 32, 3))
         off = np.abs(given - expected)
         assert off.max() <= 1, name
@@ -373,19 +374,19 @@ def test_preprocess_takes_a_path_bytes_an_open_file_or_a_pillow_image(name, tmp_
     """The same pixels bit by bit; a file is read from where it stands and stays open, an image is left as it was."""
     path, data = tmp_path / "photo", FILES[name]
     path.write_bytes(data)
-    expected = preprocess.load(str(path), 32)
+    expected = pillow.load(str(path), 32)
     behind = io.BytesIO(b"a header" + data)
     behind.seek(len(b"a header"))
     with path.open("rb") as file, Image.open(path) as image, Image.open(path) as untouched:
         for given in (path, data, bytearray(data), memoryview(data), file, behind, image, image):
-            np.testing.assert_array_equal(preprocess.load(given, 32), expected)
+            np.testing.assert_array_equal(pillow.load(given, 32), expected)
         assert not file.closed
         assert not behind.closed
         image.load()
         untouched.load()
         assert image == untouched  # mode, size, info and pixels
         if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
-            np.testing.assert_array_equal(preprocess.load(image, 32), expected)
+            np.testing.assert_array_equal(pillow.load(image, 32), expected)
             assert image == untouched
 
 
@@ -396,17 +397,17 @@ def test_preprocess_takes_an_image_that_no_file_held(mode):
     deep = Image.fromarray((np.arange(3600) * 18).astype(np.uint16).reshape(60, 60))
     image = deep if mode == "I;16" else Image.fromarray(rgba).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
-    np.testing.assert_array_equal(preprocess.load(image, 32), preprocess.load(data, 32))
+    np.testing.assert_array_equal(pillow.load(image, 32), pillow.load(data, 32))
     assert image.mode == mode
 
 
 def test_preprocess_refuses_what_make_features_refuses():
     """Grey of 32 bits would be clipped to white."""
     data = encoded(Image.fromarray(np.full((40, 40), 40_000, np.int32)), "TIFF")
-    with pytest.raises(images.BadImage, match="32 bits a channel"):
-        images.from_bytes(data, 32)
+    with pytest.raises(decode.BadImage, match="32 bits a channel"):
+        decode.from_bytes(data, 32)
     with pytest.raises(ValueError, match="32 bits a channel"):
-        preprocess.load(io.BytesIO(data), 32)
+        pillow.load(io.BytesIO(data), 32)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
@@ -421,5 +422,5 @@ def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
     more = {"pnginfo": text} if kind == "PNG" else {"xmp": xmp + b"</rdf:RDF></x:xmpmeta>"}
     for options in (more, {"exif": exif}):
         data = encoded(picture(3, 90), kind, **options)
-        given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
+        given, expected = pillow.load(io.BytesIO(data), 32)[0], decode.from_bytes(data, 32)
         assert np.abs(given - expected).max() <= 1

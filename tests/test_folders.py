@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from extract import images, link_tree, manifest, run, workspace
+from extract import link_tree, manifest, run, workspace
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
+from extract.images import decode
 from extract.manifest import Manifest
 from extract.tables import folders, labels
 from heads import dataset, predict
@@ -250,7 +251,7 @@ def test_every_format_that_is_read_has_its_suffix_here():
     """Else photos of a folder would be left out that a table of the same files takes."""
     Image.init()
     known = {Image.EXTENSION.get(suffix) for suffix in folders.SUFFIXES}
-    assert set(images.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
+    assert set(decode.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
     assert {".heic", ".heif"} <= set(folders.SUFFIXES)
 
 

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache, images, manifest, run
+from extract import cache, manifest, run
 from extract.ground import files
 from extract.ground.errors import CacheError, HeadError, InputError
+from extract.images import decode
 from heads import bundle, predict
 from heads.__main__ import main as heads_main
 from tests.conftest import encoded, picture, read_rows
@@ -196,8 +197,8 @@ def test_a_table_with_a_nul_or_an_endless_cell_is_refused_in_words(tmp_path, tex
 def test_a_pipe_is_not_waited_for(tmp_path):
     """Wherever a file is opened."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(images.BadImage, match="it is no regular file"):
-        images.read(tmp_path / "pipe")
+    with pytest.raises(decode.BadImage, match="it is no regular file"):
+        decode.read(tmp_path / "pipe")
     assert predict._digests([("pipe", tmp_path / "pipe")])[1][0].reason == "io-error"
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import containers
-from extract import exif, images
 from extract.ground import engines
-from extract.images import BadImage
+from extract.images import decode, exif
+from extract.images.decode import BadImage
 from tests.conftest import encoded, picture
 from tests.odd_files import odd_files, segment, tiff_tags, with_segments
 
@@ -25,8 +25,8 @@ def test_a_header_is_read_without_decoding():
     tags = Image.Exif()
     tags[exif.ORIENTATION] = 6
     data = encoded(picture(0).resize((60, 40)), exif=tags)
-    assert images.sniff(io.BytesIO(data)) == images.Header("JPEG", 60, 40, 6)
-    assert images.sniff(io.BytesIO(b"GIF89a not really")) == images.Header()
+    assert decode.sniff(io.BytesIO(data)) == decode.Header("JPEG", 60, 40, 6)
+    assert decode.sniff(io.BytesIO(b"GIF89a not really")) == decode.Header()
 
 
 @tensorflow
@@ -35,7 +35,7 @@ def test_a_jpeg_decodes_as_pillow_decodes_it(options):
     """INTEGER_ACCURATE is libjpeg's default, which Pillow uses; without it TensorFlow's pixels differ."""
     data = encoded(picture(1, 64), **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(images.from_bytes(data, 64), expected)
+    np.testing.assert_array_equal(decode.from_bytes(data, 64), expected)
 
 
 @tensorflow
@@ -44,7 +44,7 @@ def test_a_png_decodes_as_pillow_decodes_it(mode):
     """Colour, grey and palette."""
     data = encoded(picture(2, 64).convert(mode), "PNG")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    np.testing.assert_array_equal(images.from_bytes(data, 64), expected)
+    np.testing.assert_array_equal(decode.from_bytes(data, 64), expected)
 
 
 @tensorflow
@@ -60,7 +60,7 @@ def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_suffices(side, scale
     assert scaled.shape[0] == -(-side // scale) >= size
     assert scale == 8 or -(-side // (2 * scale)) < size
     resized = tf.image.resize(scaled, (size, size), antialias=True).numpy().round()
-    np.testing.assert_array_equal(images.from_bytes(data, size), resized)
+    np.testing.assert_array_equal(decode.from_bytes(data, size), resized)
 
 
 @tensorflow
@@ -68,7 +68,7 @@ def test_a_resize_averages_what_it_shrinks():
     """A fine checkerboard becomes grey; without antialiasing it would alias to black or white."""
     board = np.indices((512, 512)).sum(axis=0) % 2 * 255
     data = encoded(Image.fromarray(board.astype(np.uint8)), "PNG")
-    pixels = images.from_bytes(data, 64)
+    pixels = decode.from_bytes(data, 64)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (64, 64, 3)
     assert abs(pixels[8:-8, 8:-8].astype(int) - 127).max() <= 3
@@ -87,7 +87,7 @@ def test_a_resize_averages_what_it_shrinks():
 def test_what_cannot_be_read_says_why(data, detail):
     """The reason is from the closed list, the detail is in words."""
     with pytest.raises(BadImage) as error:
-        images.from_bytes(data, 32)
+        decode.from_bytes(data, 32)
     assert error.value.reason == "undecodable"
     assert detail in error.value.detail
 
@@ -98,12 +98,12 @@ def test_an_odd_file_is_embedded_or_says_the_right_reason(odd):
     """Truncated, flipped, lying or merely rare: never a crash, and never half a picture with the rest grey."""
     if odd.why == "either":
         with suppress(BadImage):
-            assert images.from_bytes(odd.data, 32).shape == (32, 32, 3)
+            assert decode.from_bytes(odd.data, 32).shape == (32, 32, 3)
     elif odd.why:
         with pytest.raises(BadImage, match="undecodable: .*" + ("" if odd.why == "any" else re.escape(odd.why))):
-            images.from_bytes(odd.data, 32)
+            decode.from_bytes(odd.data, 32)
     else:
-        assert images.from_bytes(odd.data, 32).shape == (32, 32, 3)
+        assert decode.from_bytes(odd.data, 32).shape == (32, 32, 3)
 
 
 def test_the_odd_files_are_many_and_differ():
@@ -116,7 +116,7 @@ def test_the_odd_files_are_many_and_differ():
 def photo():
     """A picture without symmetry, and its pixels."""
     image = containers.drawn(120, 100)
-    return image, images.from_bytes(encoded(image, "PNG"), SIZE).astype(int)
+    return image, decode.from_bytes(encoded(image, "PNG"), SIZE).astype(int)
 
 
 @tensorflow
@@ -125,13 +125,13 @@ def test_a_photo_gives_the_same_pixels_in_every_container(photo, name):
     """Lossless containers to the bit; lossy ones to within what they lose, palettes losing most."""
     image, expected = photo
     data = containers.encoded(image, *(containers.LOSSLESS | containers.LOSSY)[name])
-    difference = np.abs(images.from_bytes(data, SIZE) - expected)
+    difference = np.abs(decode.from_bytes(data, SIZE) - expected)
     if name in containers.LOSSLESS:
         assert difference.max() == 0
     else:
         assert difference.mean() < (6 if "256 colours" in name else 2)
     native = ("JPEG,", "MPO", "PNG", "WebP", "BMP, 24")
-    assert images.in_graph(data, SIZE) == name.startswith(native)
+    assert decode.in_graph(data, SIZE) == name.startswith(native)
 
 
 @tensorflow
@@ -140,7 +140,7 @@ def test_a_photo_gives_the_same_pixels_in_every_container(photo, name):
 def test_a_photo_is_upright_whatever_its_orientation_tag(photo, kind, orientation):
     """All eight, in the graph and through Pillow; the resize may round the other way."""
     image, expected = photo
-    difference = np.abs(images.from_bytes(containers.turned(image, kind, orientation), SIZE) - expected)
+    difference = np.abs(decode.from_bytes(containers.turned(image, kind, orientation), SIZE) - expected)
     assert difference.mean() < 1
     assert kind == "JPEG" or difference.max() <= 1
 
@@ -153,7 +153,7 @@ def test_the_graph_reads_orientation_as_pillow_does():
     readers = {start: tf.function(lambda data, read=read: read(exif.Bytes(data))) for start, read in readers.items()}
     found = []
     for odd in odd_files():
-        if odd.data[:2] in readers and not odd.why and images.in_graph(odd.data, 32):
+        if odd.data[:2] in readers and not odd.why and decode.in_graph(odd.data, 32):
             with Image.open(io.BytesIO(odd.data)) as image:
                 image.load()
                 expected = image.getexif().get(exif.ORIENTATION, 1)
@@ -168,9 +168,9 @@ def test_bytes_made_to_delay_the_search_for_a_tag_do_not():
     """A million empty segments are given up on, not walked through: the tag behind them is not found."""
     tagged = with_segments(encoded(picture(8)), segment(0xE1, b"Exif\0\0" + tiff_tags("<", 6)))
     hidden = with_segments(tagged, *[b"\xff\xfe\0\2"] * 1_000_000)
-    upright, found = images.from_bytes(encoded(picture(8)), 32), images.from_bytes(hidden, 32)
+    upright, found = decode.from_bytes(encoded(picture(8)), 32), decode.from_bytes(hidden, 32)
     np.testing.assert_array_equal(found, upright)
-    assert (images.from_bytes(tagged, 32) != upright).any()
+    assert (decode.from_bytes(tagged, 32) != upright).any()
 
 
 @tensorflow
@@ -189,7 +189,7 @@ def test_transparency_is_seen_over_white(mode, kind):
     seen = Image.open(io.BytesIO(data)).convert("RGBA")
     assert np.asarray(seen)[..., 3].min() < 10
     expected = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")).astype(int)
-    assert np.abs(images.from_bytes(data, 32) - expected).max() <= 1
+    assert np.abs(decode.from_bytes(data, 32) - expected).max() <= 1
 
 
 @tensorflow
@@ -197,7 +197,7 @@ def test_transparency_is_seen_over_white(mode, kind):
 def test_sixteen_bits_are_scaled_not_clipped(kind):
     """Pillow's own conversion turns mid-grey into white."""
     deep = Image.fromarray(np.linspace(0, 65_535, 32 * 32).astype(np.uint16).reshape(32, 32))
-    pixels = images.from_bytes(encoded(deep, kind), 32)
+    pixels = decode.from_bytes(encoded(deep, kind), 32)
     np.testing.assert_allclose(pixels[..., 0], np.asarray(deep) / 257, atol=1)
 
 
@@ -208,7 +208,7 @@ def test_an_animations_first_frame_counts():
     for kind, options in {"GIF": {}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}.items():
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         first = Image.open(io.BytesIO(data)).convert("RGB")
-        np.testing.assert_array_equal(images.from_bytes(data, 32), np.asarray(first), err_msg=kind)
+        np.testing.assert_array_equal(decode.from_bytes(data, 32), np.asarray(first), err_msg=kind)
 
 
 @tensorflow
@@ -219,7 +219,7 @@ def test_a_bomb_is_refused_by_what_it_declares():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for bomb in bombs:
         with pytest.raises(BadImage, match="declares 20000 x 20000 pixels"):
-            images.from_bytes(bomb.data, 32)
+            decode.from_bytes(bomb.data, 32)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
@@ -228,7 +228,7 @@ def test_what_libraries_print_of_a_bad_file_is_kept_for_its_row(tmp_path, capfd)
     """libjpeg's complaint goes into the detail and not to the terminal."""
     data = encoded(picture(3, 90))
     (tmp_path / "bad.jpg").write_bytes(data[: len(data) * 9 // 10])
-    assert images.complaints(tmp_path / "bad.jpg", 32) == "Input file read error"
+    assert decode.complaints(tmp_path / "bad.jpg", 32) == "Input file read error"
     assert capfd.readouterr().err == ""
 
 
@@ -238,8 +238,8 @@ def test_the_bytes_that_are_decoded_are_the_bytes_that_were_hashed(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded(picture(6)))
     with pytest.raises(BadImage, match="changed"):
-        images.load(path, 32, sha256="0" * 64)
+        decode.load(path, 32, sha256="0" * 64)
     with pytest.raises(BadImage, match="missing"):
-        images.load(tmp_path / "gone.jpg", 32)
+        decode.load(tmp_path / "gone.jpg", 32)
     with pytest.raises(BadImage, match="io-error"):
-        images.load(tmp_path, 32)
+        decode.load(tmp_path, 32)

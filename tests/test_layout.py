@@ -19,7 +19,7 @@ FORBIDDEN = {
     "extract/cache.py": {
         f"extract.{name}" for name in ("run", "manifest", "labels", "images", "workspace", "backbone")
     },
-    "extract/images.py": {"extract.backbone", "extract.cache", "extract.run"},
+    "extract/images/decode.py": {"extract.backbone", "extract.cache", "extract.run"},
     "extract/state_dict.py": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")},
     "extract/tables/labels.py": {"extract.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cache, images, run
+from extract import cache, run
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
+from extract.images import decode
 from heads import bundle, dataset, export, predict, train
 from heads.__main__ import main
 from tests.conftest import ROOT, encoded, picture, read_rows
@@ -92,8 +93,8 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     (new / "known.jpg").write_bytes(sorted((album.media / "object").rglob("0004img"))[0].read_bytes())
     files = [*predict.list_files(new, album.media), ("gone", None)]
     decoded = []
-    load = images.load
-    monkeypatch.setattr(images, "load", lambda path, *a, **k: decoded.append(path.name) or load(path, *a, **k))
+    load = decode.load
+    monkeypatch.setattr(decode, "load", lambda path, *a, **k: decoded.append(path.name) or load(path, *a, **k))
     found = predict.from_bundle(place, "logistic", files)
     assert decoded[4:] == ["broken.jpg", "fresh.jpg", "page.png"]  # behind the probe; known.jpg came from the cache
     assert [each.status for each in found] == ["failed", "ok", "ok", "failed", "failed"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract import images, repeats, run
+from extract import repeats, run
+from extract.images import decode
 from extract.manifest import Manifest, Row
 from heads import dataset
 from tests.conftest import encoded, picture
@@ -71,7 +72,7 @@ def colour_png(low, high, channels):
 )
 def test_the_range_of_16_bit_files_is_read(data, expected):
     """Grey and in colour, whichever container; nothing of 8 bits, and no error on a broken file."""
-    assert images.sixteen_bit_range(data()) == expected
+    assert decode.sixteen_bit_range(data()) == expected
 
 
 def dark_pngs(i):

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import backbone, cache, images, manifest, run, workspace
+from extract import backbone, cache, manifest, run, workspace
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.images import decode
 from tests.conftest import ROOT, Album, encoded, picture, read_rows
 from tests.odd_files import odd_files
 
@@ -31,7 +32,7 @@ def test_the_features_are_those_of_the_images_one_by_one(place, album):
     assert len(found) == 40
     by_digest = dict(zip(found.sha256.tolist(), found.read(np.arange(40)), strict=True))
     for path in sorted(p for p in album.media.rglob("*") if p.is_file()):
-        expected = network.embed(images.load(path, 32)[None])[0]
+        expected = network.embed(decode.load(path, 32)[None])[0]
         np.testing.assert_allclose(by_digest[backbone.file_digest(path)], expected, atol=1e-6)
     np.testing.assert_allclose(found.probe, backbone.probe(network), atol=1e-6)
     assert found.recipe == backbone.recipe(backbone.resolve(place.backbone))
@@ -105,8 +106,8 @@ def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypa
     missing.parent.mkdir(parents=True, exist_ok=True)
     missing.write_bytes(encoded(picture(51)))
     tried = []
-    opening = images.opening
-    monkeypatch.setattr(images, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
+    opening = decode.opening
+    monkeypatch.setattr(decode, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
     assert extract(place)[1]["quarantined"] == 1
     assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
     tried.clear()
@@ -265,13 +266,13 @@ def test_a_file_is_opened_once(place, album, monkeypatch):
     album.add("copy", (album.media / "object" / "00" / "03" / "0003img").read_bytes(), "1", "train")
     album.write()
     opened, decoded = [], []
-    opening, from_bytes = images.opening, images.from_bytes
-    monkeypatch.setattr(images, "opening", lambda path: opened.append(str(path)) or opening(path))
-    monkeypatch.setattr(images, "from_bytes", lambda data, size: decoded.append(data) or from_bytes(data, size))
+    opening, from_bytes = decode.opening, decode.from_bytes
+    monkeypatch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
+    monkeypatch.setattr(decode, "from_bytes", lambda data, size: decoded.append(data) or from_bytes(data, size))
     assert extract(place)[1]["hashed"] == 41
     ours = [path for path in opened if str(album.media) in path]
     assert len(ours) == len(set(ours)) == 41
-    assert len(set(decoded)) == 40 + len(list((ROOT / "extract" / "probe").iterdir()))
+    assert len(set(decoded)) == 40 + len(list((ROOT / "extract" / "images" / "probe").iterdir()))
 
 
 def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
@@ -287,9 +288,9 @@ def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
     album.media = tmp_path / "again"
     album.add("0015new", encoded(picture(99)), "1", "train")
     album.write()
-    opened, opening = [], images.opening
+    opened, opening = [], decode.opening
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "opening", lambda path: opened.append(str(path)) or opening(path))
+        patch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
         facts = extract(replace(place, media=album.media))[1]
     assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (1, 41, 41)
     assert len([path for path in opened if str(album.media) in path]) == 41
@@ -305,7 +306,7 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(place, album):
 
 def test_a_file_too_large_to_be_an_image_is_not_read(place, album, monkeypatch):
     """A film in the folder costs a row of the quarantine, not the memory."""
-    monkeypatch.setattr(images, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
     film = album.add("film", b"", "0", "train")
     os.truncate(film, 10_000_001)
     album.write()
@@ -361,7 +362,7 @@ def test_odd_files_cost_their_neighbours_nothing(place, album):
     network = backbone.load(backbone.resolve(place.backbone))
     for i, each in enumerate(odd):
         if f"{i:04d}" not in bad:
-            alone = network.embed(images.from_bytes(each.data, 32)[None])[0]
+            alone = network.embed(decode.from_bytes(each.data, 32)[None])[0]
             np.testing.assert_allclose(by_digest[hashlib.sha256(each.data).hexdigest()], alone, atol=1e-5)
 
 
@@ -397,7 +398,7 @@ def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(pla
 
 def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, album, monkeypatch):
     """A row without digest must not condemn every other without one."""
-    monkeypatch.setattr(images, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
     os.truncate(album.add("film", b"", "0", "train"), 10_000_001)
     album.add("missing", None, "0", "train")
     album.write()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.images import BadImage
-from heads import thumbnails
+from extract.images import thumbnails
+from extract.images.decode import BadImage
 from tests.conftest import encoded, picture
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks import probes
-from extract import backbone, images, run, twin, workspace
+from extract import backbone, run, twin, workspace
 from extract.ground import engines
+from extract.images import decode as images
 from heads import dataset, export, formats, train
 from tests.conftest import encoded, picture
 

@@ -29,10 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import synthetic
-from extract import cache, images, repair, run
+from extract import cache, repair, run
 from extract.__main__ import main as extract_main
 from extract.ground import files
 from extract.ground.errors import CacheError
+from extract.images import decode
 from heads import bundle
 from heads.__main__ import main as heads_main
 from tests.conftest import Album, encoded, picture
@@ -583,7 +584,7 @@ def fuzz(n: int, seed: int, folder: Path) -> Tally:
     reasons = {"embedded": 0, "undecodable": 0}
 
     def work(first: int, pipe: int) -> int:
-        images.from_bytes(encoded(picture(1)), 32)  # the graph, before the limit
+        decode.from_bytes(encoded(picture(1)), 32)  # the graph, before the limit
         status = Path("/proc/self/statm").read_text().split()
         most = int(status[0]) * os.sysconf("SC_PAGESIZE") + 3_000_000_000
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -593,10 +594,10 @@ def fuzz(n: int, seed: int, folder: Path) -> Tally:
             (folder / "now.bin").write_bytes(data)
             told = b"e"
             try:
-                pixels = images.from_bytes(data, 32)
-                if pixels.shape != (32, 32, 3) or (number % 10 == 0 and (images.from_bytes(data, 32) != pixels).any()):
+                pixels = decode.from_bytes(data, 32)
+                if pixels.shape != (32, 32, 3) or (number % 10 == 0 and (decode.from_bytes(data, 32) != pixels).any()):
                     told = b"w"
-            except images.BadImage as error:
+            except decode.BadImage as error:
                 told = b"u" if error.reason == "undecodable" and error.detail else b"w"
             except BaseException:
                 traceback.print_exc()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.images import BadImage
+from extract.images import thumbnails
+from extract.images.decode import BadImage
 from extract.manifest import Manifest
 from extract.workspace import Workspace
-from heads import thumbnails
 
 FOLDER = "thumbnails"
 SMALL, LARGE = 200, 1600  # pixels of the longer side

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from extract import exif
 from extract.ground import engines
+from extract.images import exif
 
 with suppress(ImportError):
     import pillow_heif

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from extract import images
-from extract.images import BadImage
+from extract.images import decode
+from extract.images.decode import BadImage
 
 QUALITY = 80
 
@@ -19,10 +19,10 @@ def load(path: Path | str, side: int, *, sha256: str | None = None) -> Image.Ima
 
     sha256: the digest that the bytes must have, so that no other file is ever shown in its place. Errors: BadImage.
     """
-    data = images.read(path, sha256=sha256)
-    images.refuse(data)
+    data = decode.read(path, sha256=sha256)
+    decode.refuse(data)
     try:
-        with images.opened(data) as image:
+        with decode.opened(data) as image:
             image.draft("RGB", (side, side))  # libjpeg scales while it decodes
             small = _over_white(image)
             small.thumbnail((side, side))
