@@ -30,11 +30,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import synthetic
-from extract import backbone, manifest, workspace
+from extract import backbone, workspace
+from extract.files import manifest
+from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import engines, files
 from extract.images import decode as images
 from extract.lite import LITE0
-from extract.manifest import TABLE_COLUMNS
 
 ORIGINAL_IMAGES, EPOCHS = 19_658, 10
 HERE = Path(__file__).parent

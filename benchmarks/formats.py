@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from extract import cache
-from extract.manifest import Manifest
+from extract.files.manifest import Manifest
 from heads import bundle, export, formats
 from heads.dataset import rows_of
 

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from extract import backbone, cache, workspace
+from extract.files.manifest import Manifest
 from extract.images import decode
-from extract.manifest import Manifest
 from heads import dataset, leaks
 
 DIM = 1280

@@ -21,7 +21,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from extract import backbone, demo, manifest
+from extract import backbone, demo
+from extract.files import manifest
 from extract.ground import engines
 from extract.images import decode
 from extract.lite import LITE0

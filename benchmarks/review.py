@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks import synthetic
 from extract import workspace
+from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import files
-from extract.manifest import TABLE_COLUMNS
 from extract.workspace import Workspace
 from heads import dataset
 from heads.review.desk import PAUSE, Desk

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extract import cache, manifest
+from extract import cache
+from extract.files import manifest
 from extract.ground import files
 from extract.workspace import Workspace, write_record
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, manifest, run, shards
+from extract import backbone, run, shards
+from extract.files import manifest
 from extract.ground.errors import OnepassError, UsageError
 
 ROOT = Path(__file__).parent.parent

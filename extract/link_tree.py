@@ -6,11 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from extract import manifest, nearest
+from extract.files import manifest, nearest
+from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.ground.progress import Progress
-from extract.manifest import Manifest
 from extract.tables import folders, labels
 from extract.tables.labels import Labels
 from extract.workspace import Workspace, shown

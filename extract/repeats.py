@@ -10,8 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from extract.files.manifest import Manifest, Row
 from extract.images import decode
-from extract.manifest import Manifest, Row
 
 SOON = 20_000  # rows that are looked through in so little time that a run which embeds nothing does it too
 DIRECTIONS, WINDOW = (

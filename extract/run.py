@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, manifest, nearest, repeats, workspace
+from extract import backbone, cache, repeats, workspace
 from extract.cache import FeatureCache
+from extract.files import manifest, nearest
+from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
 from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
 from extract.images import decode
-from extract.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
 from extract.tables import labels
 from extract.workspace import Workspace
 

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extract import backbone, cache, manifest, run, workspace
+from extract import backbone, cache, run, workspace
+from extract.files import manifest
+from extract.files.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.ground import files
 from extract.ground.errors import DONE, CacheError, UsageError
-from extract.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.tables import labels
 from extract.workspace import Workspace
 

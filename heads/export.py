@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, manifest
+from extract import backbone, cache
+from extract.files import manifest
+from extract.files.manifest import Manifest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError
 from extract.images import decode, pillow
-from extract.manifest import Manifest
 from extract.workspace import Workspace
 from heads import bundle as bundles
 from heads import card, formats

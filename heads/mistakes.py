@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.images.decode import BadImage
-from extract.manifest import Manifest
 from extract.workspace import Workspace
 from heads import metrics
 from heads.dataset import Dataset

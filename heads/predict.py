@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, manifest, nearest
+from extract import backbone, cache
 from extract.cache import FeatureCache
+from extract.files import manifest, nearest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import thumbnails
 from extract.images.decode import BadImage
-from extract.manifest import Manifest
 from extract.tables import labels
 from extract.workspace import Workspace
 from heads import audit, bundle, train

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import pictures, synthetic
-from extract import cache, manifest
+from extract import cache
+from extract.files import manifest
 from extract.ground import files
 from extract.workspace import Workspace, write_record
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract import run
+from extract.files.manifest import Manifest, Row
 from extract.ground import files
-from extract.manifest import Manifest, Row
 from heads import audit, dataset, show, solver
 from heads.__main__ import main
 from tests.conftest import read_rows

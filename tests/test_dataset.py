@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import synthetic
-from extract import cache, manifest, workspace
+from extract import cache, workspace
+from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.tables.labels import SPLITS

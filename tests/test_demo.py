@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from extract import cache, demo, workspace
 from extract.__main__ import main as extract_main
-from extract.manifest import Manifest, Row
+from extract.files.manifest import Manifest, Row
 from heads.__main__ import main as heads_main
 from tests.conftest import read_rows
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from extract import backbone, manifest
+from extract import backbone
 from extract.__main__ import main
+from extract.files import manifest
 from extract.ground import errors, files
 from extract.tables import labels
 from extract.workspace import Workspace, write_record

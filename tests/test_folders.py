@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from extract import link_tree, manifest, run, workspace
+from extract import link_tree, run, workspace
+from extract.files import manifest
+from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.images import decode
-from extract.manifest import Manifest
 from extract.tables import folders, labels
 from heads import dataset, predict
 from heads.__main__ import main as heads_main

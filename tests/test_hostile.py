@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache, manifest, run
+from extract import cache, run
+from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, HeadError, InputError
 from extract.images import decode

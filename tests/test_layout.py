@@ -21,7 +21,7 @@ FORBIDDEN = {
     },
     "extract/images/decode.py": {"extract.backbone", "extract.cache", "extract.run"},
     "extract/state_dict.py": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")},
-    "extract/tables/labels.py": {"extract.manifest", "extract.run"},
+    "extract/tables/labels.py": {"extract.files.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},
     "heads/layers.py": {"extract", "heads"},
 }

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from extract import link_tree, manifest, workspace
+from extract import link_tree, workspace
 from extract.__main__ import main
+from extract.files import manifest
+from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import InputError
-from extract.manifest import Manifest
 from extract.tables import folders, labels
 from extract.workspace import Workspace
 from tests.conftest import Album

@@ -11,9 +11,9 @@ from unicodedata import normalize
 import pandas as pd
 import pytest
 
-from extract import manifest
+from extract.files import manifest
+from extract.files.manifest import Manifest
 from extract.ground.errors import InputError
-from extract.manifest import Manifest
 from extract.tables import sheet
 from tests.conftest import ROOT, encoded, picture, read_rows
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from extract import manifest, nearest
+from extract.files import manifest, nearest
 from tests.conftest import encoded, picture
 
 

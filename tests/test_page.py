@@ -17,8 +17,8 @@ from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from benchmarks import pictures
+from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from extract.manifest import Manifest
 from heads import audit, curves, dataset, leaks, metrics, mistakes, page, paired, report, train
 from heads.mistakes import Mistake
 from tests.conftest import encoded, picture

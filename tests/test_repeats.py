@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from extract import repeats, run
+from extract.files.manifest import Manifest, Row
 from extract.images import decode
-from extract.manifest import Manifest, Row
 from heads import dataset
 from tests.conftest import encoded, picture
 

@@ -8,9 +8,9 @@ import pytest
 
 from extract import cache, run, shards
 from extract.__main__ import main
+from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, UsageError
-from extract.manifest import Manifest
 from tests.conftest import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from extract import manifest
+from extract.files import manifest
 from extract.ground.errors import InputError
 from extract.tables import sheet
 from tests.conftest import encoded, picture

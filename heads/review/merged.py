@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from extract import manifest
+from extract.files import manifest
 from extract.ground import files
 from extract.tables import answers, sheet
 from extract.workspace import Workspace

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.images.decode import BadImage
-from extract.manifest import Manifest
 from extract.workspace import Workspace
 
 FOLDER = "thumbnails"
