@@ -20,7 +20,7 @@ USER $UID
 ENV KERAS_HOME=/weights/keras TFHUB_CACHE_DIR=/weights/hub PYTHONDONTWRITEBYTECODE=1
 
 ARG WEIGHTS=
-RUN if [ -n "$WEIGHTS" ]; then python -c "import sys; from extract import backbone; backbone.resolve(sys.argv[1])" "$WEIGHTS"; fi
+RUN if [ -n "$WEIGHTS" ]; then python -c "import sys; from extract.backbones import backbone; backbone.resolve(sys.argv[1])" "$WEIGHTS"; fi
 
 VOLUME ["/onepass/artifacts", "/weights"]
 HEALTHCHECK --interval=5m --timeout=30s CMD ["python", "-m", "extract", "--version"]

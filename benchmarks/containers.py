@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from extract import backbone
+from extract.backbones import backbone
+from extract.backbones.lite import LITE0
 from extract.images import decode
 from extract.images.exif import ORIENTATION
-from extract.lite import LITE0
 
 LOSSLESS = {  # name -> Pillow's format, mode and options
     "PNG": ("PNG", "RGB", {}),

@@ -30,12 +30,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import synthetic
-from extract import backbone, workspace
+from extract import workspace
+from extract.backbones import backbone
+from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import engines, files
 from extract.images import decode as images
-from extract.lite import LITE0
 
 ORIGINAL_IMAGES, EPOCHS = 19_658, 10
 HERE = Path(__file__).parent

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from extract import backbone, cache, workspace
+from extract import cache, workspace
+from extract.backbones import backbone
 from extract.files.manifest import Manifest
 from extract.images import decode
 from heads import dataset, leaks

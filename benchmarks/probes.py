@@ -21,11 +21,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from extract import backbone, demo
+from extract import demo
+from extract.backbones import backbone
+from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.ground import engines
 from extract.images import decode
-from extract.lite import LITE0
 from heads import metrics
 from heads.baselines import LogisticHead
 from heads.metrics import Metric

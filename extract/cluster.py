@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, run, shards
+from extract import run, shards
+from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground.errors import OnepassError, UsageError
 

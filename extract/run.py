@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache, repeats, workspace
+from extract import cache, repeats, workspace
+from extract.backbones import backbone
 from extract.cache import FeatureCache
 from extract.files import manifest, nearest
 from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extract import backbone, cache, run, workspace
+from extract import cache, run, workspace
+from extract.backbones import backbone
 from extract.files import manifest
 from extract.files.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.ground import files

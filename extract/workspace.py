@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extract.backbone import DEFAULT as BACKBONE
-from extract.backbone import NAMES, REMOVED
+from extract.backbones.backbone import DEFAULT as BACKBONE
+from extract.backbones.backbone import NAMES, REMOVED
 from extract.ground import files
 from extract.ground.errors import InputError, visible
 

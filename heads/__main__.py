@@ -11,9 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import backbone, cache, demo, workspace
+from extract import cache, demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
+from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract import lite
+from extract.backbones import lite
 
 PARITY = ("format", "input", "n_images", "max_abs_diff", "tolerance", "flips", "wrong_decisions", "ok")
 NO_KERAS = "model.keras, model.h5: not written, no EfficientNet of Keras gives this SavedModel's features"

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache
+from extract import cache
+from extract.backbones import backbone
 from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import engines

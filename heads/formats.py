@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone
+from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, UsageError

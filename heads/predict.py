@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import backbone, cache
+from extract import cache
+from extract.backbones import backbone
 from extract.cache import FeatureCache
 from extract.files import manifest, nearest
 from extract.ground import engines

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import backbone, cache
+from extract import cache
+from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
 from tests.conftest import ROOT, picture
@@ -271,7 +272,7 @@ def test_the_weights_digest_and_input_size_need_no_tensorflow(tiny_backbone):
     """A run with nothing to embed must not pay for an import."""
     code = f"""
 import sys
-from extract import backbone
+from extract.backbones import backbone
 source = backbone.resolve({str(tiny_backbone)!r})
 assert source.input_size == 32 and len(source.digest) == 64
 assert "tensorflow" not in sys.modules and "keras" not in sys.modules
@@ -296,7 +297,7 @@ def test_the_probe_is_the_same_in_another_process(tiny_backbone):
     code = f"""
 import sys
 import numpy as np
-from extract import backbone
+from extract.backbones import backbone
 np.save(sys.argv[1], backbone.probe(backbone.load(backbone.resolve({str(tiny_backbone)!r}))))
 """
     path = tiny_backbone.with_name("probe.npy")

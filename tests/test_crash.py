@@ -17,7 +17,8 @@ pytestmark = pytest.mark.tensorflow
 # the stage in a process of its own, slowed so that there is a middle to be killed in; a part every 8 images
 SLOW = """
 import sys, time
-from extract import backbone, run, workspace
+from extract.backbones import backbone
+from extract import run, workspace
 from extract.ground.errors import guard
 run.PART_ROWS = 8
 embed = backbone.Backbone.embed

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import backbone, cache, run
+from extract import cache, run
 from extract.__main__ import main
+from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError, HeadError
 from heads import bundle, dataset, export, train

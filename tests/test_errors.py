@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from extract import backbone
 from extract.__main__ import main
+from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground import errors, files
 from extract.tables import labels

@@ -143,7 +143,7 @@ def test_a_bundle_whose_arrays_unfold_or_hold_objects_is_refused(photos):
 @pytest.mark.tensorflow
 def test_a_keras_file_that_would_unfold_is_refused(place):
     """A zip bomb with a .keras suffix."""
-    from extract import backbone
+    from extract.backbones import backbone
     from extract.ground.errors import BackboneError
 
     source = backbone.resolve(place.backbone)
@@ -164,7 +164,7 @@ def test_a_keras_file_that_would_unfold_is_refused(place):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(place, tmp_path, suffix):
     """Before a byte of it is allocated; and what is loaded next is not the worse for it."""
-    from extract import backbone
+    from extract.backbones import backbone
     from extract.ground import engines
 
     _, keras = engines.load()

@@ -19,8 +19,10 @@ FORBIDDEN = {
     "extract/cache.py": {
         f"extract.{name}" for name in ("run", "manifest", "labels", "images", "workspace", "backbone")
     },
-    "extract/images/decode.py": {"extract.backbone", "extract.cache", "extract.run"},
-    "extract/state_dict.py": {f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")},
+    "extract/images/decode.py": {"extract.backbones.backbone", "extract.cache", "extract.run"},
+    "extract/backbones/state_dict.py": {
+        f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")
+    },
     "extract/tables/labels.py": {"extract.files.manifest", "extract.run"},
     "heads/metrics.py": {"extract", "heads"},
     "heads/layers.py": {"extract", "heads"},

@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from extract import backbone, lite, run, state_dict, workspace
+from extract import run, workspace
+from extract.backbones import backbone, lite, state_dict
 from extract.ground import engines
 from extract.ground.errors import BackboneError
 from heads import dataset, export, formats, train
@@ -68,7 +69,7 @@ def test_a_source_is_one_of_a_name_and_needs_no_tensorflow_and_no_torch():
     """Its recipe names architecture and weights; the package is found without being imported."""
     code = """
 import sys
-from extract import backbone
+from extract.backbones import backbone
 source = backbone.resolve("efficientnet-lite0")
 recipe = backbone.recipe(source)
 assert (recipe["architecture"], recipe["input_size"], recipe["pixel_range"]) == ("efficientnet-lite0", 224, "0-255")

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import backbone, cache, run, workspace
+from extract import cache, run, workspace
+from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError

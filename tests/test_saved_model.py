@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import backbone, cache, run, saved_model
+from extract import cache, run
 from extract.__main__ import main as extract_main
+from extract.backbones import backbone, saved_model
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
 from heads.__main__ import main as heads_main
@@ -187,7 +188,7 @@ def test_a_handle_is_found_where_hub_keeps_it_without_tensorflow(modules, hub_ca
         engines.hub().resolve(HANDLE)
     code = f"""
 import sys
-from extract import backbone
+from extract.backbones import backbone
 source = backbone.resolve({HANDLE!r})
 assert source.name == {HANDLE!r} and source.input_size == 240
 assert not {{"tensorflow", "keras", "tensorflow_hub"}} & set(sys.modules)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import probes
-from extract import backbone, run, twin, workspace
+from extract import run, workspace
+from extract.backbones import backbone, twin
 from extract.ground import engines
 from extract.images import decode as images
 from heads import dataset, export, formats, train

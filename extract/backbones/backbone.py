@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import lite, saved_model, twin
+from extract.backbones import lite, saved_model, twin
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import BackboneError

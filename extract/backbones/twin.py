@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import lite
+from extract.backbones import lite
 from extract.ground import engines
 
 SMALLEST = 32  # S that Keras builds an EfficientNet for

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import state_dict
+from extract.backbones import state_dict
 from extract.ground import engines
 from extract.ground.errors import BackboneError
 

@@ -1,0 +1,1 @@
+"""The frozen networks: their sources, weights and how they are run."""
