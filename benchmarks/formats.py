@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extract import cache
 from extract.files.manifest import Manifest
+from extract.store import cache
 from heads import bundle, export, formats
 from heads.dataset import rows_of
 

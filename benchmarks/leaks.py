@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from extract import cache, workspace
+from extract import workspace
 from extract.backbones import backbone
 from extract.files.manifest import Manifest
 from extract.images import decode
+from extract.store import cache
 from heads import dataset, leaks
 
 DIM = 1280

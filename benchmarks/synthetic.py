@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from extract import cache
 from extract.files import manifest
 from extract.ground import files
+from extract.store import cache
 from extract.workspace import Workspace, write_record
 
 RECIPE = {"architecture": "synthetic", "weights_sha256": "0" * 64, "input_size": 32, "precision": "float32"}

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extract import __version__, cache, run, workspace
+from extract import __version__, run, workspace
 from extract.ground import engines
 from extract.ground.errors import DONE, CacheError, guard, in_utf8
+from extract.store import cache
 
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +125,7 @@ def _verify(flags: argparse.Namespace) -> int:
         if not flags.repair or not path.is_file():
             raise
         print(f"verify    {error}", flush=True)
-        from extract import repair
+        from extract.store import repair
 
         kept, before = repair.repair(path)
         print(f"verify    {kept:,} of {before:,} rows are whole and were kept; make features embeds the others again")

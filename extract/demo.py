@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extract import cache
 from extract.backbones import backbone
 from extract.backbones.backbone import REMOVED
 from extract.backbones.lite import LITE0
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.store import cache
 from extract.workspace import RECORD, Workspace, read_record, shown, write_record
 
 BACKBONE = LITE0

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from extract import cache, repeats, workspace
+from extract import workspace
 from extract.backbones import backbone
-from extract.cache import FeatureCache
 from extract.files import manifest, nearest
 from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
 from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
 from extract.images import decode
+from extract.store import cache, repeats
+from extract.store.cache import FeatureCache
 from extract.tables import labels
 from extract.workspace import Workspace
 

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extract import cache, run, workspace
+from extract import run, workspace
 from extract.backbones import backbone
 from extract.files import manifest
 from extract.files.manifest import QUARANTINE_COLUMNS, TABLE_COLUMNS, Manifest, Scan
 from extract.ground import files
 from extract.ground.errors import DONE, CacheError, UsageError
+from extract.store import cache
 from extract.tables import labels
 from extract.workspace import Workspace
 

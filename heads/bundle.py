@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.cache import FeatureCache, refuse_other_recipe
 from extract.ground import files
 from extract.ground.errors import HeadError
+from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1

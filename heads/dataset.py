@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from extract import cache, repeats, workspace
-from extract.cache import FeatureCache
+from extract import workspace
 from extract.files import manifest
 from extract.files.manifest import QUARANTINE_COLUMNS, Manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.store import cache, repeats
+from extract.store.cache import FeatureCache
 from extract.tables import answers, labels
 from extract.tables.labels import SPLITS, Labels
 from extract.workspace import Workspace

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from extract import cache
 from extract.backbones import backbone
 from extract.files import manifest
 from extract.files.manifest import Manifest
@@ -27,6 +26,7 @@ from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError
 from extract.images import decode, pillow
+from extract.store import cache
 from extract.workspace import Workspace
 from heads import bundle as bundles
 from heads import card, formats

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import cache
 from extract.backbones import backbone
-from extract.cache import FeatureCache
 from extract.files import manifest, nearest
 from extract.ground import engines
 from extract.ground import files as artifacts
@@ -24,6 +22,8 @@ from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.images import decode
 from extract.run import undecodable
+from extract.store import cache
+from extract.store.cache import FeatureCache
 from extract.tables import folders, sheet
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles

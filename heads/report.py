@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from extract.cache import provenance
 from extract.ground import files
+from extract.store.cache import provenance
 from extract.workspace import Workspace
 from heads import decision, metrics, mistakes, page, paired, registry
 from heads.audit import Audit

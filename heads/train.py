@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.cache import provenance
 from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
+from extract.store.cache import provenance
 from extract.workspace import Workspace
 from heads import calibration, decision, metrics, registry
 from heads.bundle import Bundle

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import pictures, synthetic
-from extract import cache
 from extract.files import manifest
 from extract.ground import files
+from extract.store import cache
 from extract.workspace import Workspace, write_record
 
 ROOT = Path(__file__).parent.parent

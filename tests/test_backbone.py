@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache
 from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
+from extract.store import cache
 from tests.conftest import ROOT, picture
 
 tensorflow = pytest.mark.tensorflow

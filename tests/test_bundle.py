@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from extract import cache
 from extract.ground.errors import CacheError, HeadError
+from extract.store import cache
 from heads import bundle, dataset, train
 from heads.__main__ import main
 

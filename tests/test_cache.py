@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache, repair
 from extract.__main__ import main
 from extract.ground import files
 from extract.ground.errors import BusyError, CacheError
+from extract.store import cache, repair
 from tests.conftest import ROOT
 
 RECIPE = {"architecture": "test", "input_size": 32}
@@ -158,7 +158,7 @@ def test_a_write_that_fails_is_an_error_and_not_a_crash(tmp_path, parts, limit):
     code = f"""
 import resource
 from pathlib import Path
-from extract import cache
+from extract.store import cache
 sources = cache.open_parts(Path({str(tmp_path / "features.parts")!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:

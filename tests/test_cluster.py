@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cache, cluster, run
+from extract import cluster, run
 from extract.__main__ import main
 from extract.ground.errors import UsageError
+from extract.store import cache
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.tensorflow

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import cache, run, workspace
+from extract import run, workspace
+from extract.store import cache
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.tensorflow
@@ -90,7 +91,7 @@ def test_a_kill_during_the_seal_loses_and_doubles_nothing(place, tmp_path, momen
     out = tmp_path / "killed"
     prelude = f"""
 import os, signal
-from extract import cache
+from extract.store import cache
 stamp, seal = cache._stamp, cache.seal
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +155,7 @@ def test_a_kill_behind_links_loses_nothing_and_leaves_nothing_on_the_other_disk(
     (out / "features.h5").symlink_to(disk / "features.h5")
     prelude = """
 import os, signal
-from extract import cache
+from extract.store import cache
 stamp = cache._stamp
 cache._stamp = lambda path: stamp(path) if 'part-' in path.name else os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks import synthetic
-from extract import cache, workspace
+from extract import workspace
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.store import cache
 from extract.tables.labels import SPLITS
 from heads import dataset
 from tests.conftest import read_rows

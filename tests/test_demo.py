@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from extract import cache, demo, workspace
+from extract import demo, workspace
 from extract.__main__ import main as extract_main
 from extract.files.manifest import Manifest, Row
+from extract.store import cache
 from heads.__main__ import main as heads_main
 from tests.conftest import read_rows
 

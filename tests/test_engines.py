@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cache, run
+from extract import run
 from extract.__main__ import main
 from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError, HeadError
+from extract.store import cache
 from heads import bundle, dataset, export, train
 from heads.export import Sample
 

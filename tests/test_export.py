@@ -15,10 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import containers
 from benchmarks.formats import alone
-from extract import cache, run
+from extract import run
 from extract.ground import engines
 from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
+from extract.store import cache
 from heads import bundle, dataset, decision, export, formats, train
 from heads.layers import Dense, forward
 from tests.conftest import encoded, picture, read_rows

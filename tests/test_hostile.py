@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache, run
+from extract import run
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, HeadError, InputError
 from extract.images import decode
+from extract.store import cache
 from heads import bundle, predict
 from heads.__main__ import main as heads_main
 from tests.conftest import encoded, picture, read_rows

@@ -16,10 +16,10 @@ TENSORFLOW = {"tensorflow", "keras", "tensorflow_hub", "tf_keras"}
 FORBIDDEN = {
     "extract": {"heads", "benchmarks", "tests"},
     "heads": {"benchmarks", "tests"},
-    "extract/cache.py": {
+    "extract/store/cache.py": {
         f"extract.{name}" for name in ("run", "manifest", "labels", "images", "workspace", "backbone")
     },
-    "extract/images/decode.py": {"extract.backbones.backbone", "extract.cache", "extract.run"},
+    "extract/images/decode.py": {"extract.backbones.backbone", "extract.store.cache", "extract.run"},
     "extract/backbones/state_dict.py": {
         f"extract.{name}" for name in ("run", "manifest", "labels", "workspace", "backbone")
     },

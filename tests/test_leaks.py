@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import synthetic
-from extract import cache, workspace
+from extract import workspace
 from extract.ground import files
+from extract.store import cache
 from extract.tables import labels
 from heads import audit, dataset, leaks, metrics, report, train
 from heads.__main__ import main

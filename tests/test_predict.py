@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cache, run
+from extract import run
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.images import decode
+from extract.store import cache
 from heads import bundle, dataset, export, predict, train
 from heads.__main__ import main
 from tests.conftest import ROOT, encoded, picture, read_rows

@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import cache, repair, run
+from extract import run
 from extract.__main__ import main
 from extract.ground.errors import CacheError
+from extract.store import cache, repair
 from tests.test_cache import RECIPE, keys
 
 N, DIM = 3000, 24

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract import repeats, run
+from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.images import decode
+from extract.store import repeats
 from heads import dataset
 from tests.conftest import encoded, picture
 

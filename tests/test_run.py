@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import cache, run, workspace
+from extract import run, workspace
 from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.images import decode
+from extract.store import cache
 from tests.conftest import ROOT, Album, encoded, picture, read_rows
 from tests.odd_files import odd_files
 

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import cache, run
+from extract import run
 from extract.__main__ import main as extract_main
 from extract.backbones import backbone, saved_model
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
+from extract.store import cache
 from heads.__main__ import main as heads_main
 from tests.conftest import ROOT, picture, read_rows
 

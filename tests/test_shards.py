@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract import cache, run, shards
+from extract import run, shards
 from extract.__main__ import main
 from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, UsageError
+from extract.store import cache
 from tests.conftest import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from extract import cache
 from extract.ground.errors import HeadError, TooFewRows
+from extract.store import cache
 from heads import dataset, registry, report, sweep, train
 from heads.__main__ import main
 from tests.conftest import encoded, picture, read_rows, with_features

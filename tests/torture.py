@@ -29,11 +29,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import synthetic
-from extract import cache, repair, run
+from extract import run
 from extract.__main__ import main as extract_main
 from extract.ground import files
 from extract.ground.errors import CacheError
 from extract.images import decode
+from extract.store import cache, repair
 from heads import bundle
 from heads.__main__ import main as heads_main
 from tests.conftest import Album, encoded, picture

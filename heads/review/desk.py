@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import cache, workspace
+from extract import workspace
 from extract.ground.errors import InputError
+from extract.store import cache
 from extract.tables import answers, labels
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED

@@ -14,9 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract import cache
 from extract.ground import files
 from extract.ground.errors import CacheError
+from extract.store import cache
 
 END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says how long the file is
 
