@@ -1,7 +1,8 @@
 """How often the 95 % intervals of the project cover the truth, in simulation: `python -m benchmarks.intervals`.
 
 Scores come from two normal distributions; a group shifts its scores, or tells the classes apart better or worse than
-others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of heads/metrics.py.
+others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of
+heads/stats/metrics.py.
 Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
 between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
 an interval alone, and all of them together. Then how often, of heads with the same expected log loss but the baseline
@@ -17,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from heads import metrics, paired
+from heads.stats import metrics, paired
 
 # name: (rows, rows a group, share of positives, distance of the classes, sd of a group's shift, sd of its distance)
 CASES = {

@@ -18,8 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import intervals
 from extract import workspace
-from heads import dataset, decision
+from heads import dataset
 from heads.layers import standardisation, standardise
+from heads.stats import decision
 
 C = 1e-3
 SHARES = (0.5, 0.75)  # where validation begins among the groups, and test

@@ -27,9 +27,9 @@ from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.ground import engines
 from extract.images import decode
-from heads import metrics
 from heads.baselines import LogisticHead
-from heads.metrics import Metric
+from heads.stats import metrics
+from heads.stats.metrics import Metric
 
 FOLDS = 5
 BATCH = 64

@@ -91,7 +91,8 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
 
 def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
     """Return how to train what `train` and `compare` were asked for."""
-    from heads import decision, registry, sweep, train
+    from heads import registry, sweep, train
+    from heads.stats import decision
 
     axes = None
     if flags.sweep is not None:

@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from extract.ground import files
 from extract.tables.labels import SPLITS
 from extract.workspace import Workspace
-from heads import metrics
-from heads.metrics import Metric
+from heads.stats import metrics
+from heads.stats.metrics import Metric
 
 if TYPE_CHECKING:
     from heads.dataset import Dataset, Part

@@ -11,8 +11,8 @@ from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.images.decode import BadImage
 from extract.workspace import Workspace
-from heads import metrics
 from heads.dataset import Dataset
+from heads.stats import metrics
 from heads.train import Trained
 
 MOST, SIDE = 24, 160  # mistakes; pixels

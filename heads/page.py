@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads import audit, curves, leaks, metrics, paired, registry
+from heads import audit, leaks, registry
 from heads.audit import Audit
 from heads.mistakes import Mistake
+from heads.stats import curves, metrics, paired
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 

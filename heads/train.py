@@ -16,12 +16,13 @@ from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
 from extract.store.cache import provenance
 from extract.workspace import Workspace
-from heads import calibration, decision, metrics, registry
+from heads import calibration, registry
 from heads.bundle import Bundle
 from heads.dataset import Dataset
-from heads.decision import OperatingPoint, Target
 from heads.layers import forward
-from heads.metrics import Metric
+from heads.stats import decision, metrics
+from heads.stats.decision import OperatingPoint, Target
+from heads.stats.metrics import Metric
 
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 

@@ -11,10 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError
-from heads import calibration, dataset, formats, layers, metrics, report, train
+from heads import calibration, dataset, formats, layers, report, train
 from heads.baselines import Head, LogisticHead
 from heads.calibration import Calibrated
 from heads.layers import Dense
+from heads.stats import metrics
 
 
 def drawn(n, seed=0, slope=0.5, shift=-0.7):

@@ -20,8 +20,9 @@ from extract.ground import engines
 from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
 from extract.store import cache
-from heads import bundle, dataset, decision, export, formats, train
+from heads import bundle, dataset, export, formats, train
 from heads.layers import Dense, forward
+from heads.stats import decision
 from tests.conftest import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow

@@ -11,8 +11,9 @@ from extract import workspace
 from extract.ground import files
 from extract.store import cache
 from extract.tables import labels
-from heads import audit, dataset, leaks, metrics, report, train
+from heads import audit, dataset, leaks, report, train
 from heads.__main__ import main
+from heads.stats import metrics
 from tests.conftest import read_rows
 
 SIZES = (700, 100, 120)  # train, validation, test

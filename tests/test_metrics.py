@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from heads import metrics
+from heads.stats import metrics
 
 
 def draw(n, seed=0, distance=2.0):

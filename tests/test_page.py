@@ -19,8 +19,9 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from benchmarks import pictures
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from heads import audit, curves, dataset, leaks, metrics, mistakes, page, paired, report, train
+from heads import audit, dataset, leaks, mistakes, page, report, train
 from heads.mistakes import Mistake
+from heads.stats import curves, metrics, paired
 from tests.conftest import encoded, picture
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>\u2028'\"&amp;{{plotly}}")

@@ -20,10 +20,11 @@ from extract.tables import answers, labels
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
-from heads import dataset, metrics
-from heads.metrics import Metric
+from heads import dataset
 from heads.review.pictures import Pictures
 from heads.review.ranking import Ranker, Ranking
+from heads.stats import metrics
+from heads.stats.metrics import Metric
 
 QUEUES = ("suspects", "copies", "near", "unlabelled", "control")
 ANSWERED = "answered"

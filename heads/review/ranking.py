@@ -14,10 +14,11 @@ from scipy.special import expit
 
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
-from heads import leaks, metrics, solver
+from heads import leaks, solver
 from heads.baselines import CS, folds_by_group
 from heads.layers import standardisation, standardise
-from heads.metrics import Metric
+from heads.stats import metrics
+from heads.stats.metrics import Metric
 
 SEARCHED = 2000  # rows of train that the choice of C looks at
 SHOWN = 8  # neighbours beside a picture

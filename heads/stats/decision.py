@@ -19,8 +19,8 @@ from scipy.stats import beta
 from scipy.stats import t as student
 
 from extract.ground.errors import UsageError
-from heads import metrics
-from heads.metrics import Metric
+from heads.stats import metrics
+from heads.stats.metrics import Metric
 
 LEVEL = 0.05  # how often a promise may be broken
 CUTS = 500  # thresholds that a promise is tested at

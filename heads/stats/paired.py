@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads import metrics
 from heads.dataset import Dataset
+from heads.stats import metrics
 from heads.train import Trained
 
 REFERENCES = ("logistic", "sigmoid-long")  # what a claim of improvement is held against

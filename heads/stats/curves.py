@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from heads import metrics
+from heads.stats import metrics
 
 Curve = tuple[list[float], list[float], list[float | str]]  # x, y, and the threshold of each point
 STEP = 1e-3  # of an axis: under half a pixel in a plot of 400
