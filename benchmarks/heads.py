@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import synthetic
-from heads.keras_head import SigmoidHead
+from heads.menu.keras_head import SigmoidHead
 
 DIM = 1280
-IMPORTS = "import extract.run, heads.dataset, heads.registry, heads.report, heads.train, sklearn.linear_model"
+IMPORTS = "import extract.run, heads.dataset, heads.menu.registry, heads.report, heads.train, sklearn.linear_model"
 
 
 def run(command: list[str]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import intervals
 from extract import workspace
 from heads import dataset
-from heads.layers import standardisation, standardise
+from heads.menu.layers import standardisation, standardise
 from heads.stats import decision
 
 C = 1e-3

@@ -27,7 +27,7 @@ from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.ground import engines
 from extract.images import decode
-from heads.baselines import LogisticHead
+from heads.menu.linear import LogisticHead
 from heads.stats import metrics
 from heads.stats.metrics import Metric
 

@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import synthetic
 from benchmarks.heads import DIM, run
-from heads import solver
-from heads.baselines import folds_by_group
-from heads.layers import standardisation, standardise
+from heads.menu import solver
+from heads.menu.layers import standardisation, standardise
+from heads.menu.linear import folds_by_group
 
 CS = np.logspace(-5, 1, 7)
 TOLERANCE = 1e-7  # of scikit-learn's gradient, at which its objectives are as low as ours

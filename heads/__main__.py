@@ -91,7 +91,8 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
 
 def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
     """Return how to train what `train` and `compare` were asked for."""
-    from heads import registry, sweep, train
+    from heads import train
+    from heads.menu import registry, sweep
     from heads.stats import decision
 
     axes = None
@@ -104,7 +105,8 @@ def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
 
 def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
     """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
-    from heads import dataset, leaks, registry, report, train
+    from heads import dataset, leaks, report, train
+    from heads.menu import registry
 
     config = config or train.Config(list(registry.COMPARED if verb == "compare" else registry.DEFAULT))
     print(f"{verb:<9} {place.describe()}", flush=True)
@@ -141,7 +143,7 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
 
 
 def _train(flags: argparse.Namespace) -> int:
-    from heads import registry
+    from heads.menu import registry
 
     names = list(dict.fromkeys(flags.head.split(","))) if flags.head else list(registry.DEFAULT)
     _train_heads("head", _place(flags), _config(flags, names))
@@ -149,7 +151,7 @@ def _train(flags: argparse.Namespace) -> int:
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from heads import registry
+    from heads.menu import registry
 
     place = _place(flags)
     _train_heads("compare", place, _config(flags, list(registry.COMPARED)))
@@ -161,7 +163,7 @@ def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> 
     from heads import bundle
 
     if name and name not in bundle.trained(place.out / "heads"):
-        from heads import registry
+        from heads.menu import registry
 
         registry.create(name, 0)  # no such head: the error lists those there are
     return bundle.choose(place.out / "heads", name, for_export=for_export)
@@ -275,7 +277,8 @@ def _labels(flags: argparse.Namespace) -> int:
 
 
 def _list(flags: argparse.Namespace) -> int:
-    from heads import bundle, registry
+    from heads import bundle
+    from heads.menu import registry
 
     trained = bundle.trained(workspace.out_of(flags.out or None) / "heads")
     for name in registry.HEADS:

@@ -14,10 +14,10 @@ from scipy.special import expit
 
 from extract.ground import files
 from extract.workspace import Workspace
-from heads import solver
-from heads.baselines import CS, folds_by_group
 from heads.dataset import Dataset
-from heads.layers import standardisation, standardise
+from heads.menu import solver
+from heads.menu.layers import standardisation, standardise
+from heads.menu.linear import CS, folds_by_group
 
 COLUMNS = ("objectId", "type", "value", "probability", "self_confidence")
 

@@ -12,7 +12,7 @@ import numpy as np
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.store.cache import FeatureCache, refuse_other_recipe
-from heads.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
+from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")

@@ -24,7 +24,7 @@ from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, UsageError
 from extract.images import decode
-from heads.layers import Dense
+from heads.menu.layers import Dense
 
 OUTPUTS = ("probability", "decision")
 FILES = {  # what FORMATS= names -> the files that it gives

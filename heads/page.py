@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads import audit, leaks, registry
+from heads import audit, leaks
 from heads.audit import Audit
+from heads.menu import registry
 from heads.mistakes import Mistake
 from heads.stats import curves, metrics, paired
 

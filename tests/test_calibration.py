@@ -11,10 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError
-from heads import calibration, dataset, formats, layers, report, train
-from heads.baselines import Head, LogisticHead
-from heads.calibration import Calibrated
-from heads.layers import Dense
+from heads import dataset, formats, report, train
+from heads.menu import calibration, layers
+from heads.menu.calibration import Calibrated
+from heads.menu.layers import Dense
+from heads.menu.linear import Head, LogisticHead
 from heads.stats import metrics
 
 

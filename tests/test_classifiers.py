@@ -15,9 +15,9 @@ from sklearn.svm import LinearSVC
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError, TooFewRows
-from heads import classifiers, layers
-from heads.baselines import folds_by_group
-from heads.classifiers import CS, KS, KnnHead, LdaHead, SvmHead
+from heads.menu import classifiers, layers
+from heads.menu.classifiers import CS, KS, KnnHead, LdaHead, SvmHead
+from heads.menu.linear import folds_by_group
 
 
 @pytest.fixture(scope="module")

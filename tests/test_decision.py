@@ -304,7 +304,7 @@ def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold,
     """From both Keras files, called, compiled and by XLA; for a number that is no float32 and one out of reach too."""
     from extract.ground import engines
     from heads import formats
-    from heads.layers import Dense
+    from heads.menu.layers import Dense
 
     tf, keras = engines.load()
     features = keras.Input((3,))

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from extract.__main__ import _parser as extract_parser
-from heads import registry
 from heads.__main__ import _parser as heads_parser
+from heads.menu import registry
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

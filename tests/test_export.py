@@ -21,7 +21,7 @@ from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
 from extract.store import cache
 from heads import bundle, dataset, export, formats, train
-from heads.layers import Dense, forward
+from heads.menu.layers import Dense, forward
 from heads.stats import decision
 from tests.conftest import encoded, picture, read_rows
 

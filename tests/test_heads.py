@@ -11,9 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks import synthetic
 from extract.ground import engines
 from extract.ground.errors import TooFewRows, UsageError
-from heads import keras_head, layers, registry, sweep
-from heads.baselines import CS, LogisticHead, MajorityHead
-from heads.keras_head import SigmoidHead
+from heads.menu import keras_head, layers, registry, sweep
+from heads.menu.keras_head import SigmoidHead
+from heads.menu.linear import CS, LogisticHead, MajorityHead
 
 KERAS = {name for name in registry.HEADS if isinstance(registry.create(name, 0), SigmoidHead)}
 EVERY = [pytest.param(name, marks=pytest.mark.tensorflow if name in KERAS else ()) for name in registry.HEADS]

@@ -8,9 +8,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from benchmarks import synthetic
-from heads.baselines import TOO_FEW, LogisticHead
-from heads.kernel import LANDMARKS, RbfHead
-from heads.layers import forward
+from heads.menu.layers import forward
+from heads.menu.linear import TOO_FEW, LogisticHead
+from heads.menu.rbf import LANDMARKS, RbfHead
 
 
 def test_it_is_scikit_learns_pipeline_where_all_rows_are_landmarks():

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks import synthetic
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
-from heads.layers import standardisation, standardise
+from heads.menu.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker
 
 N = 600

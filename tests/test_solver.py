@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground import engines
-from heads import solver
+from heads.menu import solver
 
 
 def standard(n, dim, seed=0):

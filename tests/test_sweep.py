@@ -12,11 +12,12 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError, UsageError
-from heads import dataset, sweep, train
+from heads import dataset, train
 from heads.__main__ import main
-from heads.baselines import folds_by_group
-from heads.layers import forward
-from heads.sweep import SweepHead
+from heads.menu import sweep
+from heads.menu.layers import forward
+from heads.menu.linear import folds_by_group
+from heads.menu.sweep import SweepHead
 
 SMALL = "C=0.001,0.1 learning_rate=0.01 label_smoothing=0 focal_gamma=0 epochs=2,5"
 

@@ -160,7 +160,7 @@ def preload() -> None:
     import sklearn.linear_model  # noqa: F401
 
     from extract.ground import engines
-    from heads import baselines, export, train  # noqa: F401
+    from heads import export, train  # noqa: F401
 
     engines.load()
 

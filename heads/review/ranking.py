@@ -14,9 +14,10 @@ from scipy.special import expit
 
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
-from heads import leaks, solver
-from heads.baselines import CS, folds_by_group
-from heads.layers import standardisation, standardise
+from heads import leaks
+from heads.menu import solver
+from heads.menu.layers import standardisation, standardise
+from heads.menu.linear import CS, folds_by_group
 from heads.stats import metrics
 from heads.stats.metrics import Metric
 

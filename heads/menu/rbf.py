@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from heads import solver
-from heads.baselines import TOO_FEW, folds_by_group, some_rows
-from heads.classifiers import Unweighted
-from heads.layers import Dense, fold, standardisation, standardise, unit
+from heads.menu import solver
+from heads.menu.classifiers import Unweighted
+from heads.menu.layers import Dense, fold, standardisation, standardise, unit
+from heads.menu.linear import TOO_FEW, folds_by_group, some_rows
 
 LANDMARKS = 512
 COMPONENTS = 64

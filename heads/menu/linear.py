@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from threadpoolctl import threadpool_limits
 
-from heads.layers import Dense, Model, fold, forward, standardisation, standardise
+from heads.menu.layers import Dense, Model, fold, forward, standardisation, standardise
 
 CS = np.logspace(-4, 0, 7)  # on standardised 1280-d features the best C lies around 1e-3
 FOLDS = 5

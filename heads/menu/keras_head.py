@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from extract.ground import engines
-from heads.baselines import Head
-from heads.layers import Dense, fold, forward, standardisation, standardise
+from heads.menu.layers import Dense, fold, forward, standardisation, standardise
+from heads.menu.linear import Head
 
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
 DROPOUT = 0.5  # of the hidden units, in training

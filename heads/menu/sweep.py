@@ -15,10 +15,10 @@ import numpy as np
 
 from extract.ground.errors import TooFewRows, UsageError
 from extract.ground.progress import Progress
-from heads import solver
-from heads.baselines import folds_by_group
-from heads.classifiers import Unweighted
-from heads.layers import Dense, fold, standardisation, standardise, unit
+from heads.menu import solver
+from heads.menu.classifiers import Unweighted
+from heads.menu.layers import Dense, fold, standardisation, standardise, unit
+from heads.menu.linear import folds_by_group
 from heads.stats import metrics
 
 SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from extract.ground.errors import UsageError
-from heads.baselines import Head, LogisticHead, MajorityHead
-from heads.classifiers import KnnHead, LdaHead, SvmHead
-from heads.keras_head import SigmoidHead
-from heads.kernel import RbfHead
-from heads.sweep import SweepHead
+from heads.menu.classifiers import KnnHead, LdaHead, SvmHead
+from heads.menu.keras_head import SigmoidHead
+from heads.menu.linear import Head, LogisticHead, MajorityHead
+from heads.menu.rbf import RbfHead
+from heads.menu.sweep import SweepHead
 
 # name -> a function of the seed that makes an untrained head
 HEADS: dict[str, Callable[[int], Head]] = {
@@ -32,7 +32,7 @@ HEADS: dict[str, Callable[[int], Head]] = {
     "knn": lambda seed: KnnHead(seed=seed),
     # logistic regression under an RBF kernel by Nystroem; width and C by grouped cross-validation inside train
     "rbf": lambda seed: RbfHead(seed=seed),
-    # the best of hundreds of linear heads by grouped cross-validation inside train (heads/sweep.py has the axes)
+    # the best of hundreds of linear heads by grouped cross-validation inside train (heads/menu/sweep.py has the axes)
     "sweep": lambda seed: SweepHead(seed=seed),
     # the floor: the share of class 1, whatever the image
     "majority": lambda seed: MajorityHead(),

@@ -17,10 +17,10 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from extract.ground.errors import HeadError
-from heads.baselines import TOO_FEW, Head, MajorityHead, folds_by_group
-from heads.classifiers import KnnHead, LdaHead, SvmHead
-from heads.layers import Dense, forward
-from heads.sweep import SweepHead
+from heads.menu.classifiers import KnnHead, LdaHead, SvmHead
+from heads.menu.layers import Dense, forward
+from heads.menu.linear import TOO_FEW, Head, MajorityHead, folds_by_group
+from heads.menu.sweep import SweepHead
 
 METHODS = ("temperature", "platt", "isotonic")
 ISOTONIC_ROWS = 1000  # under which isotonic regression overfits (Niculescu-Mizil & Caruana 2005)

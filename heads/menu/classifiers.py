@@ -16,8 +16,8 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from extract.ground.errors import HeadError, TooFewRows
-from heads.baselines import TOO_FEW, Head, folds_by_group, some_rows
-from heads.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
+from heads.menu.layers import Dense, Model, Neighbours, fold, nearest, smoothed, standardisation, standardise, unit
+from heads.menu.linear import TOO_FEW, Head, folds_by_group, some_rows
 
 CS = np.logspace(-5, -3, 5)  # on standardised 1280-d features the best C lies around 3e-4; above 1e-3 a fit takes long
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
