@@ -24,7 +24,8 @@ from extract.backbones import backbone
 from extract.files.manifest import Manifest
 from extract.images import decode
 from extract.store import cache
-from heads import dataset, leaks
+from heads import leaks
+from heads.data import dataset
 
 DIM = 1280
 SHARES = (0.8, 0.1, 0.1)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import intervals
 from extract import workspace
-from heads import dataset
+from heads.data import dataset
 from heads.menu.layers import standardisation, standardise
 from heads.stats import decision
 

@@ -19,7 +19,7 @@ from extract import workspace
 from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import files
 from extract.workspace import Workspace
-from heads import dataset
+from heads.data import dataset
 from heads.review.desk import PAUSE, Desk
 
 SHARE, SEEN = 0.02, 0.04  # of the labels: flipped, and looked at

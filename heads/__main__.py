@@ -24,7 +24,7 @@ from extract.workspace import Workspace, shown
 if TYPE_CHECKING:
     from heads import train
     from heads.audit import Audit
-    from heads.dataset import Dataset
+    from heads.data.dataset import Dataset
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +105,8 @@ def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
 
 def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
     """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
-    from heads import dataset, leaks, report, train
+    from heads import leaks, report, train
+    from heads.data import dataset
     from heads.menu import registry
 
     config = config or train.Config(list(registry.COMPARED if verb == "compare" else registry.DEFAULT))

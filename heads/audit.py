@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from extract.ground import files
 from extract.workspace import Workspace
-from heads.dataset import Dataset
+from heads.data.dataset import Dataset
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
 from heads.menu.linear import CS, folds_by_group

@@ -31,7 +31,7 @@ from extract.workspace import Workspace
 from heads import bundle as bundles
 from heads import card, formats
 from heads.bundle import Bundle
-from heads.dataset import rows_of
+from heads.data.dataset import rows_of
 
 SCRIPT = "preprocess.py"
 LABELS = "labels.txt"

@@ -26,7 +26,7 @@ from heads.stats import metrics
 from heads.stats.metrics import Metric
 
 if TYPE_CHECKING:
-    from heads.dataset import Dataset, Part
+    from heads.data.dataset import Dataset, Part
     from heads.train import Trained
 
 NEAR = 0.45  # how far a pair's cosine lies above the ordinary; chosen on the cats and dogs of the README alone

@@ -11,7 +11,7 @@ from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.images.decode import BadImage
 from extract.workspace import Workspace
-from heads.dataset import Dataset
+from heads.data.dataset import Dataset
 from heads.stats import metrics
 from heads.train import Trained
 

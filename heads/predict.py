@@ -27,7 +27,7 @@ from extract.store.cache import FeatureCache
 from extract.tables import folders, sheet
 from extract.workspace import Workspace, shown
 from heads import bundle as bundles
-from heads.dataset import rows_of
+from heads.data.dataset import rows_of
 from heads.formats import open_export
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")

@@ -10,7 +10,7 @@ from extract.store.cache import provenance
 from extract.workspace import Workspace
 from heads import mistakes, page
 from heads.audit import Audit
-from heads.dataset import Dataset
+from heads.data.dataset import Dataset
 from heads.leaks import Leaks
 from heads.menu import registry
 from heads.stats import decision, metrics, paired

@@ -17,7 +17,7 @@ from extract.ground.errors import HeadError, TooFewRows
 from extract.store.cache import provenance
 from extract.workspace import Workspace
 from heads.bundle import Bundle
-from heads.dataset import Dataset
+from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu.layers import forward
 from heads.stats import decision, metrics

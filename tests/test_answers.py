@@ -12,7 +12,7 @@ from extract.ground.errors import InputError
 from extract.tables import answers
 from extract.tables.answers import Answer, Log
 from heads import __main__ as heads_main
-from heads import dataset
+from heads.data import dataset
 
 CAT, DOG = (hashlib.sha256(name).hexdigest() for name in (b"cat", b"dog"))
 

@@ -8,8 +8,9 @@ import pytest
 
 from extract.ground.errors import CacheError, HeadError
 from extract.store import cache
-from heads import bundle, dataset, train
+from heads import bundle, train
 from heads.__main__ import main
+from heads.data import dataset
 
 
 @pytest.fixture

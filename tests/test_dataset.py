@@ -14,7 +14,7 @@ from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache
 from extract.tables.labels import SPLITS
-from heads import dataset
+from heads.data import dataset
 from tests.conftest import read_rows
 
 

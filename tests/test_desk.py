@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from extract.ground.errors import InputError
 from extract.tables import answers
-from heads import dataset
+from heads.data import dataset
 from heads.review.desk import Conflict, Desk, _near
 from tests.conftest import Album, encoded, picture, read_rows, with_features
 

@@ -18,7 +18,8 @@ from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError, HeadError
 from extract.store import cache
-from heads import bundle, dataset, export, train
+from heads import bundle, export, train
+from heads.data import dataset
 from heads.export import Sample
 
 pytestmark = pytest.mark.tensorflow

@@ -20,7 +20,8 @@ from extract.ground import engines
 from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
 from extract.store import cache
-from heads import bundle, dataset, export, formats, train
+from heads import bundle, export, formats, train
+from heads.data import dataset
 from heads.menu.layers import Dense, forward
 from heads.stats import decision
 from tests.conftest import encoded, picture, read_rows

@@ -11,8 +11,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
 from benchmarks import intervals
-from heads import dataset, report, train
-from heads.dataset import Part
+from heads import report, train
+from heads.data import dataset
+from heads.data.dataset import Part
 from heads.stats import metrics, paired
 
 TEST_ROWS = 600

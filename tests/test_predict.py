@@ -13,8 +13,9 @@ from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.images import decode
 from extract.store import cache
-from heads import bundle, dataset, export, predict, train
+from heads import bundle, export, predict, train
 from heads.__main__ import main
+from heads.data import dataset
 from tests.conftest import ROOT, encoded, picture, read_rows
 
 

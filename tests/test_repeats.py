@@ -8,7 +8,7 @@ from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.images import decode
 from extract.store import repeats
-from heads import dataset
+from heads.data import dataset
 from tests.conftest import encoded, picture
 
 

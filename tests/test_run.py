@@ -371,7 +371,7 @@ def test_odd_files_cost_their_neighbours_nothing(place, album):
 
 def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(place, album, monkeypatch):
     """The old digests are not true any more, and no head may be trained on their rows; what was read stays known."""
-    from heads import dataset
+    from heads.data import dataset
 
     extract(place)
     for i, path in enumerate(sorted(p for p in album.media.rglob("*") if p.is_file())):

@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError, UsageError
-from heads import dataset, train
+from heads import train
 from heads.__main__ import main
+from heads.data import dataset
 from heads.menu import sweep
 from heads.menu.layers import forward
 from heads.menu.linear import folds_by_group

@@ -8,7 +8,8 @@ from extract import run, workspace
 from extract.backbones import backbone, twin
 from extract.ground import engines
 from extract.images import decode as images
-from heads import dataset, export, formats, train
+from heads import export, formats, train
+from heads.data import dataset
 from tests.conftest import encoded, picture
 
 pytestmark = pytest.mark.tensorflow

@@ -20,7 +20,7 @@ from extract.tables import answers, labels
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
-from heads import dataset
+from heads.data import dataset
 from heads.review.pictures import Pictures
 from heads.review.ranking import Ranker, Ranking
 from heads.stats import metrics

@@ -9,7 +9,7 @@ from extract.files import manifest
 from extract.ground import files
 from extract.tables import answers, sheet
 from extract.workspace import Workspace
-from heads import dataset
+from heads.data import dataset
 
 
 def write(place: Workspace, target: Path) -> tuple[int, int]:

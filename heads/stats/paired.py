@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads.dataset import Dataset
+from heads.data.dataset import Dataset
 from heads.stats import metrics
 from heads.train import Trained
 

@@ -1,0 +1,1 @@
+"""What heads are trained on: the cache's rows joined with labels, splits and groups."""
