@@ -20,7 +20,10 @@ from benchmarks import synthetic
 from heads.menu.keras_head import SigmoidHead
 
 DIM = 1280
-IMPORTS = "import extract.run, heads.data.dataset, heads.menu.registry, heads.report, heads.train, sklearn.linear_model"
+IMPORTS = (
+    "import extract.run, heads.compare.report, heads.data.dataset, heads.menu.registry, "
+    "heads.train, sklearn.linear_model"
+)
 
 
 def run(command: list[str]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from extract.backbones import backbone
 from extract.files.manifest import Manifest
 from extract.images import decode
 from extract.store import cache
-from heads import leaks
+from heads.compare import leaks
 from heads.data import dataset
 
 DIM = 1280

@@ -23,7 +23,7 @@ from extract.workspace import Workspace, shown
 
 if TYPE_CHECKING:
     from heads import train
-    from heads.audit import Audit
+    from heads.compare.audit import Audit
     from heads.data.dataset import Dataset
 
 
@@ -105,7 +105,8 @@ def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
 
 def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
     """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
-    from heads import leaks, report, train
+    from heads import train
+    from heads.compare import leaks, report
     from heads.data import dataset
     from heads.menu import registry
 
@@ -129,7 +130,7 @@ def _train_heads(verb: str, place: Workspace, config: train.Config | None = None
 
 def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
     """Write suspects.csv and say how many labels it holds, and in the demo how many of the planted ones."""
-    from heads import audit
+    from heads.compare import audit
 
     found = audit.suspects(data, seed)
     audit.write(place, found)
@@ -233,7 +234,7 @@ def _predict_alone(flags: argparse.Namespace) -> int:
 
 
 def _show(flags: argparse.Namespace) -> int:
-    from heads import show
+    from heads.compare import show
 
     place = _place(flags)
     if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():

@@ -12,8 +12,8 @@ from benchmarks import synthetic
 from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.ground import files
-from heads import audit, show
 from heads.__main__ import main
+from heads.compare import audit, show
 from heads.data import dataset
 from heads.menu import solver
 from tests.conftest import read_rows

@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError
-from heads import formats, report, train
+from heads import formats, train
+from heads.compare import report
 from heads.data import dataset
 from heads.menu import calibration, layers
 from heads.menu.calibration import Calibrated

@@ -10,8 +10,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from benchmarks import synthetic
 from benchmarks.intervals import draw
 from extract.ground.errors import HeadError, UsageError
-from heads import bundle, report, train
+from heads import bundle, train
 from heads.__main__ import main
+from heads.compare import report
 from heads.data import dataset
 from heads.stats import decision, metrics
 from tests.conftest import read_rows

@@ -11,8 +11,9 @@ from extract import workspace
 from extract.ground import files
 from extract.store import cache
 from extract.tables import labels
-from heads import audit, leaks, report, train
+from heads import train
 from heads.__main__ import main
+from heads.compare import audit, leaks, report
 from heads.data import dataset
 from heads.stats import metrics
 from tests.conftest import read_rows

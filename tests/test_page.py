@@ -19,9 +19,10 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from benchmarks import pictures
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from heads import audit, leaks, mistakes, page, report, train
+from heads import train
+from heads.compare import audit, leaks, mistakes, page, report
+from heads.compare.mistakes import Mistake
 from heads.data import dataset
-from heads.mistakes import Mistake
 from heads.stats import curves, metrics, paired
 from tests.conftest import encoded, picture
 

@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
 from benchmarks import intervals
-from heads import report, train
+from heads import train
+from heads.compare import report
 from heads.data import dataset
 from heads.data.dataset import Part
 from heads.stats import metrics, paired

@@ -7,8 +7,9 @@ import pytest
 
 from extract.ground.errors import HeadError, TooFewRows
 from extract.store import cache
-from heads import report, train
+from heads import train
 from heads.__main__ import main
+from heads.compare import report
 from heads.data import dataset
 from heads.menu import registry, sweep
 from tests.conftest import encoded, picture, read_rows, with_features

@@ -19,7 +19,7 @@ from extract.store.cache import FeatureCache
 from extract.tables import answers, labels
 from extract.tables.labels import SPLITS, Labels
 from extract.workspace import Workspace
-from heads import leaks
+from heads.compare import leaks
 
 LARGEST = 1e12  # of a feature
 

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
-from heads import leaks
+from heads.compare import leaks
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
 from heads.menu.linear import CS, folds_by_group

@@ -8,10 +8,10 @@ from typing import Any
 from extract.ground import files
 from extract.store.cache import provenance
 from extract.workspace import Workspace
-from heads import mistakes, page
-from heads.audit import Audit
+from heads.compare import mistakes, page
+from heads.compare.audit import Audit
+from heads.compare.leaks import Leaks
 from heads.data.dataset import Dataset
-from heads.leaks import Leaks
 from heads.menu import registry
 from heads.stats import decision, metrics, paired
 from heads.stats.metrics import Metric

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads import audit, leaks
-from heads.audit import Audit
+from heads.compare import audit, leaks
+from heads.compare.audit import Audit
+from heads.compare.mistakes import Mistake
 from heads.menu import registry
-from heads.mistakes import Mistake
 from heads.stats import curves, metrics, paired
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)

@@ -1,0 +1,1 @@
+"""Everything that judges heads, and the page that shows it."""
