@@ -19,8 +19,8 @@ import numpy as np
 
 from extract.files.manifest import Manifest
 from extract.store import cache
-from heads import bundle, export, formats
 from heads.data.dataset import rows_of
+from heads.ship import bundle, export, formats
 
 # loads one file with its own runtime alone, and is all that a user needs
 ALONE = """

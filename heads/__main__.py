@@ -162,7 +162,7 @@ def _compare(flags: argparse.Namespace) -> int:
 
 
 def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
-    from heads import bundle
+    from heads.ship import bundle
 
     if name and name not in bundle.trained(place.out / "heads"):
         from heads.menu import registry
@@ -172,7 +172,7 @@ def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> 
 
 
 def _export(flags: argparse.Namespace) -> int:
-    from heads import card, export, formats
+    from heads.ship import card, export, formats
 
     asked = formats.parse(flags.formats)
     place = _place(flags, heads=True)
@@ -191,7 +191,7 @@ def _export(flags: argparse.Namespace) -> int:
 
 
 def _predict(flags: argparse.Namespace) -> int:
-    from heads import predict
+    from heads.ship import predict
 
     if flags.model:
         return _predict_alone(flags)
@@ -213,7 +213,7 @@ def _read(source: Path, files: list[tuple[str, Path | None]]) -> list[Path]:
 
 def _predict_alone(flags: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
-    from heads import predict
+    from heads.ship import predict
 
     if flags.engine != "auto":
         raise UsageError(
@@ -279,8 +279,8 @@ def _labels(flags: argparse.Namespace) -> int:
 
 
 def _list(flags: argparse.Namespace) -> int:
-    from heads import bundle
     from heads.menu import registry
+    from heads.ship import bundle
 
     trained = bundle.trained(workspace.out_of(flags.out or None) / "heads")
     for name in registry.HEADS:

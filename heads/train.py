@@ -16,10 +16,10 @@ from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
 from extract.store.cache import provenance
 from extract.workspace import Workspace
-from heads.bundle import Bundle
 from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu.layers import forward
+from heads.ship.bundle import Bundle
 from heads.stats import decision, metrics
 from heads.stats.decision import OperatingPoint, Target
 from heads.stats.metrics import Metric

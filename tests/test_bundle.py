@@ -8,9 +8,10 @@ import pytest
 
 from extract.ground.errors import CacheError, HeadError
 from extract.store import cache
-from heads import bundle, train
+from heads import train
 from heads.__main__ import main
 from heads.data import dataset
+from heads.ship import bundle
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import synthetic
 from extract.ground.errors import HeadError
-from heads import formats, train
+from heads import train
 from heads.compare import report
 from heads.data import dataset
 from heads.menu import calibration, layers
 from heads.menu.calibration import Calibrated
 from heads.menu.layers import Dense
 from heads.menu.linear import Head, LogisticHead
+from heads.ship import formats
 from heads.stats import metrics
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from heads import card
+from heads.ship import card
 
 HEAD = {
     "head": "logistic",

@@ -10,10 +10,11 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from benchmarks import synthetic
 from benchmarks.intervals import draw
 from extract.ground.errors import HeadError, UsageError
-from heads import bundle, train
+from heads import train
 from heads.__main__ import main
 from heads.compare import report
 from heads.data import dataset
+from heads.ship import bundle
 from heads.stats import decision, metrics
 from tests.conftest import read_rows
 
@@ -305,8 +306,8 @@ def test_predict_decides_by_the_threshold_of_the_bundle(place):
 def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold, tmp_path):
     """From both Keras files, called, compiled and by XLA; for a number that is no float32 and one out of reach too."""
     from extract.ground import engines
-    from heads import formats
     from heads.menu.layers import Dense
+    from heads.ship import formats
 
     tf, keras = engines.load()
     features = keras.Input((3,))

@@ -18,9 +18,10 @@ from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError, HeadError
 from extract.store import cache
-from heads import bundle, export, train
+from heads import train
 from heads.data import dataset
-from heads.export import Sample
+from heads.ship import bundle, export
+from heads.ship.export import Sample
 
 pytestmark = pytest.mark.tensorflow
 

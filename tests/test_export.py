@@ -20,9 +20,10 @@ from extract.ground import engines
 from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
 from extract.store import cache
-from heads import bundle, export, formats, train
+from heads import train
 from heads.data import dataset
 from heads.menu.layers import Dense, forward
+from heads.ship import bundle, export, formats
 from heads.stats import decision
 from tests.conftest import encoded, picture, read_rows
 

@@ -17,9 +17,9 @@ from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.images import decode
 from extract.tables import folders, labels
-from heads import predict
 from heads.__main__ import main as heads_main
 from heads.data import dataset
+from heads.ship import predict
 from tests.conftest import encoded, picture, read_rows
 
 # what file systems allow: leading dash and dot, spaces, line feed, carriage return, unicode, a byte that is not UTF-8

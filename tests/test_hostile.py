@@ -15,8 +15,8 @@ from extract.ground import files
 from extract.ground.errors import CacheError, HeadError, InputError
 from extract.images import decode
 from extract.store import cache
-from heads import bundle, predict
 from heads.__main__ import main as heads_main
+from heads.ship import bundle, predict
 from tests.conftest import encoded, picture, read_rows
 from tests.test_cache import PROBE, RECIPE, keys, parts, rows, sealed  # noqa: F401
 

@@ -16,8 +16,9 @@ from extract import run, workspace
 from extract.backbones import backbone, lite, state_dict
 from extract.ground import engines
 from extract.ground.errors import BackboneError
-from heads import export, formats, train
+from heads import train
 from heads.data import dataset
+from heads.ship import export, formats
 from tests.conftest import ROOT, encoded, picture
 
 tensorflow = pytest.mark.tensorflow

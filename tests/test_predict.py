@@ -13,9 +13,10 @@ from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.images import decode
 from extract.store import cache
-from heads import bundle, export, predict, train
+from heads import train
 from heads.__main__ import main
 from heads.data import dataset
+from heads.ship import bundle, export, predict
 from tests.conftest import ROOT, encoded, picture, read_rows
 
 
@@ -67,7 +68,7 @@ def test_cached_images_need_no_backbone_and_no_tensorflow(cached, tmp_path):
     code = f"""
 import sys
 import numpy as np
-from heads import predict
+from heads.ship import predict
 from extract import workspace
 predict._digests = lambda files: (np.array({[row["sha256"] for row in rows]!r}), {{}})
 files = [(name, name) for name in {[row["objectId"] for row in rows]!r}]

@@ -8,8 +8,9 @@ from extract import run, workspace
 from extract.backbones import backbone, twin
 from extract.ground import engines
 from extract.images import decode as images
-from heads import export, formats, train
+from heads import train
 from heads.data import dataset
+from heads.ship import export, formats
 from tests.conftest import encoded, picture
 
 pytestmark = pytest.mark.tensorflow

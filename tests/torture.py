@@ -35,8 +35,8 @@ from extract.ground import files
 from extract.ground.errors import CacheError
 from extract.images import decode
 from extract.store import cache, repair
-from heads import bundle
 from heads.__main__ import main as heads_main
+from heads.ship import bundle
 from tests.conftest import Album, encoded, picture
 from tests.odd_files import odd_files
 
@@ -160,7 +160,7 @@ def preload() -> None:
     import sklearn.linear_model  # noqa: F401
 
     from extract.ground import engines
-    from heads import export, train  # noqa: F401
+    from heads import train  # noqa: F401
 
     engines.load()
 

@@ -16,8 +16,9 @@ from extract.images import thumbnails
 from extract.images.decode import BadImage
 from extract.tables import labels
 from extract.workspace import Workspace
-from heads import bundle, train
+from heads import train
 from heads.compare import audit
+from heads.ship import bundle
 
 COLUMNS, ROWS = 10, 2  # of predictions; above them stands one row of suspects
 SIDE, MARGIN, LINE = 72, 14, 14  # pixels

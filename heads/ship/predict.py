@@ -26,9 +26,9 @@ from extract.store import cache
 from extract.store.cache import FeatureCache
 from extract.tables import folders, sheet
 from extract.workspace import Workspace, shown
-from heads import bundle as bundles
 from heads.data.dataset import rows_of
-from heads.formats import open_export
+from heads.ship import bundle as bundles
+from heads.ship.formats import open_export
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")
 

@@ -28,10 +28,10 @@ from extract.ground.errors import HeadError
 from extract.images import decode, pillow
 from extract.store import cache
 from extract.workspace import Workspace
-from heads import bundle as bundles
-from heads import card, formats
-from heads.bundle import Bundle
 from heads.data.dataset import rows_of
+from heads.ship import bundle as bundles
+from heads.ship import card, formats
+from heads.ship.bundle import Bundle
 
 SCRIPT = "preprocess.py"
 LABELS = "labels.txt"

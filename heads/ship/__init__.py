@@ -1,0 +1,1 @@
+"""A head as files for others: bundle, export, prediction."""
