@@ -92,7 +92,7 @@ bench: $(DEV)
 
 torture: $(DEV)
 	$(PY) -m pytest -m slow -n 0
-	$(PY) -m tests.torture --report docs/reliability.md $(ARGS)
+	$(PY) -m tests.campaign.torture --report docs/reliability.md $(ARGS)
 
 test: $(DEV)
 	$(PY) -m pytest $(ARGS)

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import synthetic
 from extract import workspace
 from extract.backbones import backbone
 from extract.backbones.lite import LITE0
@@ -37,6 +36,7 @@ from extract.files import manifest
 from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import engines, files
 from extract.images import decode as images
+from tests.support import synthetic
 
 ORIGINAL_IMAGES, EPOCHS = 19_658, 10
 HERE = Path(__file__).parent

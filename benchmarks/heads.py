@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import synthetic
 from heads.menu.keras_head import SigmoidHead
+from tests.support import synthetic
 
 DIM = 1280
 IMPORTS = (
@@ -39,7 +39,9 @@ def run(command: list[str]) -> tuple[float, float]:
 def verbs(rows: int, folder: Path) -> None:
     """Time `python -m heads train` on `rows` rows: the default heads and the sweep up to 20,000, then logistic."""
     out = folder / str(rows)
-    make = f"import pathlib; from benchmarks import synthetic; synthetic.workspace(pathlib.Path({str(out)!r}), {rows})"
+    make = (
+        f"import pathlib; from tests.support import synthetic; synthetic.workspace(pathlib.Path({str(out)!r}), {rows})"
+    )
     run([sys.executable, "-c", make])  # a process of its own: a child's peak memory begins with its parent's
     matrix = rows * DIM * 4 / 1e9
     _, floor = run([sys.executable, "-c", IMPORTS])

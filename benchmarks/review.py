@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import synthetic
 from extract import workspace
 from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import files
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review.desk import PAUSE, Desk
+from tests.support import synthetic
 
 SHARE, SEEN = 0.02, 0.04  # of the labels: flipped, and looked at
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks import synthetic
 from benchmarks.heads import DIM, run
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
 from heads.menu.linear import folds_by_group
+from tests.support import synthetic
 
 CS = np.logspace(-5, 1, 7)
 TOLERANCE = 1e-7  # of scikit-learn's gradient, at which its objectives are as low as ours

@@ -14,7 +14,7 @@ import pytest
 
 from extract.ground import files
 from extract.ground.errors import BusyError, InputError
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path):

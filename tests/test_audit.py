@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import synthetic
 from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.ground import files
@@ -16,7 +15,8 @@ from heads.__main__ import main
 from heads.compare import audit, show
 from heads.data import dataset
 from heads.menu import solver
-from tests.conftest import read_rows
+from tests.support import synthetic
+from tests.support.album import read_rows
 
 
 def test_planted_flips_are_the_most_suspect(cached):

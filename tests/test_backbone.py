@@ -15,7 +15,7 @@ from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
-from tests.conftest import ROOT, picture
+from tests.support.album import ROOT, picture
 
 tensorflow = pytest.mark.tensorflow
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

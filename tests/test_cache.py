@@ -18,7 +18,7 @@ from extract.__main__ import main
 from extract.ground import files
 from extract.ground.errors import BusyError, CacheError
 from extract.store import cache, repair
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 RECIPE = {"architecture": "test", "input_size": 32}
 PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)

@@ -9,7 +9,6 @@ from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import synthetic
 from extract.ground.errors import HeadError
 from heads import train
 from heads.compare import report
@@ -20,6 +19,7 @@ from heads.menu.layers import Dense
 from heads.menu.linear import Head, LogisticHead
 from heads.ship import formats
 from heads.stats import metrics
+from tests.support import synthetic
 
 
 def drawn(n, seed=0, slope=0.5, shift=-0.7):

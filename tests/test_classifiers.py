@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from benchmarks import synthetic
 from extract.ground.errors import HeadError, TooFewRows
 from heads.menu import classifiers, layers
 from heads.menu.classifiers import CS, KS, KnnHead, LdaHead, SvmHead
 from heads.menu.linear import folds_by_group
+from tests.support import synthetic
 
 
 @pytest.fixture(scope="module")

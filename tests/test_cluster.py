@@ -16,7 +16,7 @@ from extract import cluster, run
 from extract.__main__ import main
 from extract.ground.errors import UsageError
 from extract.store import cache
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 pytestmark = pytest.mark.tensorflow
 

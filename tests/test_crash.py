@@ -11,7 +11,7 @@ import pytest
 
 from extract import run, workspace
 from extract.store import cache
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 pytestmark = pytest.mark.tensorflow
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import synthetic
 from extract import workspace
 from extract.files import manifest
 from extract.ground import files
@@ -15,7 +14,8 @@ from extract.ground.errors import CacheError, InputError
 from extract.store import cache
 from extract.tables.labels import SPLITS
 from heads.data import dataset
-from tests.conftest import read_rows
+from tests.support import synthetic
+from tests.support.album import read_rows
 
 
 def rows_of(place):
@@ -143,7 +143,7 @@ def test_a_moved_out_goes_on_with_its_own_cache(cached, tmp_path):
 
 def test_rows_that_share_a_group_share_a_number(tmp_path):
     """Groups reach the heads and the intervals."""
-    from benchmarks import synthetic
+    from tests.support import synthetic
 
     data = dataset.join(synthetic.workspace(tmp_path, 400, 8, group_size=5))
     assert data.counts()["train"]["groups"] * 5 == data.counts()["train"]["n"]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from benchmarks import synthetic
 from benchmarks.intervals import draw
 from extract.ground.errors import HeadError, UsageError
 from heads import train
@@ -16,7 +15,8 @@ from heads.compare import report
 from heads.data import dataset
 from heads.ship import bundle
 from heads.stats import decision, metrics
-from tests.conftest import read_rows
+from tests.support import synthetic
+from tests.support.album import read_rows
 
 
 def scored(n=300, seed=0, size=1, distance=2.0):

@@ -14,7 +14,7 @@ from extract.__main__ import main as extract_main
 from extract.files.manifest import Manifest, Row
 from extract.store import cache
 from heads.__main__ import main as heads_main
-from tests.conftest import read_rows
+from tests.support.album import read_rows
 
 NAME = "efficientnet-lite0 (ImageNet weights)"
 

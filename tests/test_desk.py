@@ -10,7 +10,7 @@ from extract.ground.errors import InputError
 from extract.tables import answers
 from heads.data import dataset
 from heads.review.desk import Conflict, Desk, _near
-from tests.conftest import Album, encoded, picture, read_rows, with_features
+from tests.support.album import Album, encoded, picture, read_rows, with_features
 
 
 @pytest.fixture

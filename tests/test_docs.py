@@ -8,7 +8,7 @@ import pytest
 from extract.__main__ import _parser as extract_parser
 from heads.__main__ import _parser as heads_parser
 from heads.menu import registry
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()

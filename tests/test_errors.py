@@ -13,7 +13,7 @@ from extract.files import manifest
 from extract.ground import errors, files
 from extract.tables import labels
 from extract.workspace import Workspace, write_record
-from tests.conftest import ROOT, read_rows
+from tests.support.album import ROOT, read_rows
 
 
 def raised(error):

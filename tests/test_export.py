@@ -25,7 +25,7 @@ from heads.data import dataset
 from heads.menu.layers import Dense, forward
 from heads.ship import bundle, export, formats
 from heads.stats import decision
-from tests.conftest import encoded, picture, read_rows
+from tests.support.album import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 

@@ -20,7 +20,7 @@ from extract.tables import folders, labels
 from heads.__main__ import main as heads_main
 from heads.data import dataset
 from heads.ship import predict
-from tests.conftest import encoded, picture, read_rows
+from tests.support.album import encoded, picture, read_rows
 
 # what file systems allow: leading dash and dot, spaces, line feed, carriage return, unicode, a byte that is not UTF-8
 ODD = ["-a.jpg", ".b.PNG", "c d,'\".jpg", "e\nf.jpg", "g\rh.jpg", "größe 猫.jpg", os.fsdecode(b"i\xff.jpg"), "plain"]

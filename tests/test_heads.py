@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import synthetic
 from extract.ground import engines
 from extract.ground.errors import TooFewRows, UsageError
 from heads.menu import keras_head, layers, registry, sweep
 from heads.menu.keras_head import SigmoidHead
 from heads.menu.linear import CS, LogisticHead, MajorityHead
+from tests.support import synthetic
 
 KERAS = {name for name in registry.HEADS if isinstance(registry.create(name, 0), SigmoidHead)}
 EVERY = [pytest.param(name, marks=pytest.mark.tensorflow if name in KERAS else ()) for name in registry.HEADS]

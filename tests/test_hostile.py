@@ -17,7 +17,7 @@ from extract.images import decode
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from heads.ship import bundle, predict
-from tests.conftest import encoded, picture, read_rows
+from tests.support.album import encoded, picture, read_rows
 from tests.test_cache import PROBE, RECIPE, keys, parts, rows, sealed  # noqa: F401
 
 FORMULAS = [

@@ -13,8 +13,8 @@ from benchmarks import containers
 from extract.ground import engines
 from extract.images import decode, exif
 from extract.images.decode import BadImage
-from tests.conftest import encoded, picture
-from tests.odd_files import odd_files, segment, tiff_tags, with_segments
+from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
+from tests.support.album import encoded, picture
 
 tensorflow = pytest.mark.tensorflow
 SIZE = 64  # over half of a photo's shorter side, so that no JPEG is scaled while it is decoded

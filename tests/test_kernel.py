@@ -7,10 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from benchmarks import synthetic
 from heads.menu.layers import forward
 from heads.menu.linear import TOO_FEW, LogisticHead
 from heads.menu.rbf import LANDMARKS, RbfHead
+from tests.support import synthetic
 
 
 def test_it_is_scikit_learns_pipeline_where_all_rows_are_landmarks():

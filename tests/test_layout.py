@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 # rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
 TENSORFLOW_ROOMS = {"extract/ground/engines.py"}

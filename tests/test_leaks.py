@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import synthetic
 from extract import workspace
 from extract.ground import files
 from extract.store import cache
@@ -16,7 +15,8 @@ from heads.__main__ import main
 from heads.compare import audit, leaks, report
 from heads.data import dataset
 from heads.stats import metrics
-from tests.conftest import read_rows
+from tests.support import synthetic
+from tests.support.album import read_rows
 
 SIZES = (700, 100, 120)  # train, validation, test
 

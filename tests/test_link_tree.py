@@ -14,7 +14,7 @@ from extract.ground import files
 from extract.ground.errors import InputError
 from extract.tables import folders, labels
 from extract.workspace import Workspace
-from tests.conftest import Album
+from tests.support.album import Album
 
 
 def workspace_of(album: Album, tmp_path: Path) -> Workspace:

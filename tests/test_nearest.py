@@ -3,7 +3,7 @@
 import pytest
 
 from extract.files import manifest, nearest
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 
 def grow(media, *names):

@@ -16,7 +16,6 @@ from PIL import Image
 from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score, roc_auc_score
 
-from benchmarks import pictures
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from heads import train
@@ -24,7 +23,8 @@ from heads.compare import audit, leaks, mistakes, page, report
 from heads.compare.mistakes import Mistake
 from heads.data import dataset
 from heads.stats import curves, metrics, paired
-from tests.conftest import encoded, picture
+from tests.support import chromium
+from tests.support.album import encoded, picture
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>\u2028'\"&amp;{{plotly}}")
 NOTHING = audit.Audit([], 3, "no folds")
@@ -441,7 +441,7 @@ def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
     _, scores, text = rendered(n=n, names=("sigmoid", "logistic", "knn"))
     (tmp_path / "comparison.html").write_text(text)
     groups = np.arange(n) // 2
-    with pictures.Browser(pictures.find()) as browser:
+    with chromium.Browser(chromium.find()) as browser:
         browser.open(tmp_path / "comparison.html")
 
         def check(head, split, threshold):
@@ -481,7 +481,7 @@ def test_a_picture_is_clear_only_when_asked_for(tmp_path):
     path = tmp_path / "comparison.html"
     path.write_text(rendered()[2])
     look = "[...document.querySelectorAll('.see img')].map(image => getComputedStyle(image).filter)"
-    with pictures.Browser(pictures.find()) as browser:
+    with chromium.Browser(chromium.find()) as browser:
         browser.open(path)
         blurred = browser.run(look)
         assert [each.startswith("blur(") for each in blurred] == [True]
@@ -508,7 +508,7 @@ def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     text = rendered(classes=(HOSTILE[0], "long" * 100), names=HOSTILE)[2]
     path.write_text(text, encoding="utf-8")
     colours = set()
-    with pictures.Browser(pictures.find()) as browser:
+    with chromium.Browser(chromium.find()) as browser:
         for width, theme in ((1280, "light"), (390, "dark")):
             browser.open(path, width=width, theme=theme)
             # two heads and chance in each of four plots, of reliability the chosen head and the diagonal in two,

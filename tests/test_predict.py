@@ -17,7 +17,7 @@ from heads import train
 from heads.__main__ import main
 from heads.data import dataset
 from heads.ship import bundle, export, predict
-from tests.conftest import ROOT, encoded, picture, read_rows
+from tests.support.album import ROOT, encoded, picture, read_rows
 
 
 def test_a_folders_image_files_are_found_in_order(tmp_path, capsys):

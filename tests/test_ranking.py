@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import synthetic
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
 from heads.menu.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker
+from tests.support import synthetic
 
 N = 600
 

@@ -9,7 +9,7 @@ from extract.files.manifest import Manifest, Row
 from extract.images import decode
 from extract.store import repeats
 from heads.data import dataset
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 
 def test_sets_of_images_with_one_vector_are_found():

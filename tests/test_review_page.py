@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from benchmarks import pictures
 from extract.tables import answers
-from tests.conftest import Album, encoded, picture, read_rows, with_features
+from tests.support import chromium
+from tests.support.album import Album, encoded, picture, read_rows, with_features
 from tests.test_server import ask, started
 
 pytestmark = pytest.mark.browser
@@ -17,7 +17,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def browser():
-    with pictures.Browser(pictures.find()) as found:
+    with chromium.Browser(chromium.find()) as found:
         yield found
 
 
@@ -126,7 +126,7 @@ def test_pictures_are_blurred_but_while_space_is_held(photos, browser):
 
 def test_two_tabs_do_not_fight(photos, browser):
     """The second to answer the same picture is told what it is now, and goes on."""
-    with started(photos) as (_, url), pictures.Browser(pictures.find()) as other:
+    with started(photos) as (_, url), chromium.Browser(chromium.find()) as other:
         opened(browser, url), opened(other, url)
         assert text(browser, "id") == text(other, "id")
         press(browser, "f")

@@ -15,8 +15,8 @@ from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.images import decode
 from extract.store import cache
-from tests.conftest import ROOT, Album, encoded, picture, read_rows
-from tests.odd_files import odd_files
+from tests.campaign.odd_files import odd_files
+from tests.support.album import ROOT, Album, encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 

@@ -20,7 +20,7 @@ from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
 from heads.__main__ import main as heads_main
-from tests.conftest import ROOT, picture, read_rows
+from tests.support.album import ROOT, picture, read_rows
 
 tensorflow = pytest.mark.tensorflow
 HANDLE = "https://tfhub.dev/tensorflow/efficientnet/b1/feature-vector/1"

@@ -21,7 +21,7 @@ from extract.tables import answers
 from heads.__main__ import main
 from heads.review import server
 from heads.review.desk import Desk
-from tests.conftest import ROOT, encoded, picture
+from tests.support.album import ROOT, encoded, picture
 
 TOKEN = "t0ken"
 

@@ -12,7 +12,7 @@ from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, UsageError
 from extract.store import cache
-from tests.conftest import encoded, picture, read_rows
+from tests.support.album import encoded, picture, read_rows
 
 pytestmark = pytest.mark.tensorflow
 

@@ -5,9 +5,9 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import synthetic
 from extract.ground import engines
 from heads.menu import solver
+from tests.support import synthetic
 
 
 def standard(n, dim, seed=0):

@@ -10,7 +10,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler, normalize
 
-from benchmarks import synthetic
 from extract.ground.errors import HeadError, UsageError
 from heads import train
 from heads.__main__ import main
@@ -19,6 +18,7 @@ from heads.menu import sweep
 from heads.menu.layers import forward
 from heads.menu.linear import folds_by_group
 from heads.menu.sweep import SweepHead
+from tests.support import synthetic
 
 SMALL = "C=0.001,0.1 learning_rate=0.01 label_smoothing=0 focal_gamma=0 epochs=2,5"
 

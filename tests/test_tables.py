@@ -9,7 +9,7 @@ import pytest
 from extract.files import manifest
 from extract.ground.errors import InputError
 from extract.tables import sheet
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 ROWS = [(f"{i:04d}", str(i % 2), f"note {i}") for i in range(12)]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from extract.images import thumbnails
 from extract.images.decode import BadImage
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.album import ROOT
 
 pytestmark = pytest.mark.tensorflow
 
 
 def campaign(*flags):
     """Run the campaign, in a process that may be forked; return its table's rows, each a list of cells."""
-    command = [sys.executable, "-m", "tests.torture", "--stops=0", "--seed=7", *flags]
+    command = [sys.executable, "-m", "tests.campaign.torture", "--stops=0", "--seed=7", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.split(" | ") for line in done.stdout.splitlines() if re.match(r"\| (?!part|---)", line)]

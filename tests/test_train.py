@@ -12,7 +12,7 @@ from heads.__main__ import main
 from heads.compare import report
 from heads.data import dataset
 from heads.menu import registry, sweep
-from tests.conftest import encoded, picture, read_rows, with_features
+from tests.support.album import encoded, picture, read_rows, with_features
 
 
 def run(place, names):
@@ -79,7 +79,7 @@ def test_an_undertrained_sigmoid_says_so(cached):
 
 def test_few_groups_are_said_under_the_table(tmp_path):
     """An interval from 8 groups is approximate, and the reader is told."""
-    from benchmarks import synthetic
+    from tests.support import synthetic
 
     data, heads, chosen = run(synthetic.workspace(tmp_path, 400, 8, group_size=5), ["logistic"])
     assert any("approximate (under 40 groups)" in line for line in report.legend(data, heads, chosen))

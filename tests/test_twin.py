@@ -11,7 +11,7 @@ from extract.images import decode as images
 from heads import train
 from heads.data import dataset
 from heads.ship import export, formats
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 pytestmark = pytest.mark.tensorflow
 SIDE = 64

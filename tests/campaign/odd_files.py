@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.containers import TURNED, containers, turned
 from extract.images.exif import ORIENTATION
-from tests.conftest import encoded, picture
+from tests.support.album import encoded, picture
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The fault campaign: `python -m tests.torture`, or `make torture`; what it found stands in docs/reliability.md.
+"""The fault campaign: `python -m tests.campaign.torture`, or `make torture`; docs/reliability.md has what it found.
 
 Each part does harm on purpose, a number of times, seeded, and counts what came of it: a fault is survived when the next
 run ends as if nothing had happened. The fast tests run the same parts with small numbers.
@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import synthetic
 from extract import run
 from extract.__main__ import main as extract_main
 from extract.ground import files
@@ -37,8 +36,9 @@ from extract.images import decode
 from extract.store import cache, repair
 from heads.__main__ import main as heads_main
 from heads.ship import bundle
-from tests.conftest import Album, encoded, picture
-from tests.odd_files import odd_files
+from tests.campaign.odd_files import odd_files
+from tests.support import synthetic
+from tests.support.album import Album, encoded, picture
 
 PATIENCE = 120.0  # seconds until a process counts as hanging
 PICTURES = 48
@@ -728,7 +728,7 @@ def campaign(flags: argparse.Namespace, folder: Path) -> Iterator[Tally]:
 
 def save_tiny(path: Path) -> int:
     """Save the tests' tiny backbone."""
-    from tests.conftest import save_tiny_backbone
+    from tests.support.album import save_tiny_backbone
 
     save_tiny_backbone(path)
     return 0

@@ -1,0 +1,1 @@
+"""Faults and odd files: kills, full disks, damage, mutated images."""
