@@ -17,8 +17,8 @@ from extract.images import decode
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from heads.ship import bundle, predict
+from tests.extract.store.test_cache import PROBE, RECIPE, keys, parts, rows, sealed  # noqa: F401
 from tests.support.album import encoded, picture, read_rows
-from tests.test_cache import PROBE, RECIPE, keys, parts, rows, sealed  # noqa: F401
 
 FORMULAS = [
     "=cmd|' /C calc'!A0",

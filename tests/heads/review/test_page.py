@@ -6,9 +6,9 @@ import time
 import pytest
 
 from extract.tables import answers
+from tests.heads.review.test_server import ask, started
 from tests.support import chromium
 from tests.support.album import Album, encoded, picture, read_rows, with_features
-from tests.test_server import ask, started
 
 pytestmark = pytest.mark.browser
 CODES = {"k": 75, "f": 70, "s": 83, "u": 85, "z": 90, "b": 66, "g": 71, "1": 49, "2": 50, "Enter": 13, "ArrowRight": 39}

@@ -8,7 +8,7 @@ from extract import run
 from extract.__main__ import main
 from extract.ground.errors import CacheError
 from extract.store import cache, repair
-from tests.test_cache import RECIPE, keys
+from tests.extract.store.test_cache import RECIPE, keys
 
 N, DIM = 3000, 24
 
