@@ -239,12 +239,12 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
     for i in rows:
         try:
             data = decode.read(sample.paths[i], sha256=sample.sha256[i])
-            found["pixels"][i] = decode.from_bytes(data, size)
+            found["pixels"][i], by_graph = decode.decoded(data, size)
         except decode.BadImage:
             continue
         with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many words for it
             found[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]
-        if decode.in_graph(data, size):
+        if by_graph:
             found["bytes"][i] = data
     return found
 

@@ -96,12 +96,12 @@ def from_bundle(
     rest = [i for i in np.flatnonzero(at < 0).tolist() if i not in bad]
     if rest:
         network, engine = _open_backbone(place, found, engine)
-        workers = engines.workers(engine)
 
         def probability(pixels: np.ndarray) -> np.ndarray:
             return bundle.probability(network.embed(pixels))
 
-        bad |= run_model(files, rest, network.input_size, probability, p, network.step, workers)
+        runner = Runner(probability, network.input_size, network.step, engines.workers(engine))
+        bad |= runner.run(files, rest, p)
     return _predictions(files, p, p >= bundle.facts["threshold"], bad, bundle.facts)
 
 
@@ -137,46 +137,50 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
     step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
-    rows = list(range(len(files)))
-    bad = run_model(files, rows, exported.size, exported.inputs["pixels"], given, step, engines.cores())
+    rows = range(len(files))
+    bad = Runner(exported.inputs["pixels"], exported.size, step, engines.cores()).run(files, rows, given)
     return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
 
 
-def run_model(
-    files: list[tuple[str, Path | None]],
-    rows: list[int],
-    size: int,
-    model: Callable[[np.ndarray], np.ndarray],
-    out: np.ndarray,
-    step: int,
-    workers: int,
-) -> dict[int, decode.BadImage]:
-    """Fill `out` (n, ...) with what a model gives for the files at `rows`; return why for those that cannot be read.
+@dataclass(frozen=True)
+class Runner:
+    """A model over files. model: uint8 (b, size, size, 3) -> (b, ...); step: images at once; workers: threads."""
 
-    As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
-    """
-    bad: dict[int, decode.BadImage] = {}
+    model: Callable[[np.ndarray], np.ndarray]
+    size: int
+    step: int
+    workers: int
 
-    def work(block: Sequence[int]) -> int:
-        pixels = {}
-        for i in block:
-            try:
-                pixels[i] = decode.load(_existing(files[i]), size)
-            except decode.BadImage as error:
-                bad[i] = error
-        if pixels:
-            out[list(pixels)] = model(np.stack(list(pixels.values())))
-        return len(block)
+    def run(
+        self, files: list[tuple[str, Path | None]], rows: Sequence[int], out: np.ndarray
+    ) -> dict[int, decode.BadImage]:
+        """Fill `out` (n, ...) with what the model gives for the files at `rows`; return why for those it cannot read.
 
-    progress = Progress(len(rows), "predicting")
-    started, before = time.monotonic(), 0
-    with engines.held_stderr(), ThreadPoolExecutor(workers) as pool, closing(progress):
-        for done in engines.ahead(pool, work, rows, step, 2 * workers):
-            progress.add(done, bad=len(bad) - before)
-            before = len(bad)
-    rate = len(rows) / max(time.monotonic() - started, 1e-9)
-    print(f"predict   {len(rows):,} images through the network at {rate:.1f} images/s, {workers} threads", flush=True)
-    return bad
+        As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
+        """
+        bad: dict[int, decode.BadImage] = {}
+
+        def work(block: Sequence[int]) -> int:
+            pixels = {}
+            for i in block:
+                try:
+                    pixels[i] = decode.load(_existing(files[i]), self.size)
+                except decode.BadImage as error:
+                    bad[i] = error
+            if pixels:
+                out[list(pixels)] = self.model(np.stack(list(pixels.values())))
+            return len(block)
+
+        progress = Progress(len(rows), "predicting")
+        started, before = time.monotonic(), 0
+        with engines.held_stderr(), ThreadPoolExecutor(self.workers) as pool, closing(progress):
+            for done in engines.ahead(pool, work, rows, self.step, 2 * self.workers):
+                progress.add(done, bad=len(bad) - before)
+                before = len(bad)
+        rate = len(rows) / max(time.monotonic() - started, 1e-9)
+        counted = f"{len(rows):,} images through the network at {rate:.1f} images/s, {self.workers} threads"
+        print(f"predict   {counted}", flush=True)
+        return bad
 
 
 def _existing(file: tuple[str, Path | None]) -> Path:

@@ -259,7 +259,7 @@ def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album)
     results = {
         (r.format, r.input): r for r in export.export(place, "logistic", n_images=0, seed=0, asked=["saved_model"])
     }
-    native = sum(decode.in_graph(data, 32) for data in files.values())
+    native = sum(decode.decoded(data, 32)[1] for data in files.values())
     assert 0 < native < len(files)
     assert results["saved_model", "pixels"].n_images == 40 + len(files)
     assert results["saved_model", "bytes"].n_images == 40 + native
@@ -308,6 +308,22 @@ def test_coarser_weights_may_flip_one_decision_in_a_hundred_and_no_more():
     assert not compare("model_float16.tflite", "pixels", 0, 3e-2).ok
     assert compare("model.onnx", "preprocess.py", 2, 0.0).ok
     assert not compare("model.onnx", "pixels", 1, 0.0).ok
+
+
+def test_the_warm_up_requests_are_those_of_servings_protos(tmp_path):
+    """formats.WARMUP, byte for byte: one request for each signature that takes encoded images, of a probe file."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    tf, _ = engines.load()
+    photo = (Path(decode.__file__).parent / "probe" / "1_scaled_exif.jpg").read_bytes()
+    with tf.io.TFRecordWriter(str(tmp_path / "requests")) as writer:
+        for signature in ("bytes", "serving_default"):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = "onepass", signature
+            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([photo]))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())
+    assert (tmp_path / "requests").read_bytes() == formats.WARMUP.read_bytes()
 
 
 def test_a_savedmodel_is_served_as_tensorflow_serving_serves_it(ready):
