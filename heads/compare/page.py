@@ -24,6 +24,7 @@ from heads.compare.audit import Audit
 from heads.compare.mistakes import Mistake
 from heads.menu import registry
 from heads.stats import curves, metrics, paired
+from heads.stats.task import BINARY
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 
@@ -393,7 +394,7 @@ def _matrices(told: dict[str, Any], scores: Scores) -> str:
 def _matrix(head: dict[str, Any], told: dict[str, Any], y: np.ndarray, p: np.ndarray) -> str:
     """Rows are labels, columns are what the head says; a cell's shade is its share of the row."""
     names = list(map(_text, told["classes"]))
-    counts = np.bincount(2 * y.astype(int) + (p >= head["threshold"]), minlength=4).reshape(2, 2)
+    counts = np.bincount(2 * y.astype(int) + BINARY.decide(p, head["threshold"]), minlength=4).reshape(2, 2)
     rows = [
         [f"{names[label]}<small>labelled</small>"]
         + [_cell(n, n / sum(row), "right" if label == called else "wrong") for called, n in enumerate(row)]

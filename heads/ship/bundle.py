@@ -13,6 +13,7 @@ from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
+from heads.stats.task import Task
 
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
@@ -54,7 +55,8 @@ def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def decide(facts: dict[str, Any], p: np.ndarray) -> np.ndarray:
     """Return the class name of each probability (n,), by the classes and the threshold of a head.json."""
-    return np.array(facts["classes"])[(p >= facts["threshold"]).astype(int)]
+    task = Task("binary", tuple(facts["classes"]))
+    return task.names(task.decide(p, facts["threshold"]))
 
 
 def load(folder: Path) -> Bundle:

@@ -32,6 +32,7 @@ from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
 from heads.ship import card, formats
 from heads.ship.bundle import Bundle
+from heads.stats.task import BINARY
 
 SCRIPT = "preprocess.py"
 LABELS = "labels.txt"
@@ -47,7 +48,7 @@ BATCH = 32
 class Parity:
     """One file against the cached features. input: "pixels", SCRIPT or "bytes"; n_images: how many it was fed.
 
-    max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that are not probability >= threshold.
+    max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that its own probability does not give.
     """
 
     format: str
@@ -156,7 +157,7 @@ def in_float32(
         )
     kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
-    flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
+    flips = int((BINARY.decide(sample.p[there], threshold) != BINARY.decide(kept.p, threshold)).sum())
     if flips > MOST_FLIPPED * len(there):
         raise HeadError(
             f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
@@ -260,9 +261,10 @@ def compare(name: str, by: str, given: np.ndarray, expected: np.ndarray, thresho
     coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
-    flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
+    says = BINARY.decide(got, threshold)
+    flips = int(((says != BINARY.decide(expected, threshold)) & clear).sum())
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
-    wrong = int((decision != (got >= threshold)).sum())
+    wrong = int((decision != says).sum())
     ok = largest <= TOLERANCE + coarser and flips <= MOST_FLIPPED * len(got) * bool(coarser) and not wrong
     return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)
 

@@ -29,6 +29,7 @@ from extract.workspace import Workspace, shown
 from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
 from heads.ship.formats import open_export
+from heads.stats.task import BINARY
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")
 
@@ -102,7 +103,7 @@ def from_bundle(
 
         runner = Runner(probability, network.input_size, network.step, engines.workers(engine))
         bad |= runner.run(files, rest, p)
-    return _predictions(files, p, p >= bundle.facts["threshold"], bad, bundle.facts)
+    return _predictions(files, p, BINARY.decide(p, bundle.facts["threshold"]), bad, bundle.facts)
 
 
 def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[backbone.Backbone, str]:

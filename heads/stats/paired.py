@@ -25,6 +25,7 @@ from scipy.stats import t as student
 
 from heads.data.dataset import Dataset
 from heads.stats import metrics
+from heads.stats.task import BINARY
 from heads.train import Trained
 
 REFERENCES = ("logistic", "sigmoid-long")  # what a claim of improvement is held against
@@ -109,7 +110,7 @@ def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
 
 
 def _decisions(head: Trained, split: str) -> np.ndarray:
-    return head.p[split] >= head.bundle.facts["threshold"]
+    return BINARY.decide(head.p[split], head.bundle.facts["threshold"])
 
 
 def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[float, float, float, float, float]:
