@@ -282,7 +282,7 @@ def figures(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Fig
 
 
 def _without(head: Trained, p: np.ndarray, part: Part, leaky: np.ndarray, seed: int) -> dict[str, Metric]:
-    keep, threshold = ~leaky, head.bundle.facts["threshold"]
+    keep, threshold = ~leaky, head.bundle.facts.threshold
     return metrics.evaluate(part.y[keep], p[keep], part.groups[keep], threshold=threshold, seed=seed)
 
 
@@ -293,7 +293,7 @@ def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
         for head in heads
         if "test" in clean.get(head.name, {})
     ]
-    counts, train = leaks.counts(), heads[0].bundle.facts["rows"]["train"]["n"]
+    counts, train = leaks.counts(), heads[0].bundle.facts.rows["train"]["n"]
     n = counts["rows"]["test"]
     line = (
         f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or "

@@ -167,7 +167,7 @@ def _head(head: Trained) -> dict[str, Any]:
         "threshold": head.point.threshold,
         "operating_point": head.point.to_json(),
         "refused": head.point.refused or None,
-        "training": head.bundle.facts["training"],
+        "training": head.bundle.facts.training,
         "metrics": {
             split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
         },

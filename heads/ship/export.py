@@ -96,7 +96,7 @@ def export(
         if network.model is None and set(asked) <= KERAS:
             raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    threshold = bundle.facts["threshold"]
+    threshold = bundle.facts.threshold
     version = formats.newest(target / "saved_model") + 1
     with artifacts.replacing_folder(target) as folder:
         files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
@@ -111,7 +111,7 @@ def export(
         told = json.dumps([asdict(result) for result in results], indent=2)
         (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
         shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
-        (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
+        (folder / LABELS).write_text(labels(bundle.facts.classes), encoding="utf-8", errors="replace")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
         figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def in_float32(
         if pixels := _batch(sample, rows, network.input_size)["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
             seen[list(pixels)] = True
-    there, threshold = np.flatnonzero(seen), bundle.facts["threshold"]
+    there, threshold = np.flatnonzero(seen), bundle.facts.threshold
     _refuse_most_gone(len(there), len(p))
     if not np.isfinite(p[there]).all():
         raise HeadError(
@@ -193,7 +193,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
         )
     p = bundle.probability(found.read(at))
     n = min(n_images or len(at), len(at))
-    near = np.argsort(np.abs(p - bundle.facts["threshold"]), kind="stable")[: n // 4]
+    near = np.argsort(np.abs(p - bundle.facts.threshold), kind="stable")[: n // 4]
     others = np.setdiff1d(np.arange(len(at)), near)
     chosen = np.sort(np.concatenate([near, np.random.default_rng(seed).choice(others, n - len(near), replace=False)]))
     return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen])

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -103,7 +102,7 @@ def from_bundle(
 
         runner = Runner(probability, network.input_size, network.step, engines.workers(engine))
         bad |= runner.run(files, rest, p)
-    return _predictions(files, p, BINARY.decide(p, bundle.facts["threshold"]), bad, bundle.facts)
+    return _predictions(files, p, bundle.facts.decide(p), bad)
 
 
 def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[backbone.Backbone, str]:
@@ -126,13 +125,14 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
     path = path.absolute()  # its parents hold head.json, from wherever it was named
-    facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": decode.RECIPE}
+    task, recipe = BINARY, dict(decode.RECIPE)
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
     if (folder / "head.json").exists():
         facts = bundles.read_facts(folder)
+        task, recipe = facts.task, facts.recipe
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
-    pixels = {field: facts["recipe"].get(field) for field in decode.RECIPE}
+    pixels = {field: recipe.get(field) for field in decode.RECIPE}
     cache.refuse_other_recipe(pixels, decode.RECIPE, where=str(path))
     engines.share_cores()
     exported = open_export(path)
@@ -140,7 +140,7 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
     rows = range(len(files))
     bad = Runner(exported.inputs["pixels"], exported.size, step, engines.cores()).run(files, rows, given)
-    return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
+    return _predictions(files, given[:, 0], task.names(given[:, 1] == 1), bad)
 
 
 @dataclass(frozen=True)
@@ -209,17 +209,16 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
 def _predictions(
     files: list[tuple[str, Path | None]],
     p: np.ndarray,
-    called: np.ndarray,
+    decisions: np.ndarray,
     bad: dict[int, decode.BadImage],
-    facts: dict[str, Any],
 ) -> list[Prediction]:
+    """Return a prediction a file; p, decisions: (n,), of no meaning for the files that are `bad`."""
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
         bad.setdefault(i, decode.BadImage("not-finite", "the model gives no finite number for this image"))
-    decisions = np.array(facts["classes"])[called.astype(int)].tolist()
     return [
         Prediction(name, None, "", "failed", str(bad[i]))
         if i in bad
-        else Prediction(name, float(p[i]), decisions[i], "ok", "")
+        else Prediction(name, float(p[i]), str(decisions[i]), "ok", "")
         for i, (name, _) in enumerate(files)
     ]
 

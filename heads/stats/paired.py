@@ -110,7 +110,7 @@ def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
 
 
 def _decisions(head: Trained, split: str) -> np.ndarray:
-    return BINARY.decide(head.p[split], head.bundle.facts["threshold"])
+    return BINARY.decide(head.p[split], head.bundle.facts.threshold)
 
 
 def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[float, float, float, float, float]:

@@ -84,7 +84,7 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path):
     for name in published:
         given = alone(folder / name, files, tmp_path)[0]
         np.testing.assert_allclose(given[:, 0], expected, atol=5e-3 if "float16" in name else 1e-3, err_msg=name)
-        assert given[:, 1].tolist() == (expected >= head.facts["threshold"]).tolist(), name
+        assert given[:, 1].tolist() == (expected >= head.facts.threshold).tolist(), name
         assert 0 < given[:, 1].sum() < 6
 
 
@@ -103,7 +103,7 @@ def test_labels_txt_names_the_decisions_in_their_order(ready, asked):
     model = formats.open_export(folder / formats.FILES[asked][0])
     photos = [row["path"] for row in manifest_rows(ready)]
     p, decisions = model.inputs["pixels"](np.concatenate([pillow.load(path, 32) for path in photos])).T
-    assert [lines[int(decision)] for decision in decisions] == bundle.decide(facts, p).tolist()
+    assert [lines[int(decision)] for decision in decisions] == bundle.read_facts(folder).decide(p).tolist()
     assert set(decisions) == {0, 1}
 
 
@@ -232,7 +232,7 @@ def test_parity_looks_hardest_where_a_flip_would_be(ready):
     p = head.probability(found.read(np.arange(40)))
     sample = export.draw(ready, found, head, 20, 0)
     assert len(sample.p) == len(set(sample.sha256)) == 20
-    nearest = set(found.sha256[np.argsort(np.abs(p - head.facts["threshold"]))[:5]].tolist())
+    nearest = set(found.sha256[np.argsort(np.abs(p - head.facts.threshold))[:5]].tolist())
     assert nearest <= set(sample.sha256)
 
 

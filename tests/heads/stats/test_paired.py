@@ -31,7 +31,7 @@ def scored(names, *, seed=0, groups=None, n=TEST_ROWS, better=0.0):
         SimpleNamespace(
             name=name,
             p={"validation": expit(score + (1 - better * (at == 0)) * rng.normal(size=n))},
-            bundle=SimpleNamespace(facts={"threshold": 0.4}),
+            bundle=SimpleNamespace(facts=SimpleNamespace(threshold=0.4)),
         )
         for at, name in enumerate(names)
     ]
