@@ -35,6 +35,7 @@ EXACT_ROWS = 50_000  # above it an inverted file answers, not every product
 BLOCK = 4096  # rows that are whitened at a time
 PROBED = 16  # cells of the inverted file that a row is looked for in
 SAMPLE = 10_000  # rows that the covariance is estimated from
+FEW = 100  # rows of train under which ten neighbours are no small part of them, and photos of one kind pass for copies
 LARGE = 0.05  # a cluster with a larger share of the images is no burst any more
 COLUMNS = ("kind", "objectId", "type", "value", "other", "other_type", "other_value", "cosine")
 
@@ -286,21 +287,23 @@ def _without(head: Trained, p: np.ndarray, part: Part, leaky: np.ndarray, seed: 
 
 
 def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
-    """Return what comparison.json holds: counts, the line for the legend, and the figures without the leaky rows."""
+    """Return what comparison.json holds: counts, lines for the legend, and the figures without the leaky rows."""
     lines = [
         f"{head.name} {_share(clean[head.name]['test'])} instead of {_share(head.figures['test'])}"
         for head in heads
         if "test" in clean.get(head.name, {})
     ]
-    n = leaks.counts()["rows"]["test"]
+    counts, train = leaks.counts(), heads[0].bundle.facts["rows"]["train"]["n"]
+    n = counts["rows"]["test"]
     line = (
         f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or "
         "near-duplicate in train or validation: "
         f"{', '.join(lines) or 'none, the other rows lack a class'}"
     )
+    unsure = f"near-duplicates are unsure: train has {train} rows, and under {FEW} photos of one kind look like copies"
     return {
-        **leaks.counts(),
-        "notes": [line] if n else [],
+        **counts,
+        "notes": [line] * bool(n) + [unsure] * bool(counts["near_duplicates"] and train < FEW),
         "without": {
             name: {split: {key: m.to_json() for key, m in found.items()} for split, found in splits.items()}
             for name, splits in clean.items()

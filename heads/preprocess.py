@@ -12,9 +12,9 @@ SIZE = 224  # S
 def load(photo: Any, size: int = SIZE) -> np.ndarray:
     """Return the pixels of a path, bytes, an open file or a Pillow image: upright, alpha over white, (1, S, S, 3)."""
     jpeg = ("JPEG", "MPO")
-    if getattr(photo, "format", "") in jpeg and getattr(photo, "tile", None):
-        photo = photo.fp  # of a JPEG that is not decoded yet: as its file would be
-        photo.seek(0)
+    if getattr(photo, "tile", None) and photo.format in jpeg:  # an image that is not decoded yet: as its file would be
+        photo.fp.seek(0)
+        photo = photo.fp
     photo = photo.read() if hasattr(photo, "read") else photo  # from where it stands; Pillow would begin at 0
     photo = io.BytesIO(photo) if isinstance(photo, bytes | bytearray | memoryview) else photo
     with photo.copy() if isinstance(photo, Image.Image) else Image.open(photo) as image:

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from benchmarks import containers
 from benchmarks.formats import alone
 from extract import cache, engines, images, run
-from extract.errors import CacheError, HeadError, InputError, UsageError
+from extract.errors import CacheError, HeadError, UsageError
 from heads import bundle, dataset, decision, export, formats, preprocess, train
 from heads.layers import Dense, forward
 from tests.conftest import encoded, picture, read_rows
@@ -375,20 +375,17 @@ def test_preprocess_takes_a_path_bytes_an_open_file_or_a_pillow_image(name, tmp_
     expected = preprocess.load(str(path), 32)
     behind = io.BytesIO(b"a header" + data)
     behind.seek(len(b"a header"))
-    image = Image.open(path)
-    size, mode = image.size, image.mode
-    with path.open("rb") as file:
+    with path.open("rb") as file, Image.open(path) as image, Image.open(path) as untouched:
         for given in (path, data, bytearray(data), memoryview(data), file, behind, image, image):
             np.testing.assert_array_equal(preprocess.load(given, 32), expected)
         assert not file.closed
         assert not behind.closed
-    assert (image.size, image.mode) == (size, mode)
-    if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
         image.load()
-        info = dict(image.info)
-        np.testing.assert_array_equal(preprocess.load(image, 32), expected)
-        assert image.info == info
-    image.close()
+        untouched.load()
+        assert image == untouched  # mode, size, info and pixels
+        if image.format not in ("JPEG", "MPO"):  # whose files are decoded at a fraction
+            np.testing.assert_array_equal(preprocess.load(image, 32), expected)
+            assert image == untouched
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
@@ -425,38 +422,3 @@ def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
         data = encoded(picture(3, 90), kind, **options)
         given, expected = preprocess.load(io.BytesIO(data), 32)[0], images.from_bytes(data, 32)
         assert np.abs(given - expected).max() <= 1
-
-
-def test_an_export_never_replaces_a_folder_that_holds_what_is_read(ready, album, monkeypatch):
-    """A photo, or the table, that somebody put in there; refused before the backbone is loaded."""
-    monkeypatch.setattr(export.backbone, "load", lambda source: pytest.fail("it was loaded"))
-    folder = ready.out / "exports" / "logistic"
-    for path in (next(path for path in album.media.rglob("*") if path.is_file()), ready.data):
-        folder.mkdir(parents=True)
-        os.link(path, folder / "mine")
-        before = path.read_bytes()
-        with pytest.raises(InputError, match="is a file that this command reads"):
-            export.export(ready, "logistic", n_images=4, seed=0)
-        assert (folder / "mine").read_bytes() == before
-        shutil.rmtree(folder)
-
-
-def test_heads_and_exports_may_be_links(ready, tmp_path):
-    """The links stay; what they lead to is replaced as a whole, and numbered on."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    for name in ("heads/logistic", "exports"):
-        target = disk / name.replace("/", "-")
-        if (ready.out / name).exists():
-            shutil.move(ready.out / name, target)
-        (ready.out / name).symlink_to(target)
-    for version in (1, 2):
-        train.run(ready, dataset.join(ready), train.Config(["logistic"]))
-        export.export(ready, "logistic", n_images=4, seed=0, asked=["saved_model"])
-        there = sorted(path.name for path in (disk / "exports" / "logistic" / "saved_model").iterdir())
-        assert there == [str(version)]
-        assert (disk / "exports" / "logistic" / "head.json").read_bytes() == (
-            disk / "heads-logistic" / "head.json"
-        ).read_bytes()
-    assert all((ready.out / name).is_symlink() for name in ("heads/logistic", "exports"))
-    assert not [path for path in disk.rglob("*") if path.name.startswith(".onepass")]

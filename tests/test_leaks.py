@@ -1,6 +1,7 @@
 """Copies and near-duplicates across splits: found as brute force finds them, and grouped when that is asked for."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,6 +169,20 @@ def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
     assert f"The first {min(10, len(found.rows))} of {len(found.rows)} rows of <code>leaks.csv</code>" in text
     assert "an earlier split</span></caption>" in text
     assert f"{told['without']['logistic']['test']['accuracy']['value']:.3f}" in text
+
+
+@pytest.mark.parametrize(("few", "unsure"), [(10, False), (300, False), (10_000, True)])
+def test_near_duplicates_beside_a_small_train_are_called_unsure(leaky, monkeypatch, few, unsure):
+    """Ten neighbours are then most of train; where there is none, nothing is said."""
+    monkeypatch.setattr(leaks, "FEW", few)
+    data, heads, chosen, found, told = compare(leaky)
+    train = len(data.parts["train"])
+    assert (train < few) == unsure
+    assert told["near_duplicates"] > 0
+    line = f"near-duplicates are unsure: train has {train} rows"
+    assert any(line in note for note in report.legend(data, heads, chosen, told)) == unsure
+    none = leaks.told(replace(found, rows=[row for row in found.rows if row[0] == "copy"]), {}, heads)
+    assert not any(line in note for note in none["notes"])
 
 
 def test_where_nothing_leaks_nothing_is_said(cached):
