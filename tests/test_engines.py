@@ -16,7 +16,6 @@ from extract import backbone, cache, engines, run
 from extract.__main__ import main
 from extract.errors import BackboneError, CacheError, HeadError
 from heads import bundle, dataset, export, train
-from heads.export import Sample
 
 pytestmark = pytest.mark.tensorflow
 
@@ -128,7 +127,7 @@ def test_reduced_features_that_change_decisions_are_not_exported(reduced, networ
     train.run(reduced, dataset.join(reduced), train.Config(["logistic"]))
     trained = bundle.load(reduced.out / "heads" / "logistic")
     sample = export.draw(reduced, cache.open_cache(reduced.cache), trained, 0, 0)
-    turned = Sample(sample.paths, sample.sha256, 1 - sample.p)
+    turned = replace(sample, p=1 - sample.p)
     with pytest.raises(HeadError, match=r"decisions differ between features in bfloat16 and in float32.*new OUT"):
         export.in_float32(network, trained, turned, reduced)
 
