@@ -62,11 +62,15 @@ class Parity:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that parity is checked on: paths and digests (n,), p (n,) from cached feature and bundle."""
+    """Images that parity is checked on: paths and digests (n,), p (n,) from cached feature and bundle.
+
+    weight: (n,), how many of all images each stands for: those nearest to the threshold are all there.
+    """
 
     paths: list[str]
     sha256: list[str]
     p: np.ndarray
+    weight: np.ndarray
 
 
 def export(
@@ -154,10 +158,12 @@ def in_float32(
         raise HeadError(
             f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32"
         )
-    kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
+    paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
+    kept = Sample(paths, sha256, p[there], sample.weight[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
-    flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
-    if flips > MOST_FLIPPED * len(there):
+    flipped = (sample.p[there] >= threshold) != (kept.p >= threshold)
+    flips = int(flipped.sum())
+    if np.average(flipped, weights=kept.weight) > MOST_FLIPPED:
         raise HeadError(
             f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
             rule=f"At most {MOST_FLIPPED:.0%} may, since exports compute in float32",
@@ -194,8 +200,11 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     n = min(n_images or len(at), len(at))
     near = np.argsort(np.abs(p - bundle.facts["threshold"]), kind="stable")[: n // 4]
     others = np.setdiff1d(np.arange(len(at)), near)
-    chosen = np.sort(np.concatenate([near, np.random.default_rng(seed).choice(others, n - len(near), replace=False)]))
-    return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen])
+    drawn = np.random.default_rng(seed).choice(others, n - len(near), replace=False)
+    weight = np.ones(len(at))
+    weight[drawn] = len(others) / len(drawn)
+    chosen = np.sort(np.concatenate([near, drawn]))
+    return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen], weight[chosen])
 
 
 def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
@@ -218,9 +227,9 @@ def check(folder: Path, files: list[str], sample: Sample, threshold: float, size
                 got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
     _refuse_most_gone(int(seen[files[0], "pixels"].sum()), n)
     return [
-        compare(file, by, got[seen[file, by]], sample.p[seen[file, by]], threshold)
+        compare(file, by, got[there], sample.p[there], threshold, sample.weight[there])
         for (file, by), got in given.items()
-        if seen[file, by].any()
+        if (there := seen[file, by]).any()
     ]
 
 
@@ -249,21 +258,24 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
     return found
 
 
-def compare(name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+def compare(
+    name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float, weight: np.ndarray | None = None
+) -> Parity:
     """Compare an export's probabilities and decisions (n, 2) with expected probabilities (n,).
 
     A probability that is not finite fails, and so does a decision that the format's own probability does not give. A
     flip is another decision where the expected probability is more than TOLERANCE away from the threshold: none may be,
-    or MOST_FLIPPED where pixels or weights are coarser.
+    or MOST_FLIPPED of all images where pixels or weights are coarser. weight: (n,), see Sample; None: all alike.
     """
     got, decision = given.T
     coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
-    flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
+    flipped = ((got >= threshold) != (expected >= threshold)) & clear
+    flips, most = int(flipped.sum()), MOST_FLIPPED * bool(coarser)
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
     wrong = int((decision != (got >= threshold)).sum())
-    ok = largest <= TOLERANCE + coarser and flips <= MOST_FLIPPED * len(got) * bool(coarser) and not wrong
+    ok = largest <= TOLERANCE + coarser and bool(np.average(flipped, weights=weight) <= most) and not wrong
     return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)
 
 

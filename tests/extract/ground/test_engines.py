@@ -21,7 +21,6 @@ from extract.store import cache
 from heads import train
 from heads.data import dataset
 from heads.ship import bundle, export
-from heads.ship.export import Sample
 
 pytestmark = pytest.mark.tensorflow
 
@@ -133,7 +132,7 @@ def test_reduced_features_that_change_decisions_are_not_exported(reduced, networ
     train.run(reduced, dataset.join(reduced), train.Config(["logistic"]))
     trained = bundle.load(reduced.out / "heads" / "logistic")
     sample = export.draw(reduced, cache.open_cache(reduced.cache), trained, 0, 0)
-    turned = Sample(sample.paths, sample.sha256, 1 - sample.p)
+    turned = replace(sample, p=1 - sample.p)
     with pytest.raises(HeadError, match=r"decisions differ between features in bfloat16 and in float32.*new OUT"):
         export.in_float32(network, trained, turned, reduced)
 
