@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import artifacts, backbone, cache, demo, engines, workspace
+from extract import artifacts, backbone, cache, demo, engines, manifest, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.errors import DONE, UsageError, guard, in_utf8
@@ -192,7 +192,8 @@ def _predict(flags: argparse.Namespace) -> int:
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
     output = artifacts.output(flags.output) if flags.output else place.out / "predictions.csv"
-    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files)))
+    photos = manifest.photos(place.beside_cache)  # beside INPUT's own: the next verb reads them
+    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files), photos))
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
 
