@@ -15,6 +15,7 @@ from extract import demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.backbones import backbone
+from extract.files import manifest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
@@ -201,7 +202,8 @@ def _predict(flags: argparse.Namespace) -> int:
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
     output = artifacts.output(flags.output) if flags.output else place.out / "predictions.csv"
-    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files)))
+    photos = manifest.photos(place.beside_cache)  # beside INPUT's own: the next verb reads them
+    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files), photos))
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
 
