@@ -163,9 +163,14 @@ def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
 def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> None:
     if len(failures) == len(scan.rows):
         first, near = failures[0], _nearest(place, table, failures)
-        raise InputError(
+        what = (
             f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
-            f"{first.reason}, {first.detail}" + (f"; {near}" if near else ""),
+            f"{first.reason}, {first.detail}"
+        )
+        if all(failure.reason == "undecodable" for failure in failures):
+            raise InputError(what, then="Open that file with another program: it may be no image, or no whole one")
+        raise InputError(
+            what + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
             then="Correct objectId or `path` in the table, or give another MEDIA"
