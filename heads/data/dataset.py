@@ -144,7 +144,6 @@ def join(place: Workspace) -> Dataset:
     labels.write_record(place.out, said)
     workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
     repeated = _repeated(place, parts)
-    notes += repeated
     return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
 
 
