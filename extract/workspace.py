@@ -10,11 +10,13 @@ from typing import Any
 
 from extract.backbones.backbone import DEFAULT as BACKBONE
 from extract.backbones.backbone import NAMES, REMOVED
+from extract.backbones.lite import LITE0
 from extract.ground import files
 from extract.ground.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
+DEMO_INPUT_SIZE = 96  # of 64, 96 and 128 it tells the digits best
 RECORD = "last_run.json"
 RECORDS = (RECORD, "manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv", "labels_review.csv")  # read again
 REPORTS = (
@@ -95,7 +97,7 @@ def resolve(
     table or backbone would be overwritten.
     """
     if out is None and data is None and cache is None and not (ARTIFACTS / RECORD).exists():
-        return _demo(backbone, input_size, near, precision)
+        return _recorded_demo(backbone, input_size, near, precision)
     folder = _absolute(out or ARTIFACTS)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
@@ -165,19 +167,24 @@ def _near(given: bool | None, recorded: dict[str, str]) -> int:
     return int(recorded.get("near", 0)) if given is None else int(given)
 
 
-def _demo(spec: str | None, input_size: int | None, near: bool | None, precision: str | None) -> Workspace:
-    from extract import demo
+def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
+    """Return the demo's workspace in `out`, with other `inputs` than its usual ones; nothing is read or written."""
+    out = _absolute(out)
+    data = out / "data"
+    usual = Workspace(out, out / "features.h5", data / "split_label.csv", data, LITE0, input_size=DEMO_INPUT_SIZE)
+    return replace(usual, **inputs)
 
+
+def _recorded_demo(spec: str | None, input_size: int | None, near: bool | None, precision: str | None) -> Workspace:
+    """Complete what was given with what is recorded of the demo."""
     known = read_record(_absolute(DEMO)).get("inputs", {})
     if known.get("backbone") in (None, REMOVED):
-        known = {"backbone": demo.BACKBONE, "input_size": str(demo.INPUT_SIZE)}
+        known = {"backbone": LITE0, "input_size": str(DEMO_INPUT_SIZE)}
     if input_size is None and spec in (None, known["backbone"]) and "input_size" in known:
         input_size = int(known["input_size"])
     precision = precision or known.get("precision", "float32")
-    place = demo.make(_absolute(DEMO), spec or known["backbone"], input_size, precision)
-    if (place := replace(place, near=_near(near, known))).near:
-        write_record(place)  # `make` recorded it without
-    return place
+    spec = spec or known["backbone"]
+    return demo(backbone=spec, input_size=input_size, near=_near(near, known), precision=precision)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

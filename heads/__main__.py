@@ -78,11 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     """Resolve the workspace; for the demo, make first what a verb needs."""
     place = workspace_of(flags)
-    demo = place.out == Path(workspace.DEMO).absolute()
-    if demo and not place.cache.exists():
-        extraction.extract(extraction.Config(place))
-    if demo and heads and not (place.out / "heads").exists():
-        _train_heads("head", place)
+    demo.first(place, place.cache, lambda: extraction.extract(extraction.Config(place)))
+    if heads:
+        demo.first(place, place.out / "heads", lambda: _train_heads("head", place))
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
@@ -135,12 +133,8 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
     found = audit.suspects(data, seed)
     audit.write(place, found)
     print(f"audit     {found.sentence(shown(place.out / 'suspects.csv'))}")
-    planted = demo.planted(place.out)
-    if planted and not found.why_not:
-        first = sum(row[0] in planted for row in found.rows[: len(planted)])
-        print(
-            f"audit     of the {len(planted)} labels that the demo flipped, {first} are among the {len(planted)} first"
-        )
+    if not found.why_not and (planted := demo.sentence([row[0] for row in found.rows], place.out)):
+        print(f"audit     {planted}")
     return found
 
 
@@ -237,8 +231,7 @@ def _show(flags: argparse.Namespace) -> int:
     from heads.compare import show
 
     place = _place(flags)
-    if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
-        _train_heads("compare", place)
+    demo.first(place, place.out / "suspects.csv", lambda: _train_heads("compare", place))
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")

@@ -1,6 +1,7 @@
 """What was given counts, then what was recorded, then the demo."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -101,14 +102,13 @@ def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
 
 
 def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, monkeypatch):
-    """Every verb works in a fresh clone."""
-    from extract import demo
-
+    """Every verb works in a fresh clone; resolving is a plain value: nothing is written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        demo, "make", lambda out, spec, *more: Workspace(out, out / "features.h5", out / "t.csv", out, spec)
-    )
-    assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
+    assert workspace.resolve() == workspace.demo()
+    assert workspace.demo().out == tmp_path / "artifacts" / "demo"
+    near = workspace.resolve(backbone="efficientnet-b0", near=True)
+    assert near == replace(workspace.demo(), backbone="efficientnet-b0", input_size=None, near=1)
+    assert not list(tmp_path.iterdir())
     workspace.write_record(workspace.resolve(data="t.csv"))
     assert workspace.resolve().out == tmp_path / "artifacts"
 
