@@ -101,9 +101,9 @@ def _features(flags: argparse.Namespace) -> int:
         from extract import cluster
 
         return cluster.extract(config, flags.cluster, flags.workers)
-    if (folder := shards.shards_of(place)).exists():
+    if place.shards.exists():
         raise CacheError(
-            f"{workspace.shown(folder)} holds shards that were embedded apart",
+            f"{workspace.shown(place.shards)} holds shards that were embedded apart",
             rule="What is embedded already is not embedded again",
             then="Run python -m extract seal, or delete that folder",
         )

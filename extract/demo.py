@@ -20,7 +20,7 @@ from extract.backbones.backbone import REMOVED
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache
-from extract.workspace import RECORD, Workspace, read_record, shown
+from extract.workspace import Workspace, read_record, shown
 
 SEED = 7
 SIDE = workspace.DEMO_INPUT_SIZE  # pixels; the digits are 8 x 8 and are enlarged, so that nothing resizes them again
@@ -51,7 +51,7 @@ def make(place: Workspace) -> None:
     out, data = place.out, place.media
     _set_aside(out)
     there = place.data.exists() and (data / "flips.csv").exists()
-    if not there and any(path.exists() for path in (data, place.cache, out / RECORD)):
+    if not there and any(path.exists() for path in (data, place.cache, place.record)):
         raise InputError(
             f"{shown(out)} holds something else than the demo, or half of one",
             rule="The demo has a folder of its own",

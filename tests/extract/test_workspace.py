@@ -7,7 +7,7 @@ import pytest
 
 from extract import workspace
 from extract.ground.errors import InputError
-from extract.workspace import Workspace
+from extract.workspace import Outputs, Workspace
 
 
 def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
@@ -88,11 +88,11 @@ def test_a_cache_is_found_without_a_table(tmp_path):
 def test_an_out_is_found_whatever_its_cache(tmp_path, monkeypatch):
     """Heads lie in OUT, though the cache lie elsewhere; with nothing recorded the demo's is meant."""
     monkeypatch.chdir(tmp_path)
-    assert workspace.out_of(None) == tmp_path / "artifacts" / "demo"
+    assert workspace.out_of(None) == Outputs(tmp_path / "artifacts" / "demo")
     out, cache = tmp_path / "artifacts", tmp_path / "shared" / "features.h5"
     workspace.write_record(Workspace(out, cache, tmp_path / "t.csv", tmp_path, "efficientnet-lite0"))
-    assert (workspace.out_of(None), workspace.cache_of(out=None, cache=None)) == (out, cache)
-    assert workspace.out_of("other") == tmp_path / "other"
+    assert (workspace.out_of(None).out, workspace.cache_of(out=None, cache=None)) == (out, cache)
+    assert workspace.out_of("other").heads == tmp_path / "other" / "heads"
 
 
 def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
