@@ -79,7 +79,7 @@ def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
 
     Errors: InputError for a table that names objects the manifest lacks.
     """
-    known = Manifest.read(place.beside_cache / "manifest.csv").digests()
+    known = Manifest.read(place.manifest).digests()
     if not known:
         raise CacheError(f"There is no manifest beside {place.cache}", then="Run make features")
     table = manifest.read_table(place.data)
@@ -100,18 +100,18 @@ def complete(
 
     made: splits to go by in place of the record's, as `labels.Record.made`.
     """
-    found = answers.stacks(answers.read(place.out / answers.FILE))
+    found = answers.stacks(answers.read(place.answers))
     values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
     table = table.assign(value=pd.Series(values, table.index, dtype=str))
     if made is None:
-        made = labels.read_record(place.beside_cache, place.out).made
+        made = labels.read_record(*place.all_splits).made
     features = cache.open_cache(place.cache)
     at = rows_of(features, np.array(sha256))
     near, notes = _near_duplicates(features, at) if place.near else (None, [])
     digests = dict(zip(table["objectId"], sha256, strict=True))
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
     said = labels.read(table, labels.Known(digests, made, unusable, near), place.data, place.positive)
-    return said, [*labels.changes(said, labels.read_record(place.out)), *reviewed, *notes, *said.notes]
+    return said, [*labels.changes(said, labels.read_record(place.splits)), *reviewed, *notes, *said.notes]
 
 
 def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -141,7 +141,7 @@ def join(place: Workspace) -> Dataset:
     notes += _left_out(said, at)
     _refuse_absent_class(place, said, usable, said.classes)
     parts = _split(found, said, at, usable)
-    labels.write_record(place.out, said)
+    labels.write_record(place.splits, said)
     workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
     repeated = _repeated(place, parts)
     return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
@@ -150,11 +150,7 @@ def join(place: Workspace) -> Dataset:
 def _repeated(place: Workspace, parts: dict[str, Part]) -> list[str]:
     digests = np.concatenate([part.sha256 for part in parts.values()])
     sets = repeats.find((part.X for part in parts.values()), digests.tolist())
-    return (
-        repeats.notes(sets, len(set(digests.tolist())), Manifest.read(place.beside_cache / "manifest.csv"))
-        if sets
-        else []
-    )
+    return repeats.notes(sets, len(set(digests.tolist())), Manifest.read(place.manifest)) if sets else []
 
 
 def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
@@ -165,10 +161,7 @@ def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
 
 def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, int]:
     """Count the rows without features by reason. Errors: CacheError for rows that no reason explains."""
-    reasons = {
-        row["objectId"]: row["reason"]
-        for row in files.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
-    }
+    reasons = {row["objectId"]: row["reason"] for row in files.read_csv(place.quarantine, QUARANTINE_COLUMNS)}
     without = said.ids[at < 0].tolist()
     lacking = [name for name in without if name not in reasons]
     if lacking:
@@ -230,8 +223,7 @@ def _remedy(place: Workspace, said: Labels, usable: np.ndarray, value: int) -> s
         return f"Label more images of class {name!r}: it has {groups} independent ones, and each of 3 splits needs one"
     if not said.made.any() or _absent(complete(place, *read_table(place), made={})[0], usable):
         return "Correct column type (or the type folders), or leave it out and the splits are made for you"
-    records = dict.fromkeys(folder / labels.RECORD for folder in (place.out, place.beside_cache))
-    there = " and ".join(str(path) for path in records if path.exists())
+    there = " and ".join(str(path) for path in reversed(place.all_splits) if path.exists())
     return f"Delete {there}, and the splits are made anew"
 
 

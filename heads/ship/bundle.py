@@ -17,6 +17,8 @@ from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
 BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
+FACTS, WEIGHTS = "head.json", "weights.npz"
+FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Bundle:
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
         described, arrays = _describe(self.model)
-        np.savez(folder / "weights.npz", **arrays)
+        np.savez(folder / WEIGHTS, **arrays)
         facts = {"schema": SCHEMA, **self.facts, **described}
-        (folder / "head.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,19 +68,17 @@ def load(folder: Path) -> Bundle:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read head.json from a bundle or an export. Errors: HeadError."""
     try:
-        facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        files.raise_unless_damage(folder / "head.json", error)
+        files.raise_unless_damage(folder / FACTS, error)
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise HeadError(f"{folder / 'head.json'} has no schema {SCHEMA}", then="Train the head again with make head")
+        raise HeadError(f"{folder / FACTS} has no schema {SCHEMA}", then="Train the head again with make head")
     fields = FIELDS if "neighbours" in facts else (*FIELDS, "layers")
     missing = [name for name in fields if name not in facts]
     if missing:
-        raise HeadError(
-            f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
-        )
-    _refuse_unsound(folder / "head.json", facts)
+        raise HeadError(f"{folder / FACTS} lacks {', '.join(missing)}", then="Train the head again with make head")
+    _refuse_unsound(folder / FACTS, facts)
     return facts
 
 
@@ -102,7 +102,7 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
-    path = folder / "weights.npz"
+    path = folder / WEIGHTS
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if any(member.compress_type for member in arrays.zip.infolist()):
@@ -160,7 +160,7 @@ def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
 def trained(heads: Path) -> list[str]:
     """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
     files.sweep(heads)
-    return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
+    return sorted(path.parent.name for path in heads.glob(f"[!.]*/{FACTS}"))
 
 
 def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
-    newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
+    newest = max(names, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
     current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
     other = "trained on other labels or features, or for another THRESHOLD"
     if name:
@@ -229,8 +229,6 @@ def _made_of(folder: Path) -> tuple[Any, ...]:
 def validation_log_loss(folder: Path) -> float:
     """Read a trained head's validation log loss from its metrics.json."""
     try:
-        return float(
-            json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["log_loss"]["value"]
-        )
+        return float(json.loads((folder / FIGURES).read_text(encoding="utf-8"))["validation"]["log_loss"]["value"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"{folder / 'metrics.json'} cannot be read: {error!r}", then="Run make head again") from error
+        raise HeadError(f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again") from error

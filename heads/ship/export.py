@@ -81,12 +81,12 @@ def export(
     n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
     it is not published. InputError where a file that is read lies in that folder.
     """
-    target = place.out / "exports" / name
-    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    target = place.export(name)
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.manifest))
     artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
-    bundle = bundles.load(place.out / "heads" / name)
+    bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    layers = bundles.layers_of(bundle, place.out / "heads")
+    layers = bundles.layers_of(bundle, place.heads)
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
@@ -113,11 +113,11 @@ def export(
         results = reduced + results
         told = json.dumps([asdict(result) for result in results], indent=2)
         (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
-        shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
+        shutil.copy(place.head(name) / bundles.FACTS, folder / bundles.FACTS)
         (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
+        figures = json.loads((place.head(name) / bundles.FIGURES).read_text(encoding="utf-8"))
         no_keras = network.model is None and bool(KERAS & set(asked))
         text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
@@ -187,12 +187,12 @@ def _parity_error(failed: list[Parity]) -> HeadError:
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
     """Choose the images for parity: a quarter nearest to the threshold, where flips would be, the rest at random."""
-    rows = Manifest.read(place.beside_cache / "manifest.csv").rows
+    rows = Manifest.read(place.manifest).rows
     at = rows_of(found, rows["sha256"].to_numpy(str))
     rows, at = rows[at >= 0], at[at >= 0]
     if not len(at):
         raise HeadError(
-            f"No image of {place.beside_cache / 'manifest.csv'} is in the cache",
+            f"No image of {place.manifest} is in the cache",
             rule="An export is published only after parity on real images",
             then="Run make features",
         )

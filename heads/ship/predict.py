@@ -84,7 +84,7 @@ def from_bundle(
 
     engine: of engines.NAMES, or "auto", for those that do.
     """
-    bundle = bundles.load(place.out / "heads" / name)
+    bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
     bundles.refuse_stranger(bundle, found)
     digests, bad = _digests(files)
@@ -127,7 +127,7 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     path = path.absolute()  # its parents hold head.json, from wherever it was named
     facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": decode.RECIPE}
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
-    if (folder / "head.json").exists():
+    if (folder / bundles.FACTS).exists():
         facts = bundles.read_facts(folder)
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)

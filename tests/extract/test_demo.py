@@ -107,12 +107,12 @@ def test_a_demo_of_version_0_7_is_moved_aside_and_made_anew(by, tmp_path, monkey
     if by == "make demo":
         assert extract_main(["demo", "--out", str(out)]) == 0
     else:
-        place = workspace.resolve()
-        assert (place.backbone, place.input_size) == ("efficientnet-lite0", demo.INPUT_SIZE)
+        place = demo.ensure(workspace.resolve())
+        assert (place.backbone, place.input_size) == ("efficientnet-lite0", workspace.DEMO_INPUT_SIZE)
     assert "its embedded backbone was removed in version 0.8" in capsys.readouterr().out
     assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
     inputs = workspace.read_record(out)["inputs"]
-    assert (inputs["backbone"], inputs["input_size"]) == ("efficientnet-lite0", str(demo.INPUT_SIZE))
+    assert (inputs["backbone"], inputs["input_size"]) == ("efficientnet-lite0", str(workspace.DEMO_INPUT_SIZE))
     assert not (out / "features.h5").exists()
     shutil.rmtree(out)
     left_by_0_7(out)

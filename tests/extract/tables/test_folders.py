@@ -410,7 +410,7 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / "0" / name, root / "1" / name)
     with pytest.raises(InputError, match=r"names 3 objects that the cache lacks: '1/0000img'.*Run make features"):
         dataset.join(place)
-    known = labels.read_record(place.out)
+    known = labels.read_record(place.splits)
     run.extract(run.Config(place, load=None))
     after = said_of(place)
     pd.testing.assert_frame_equal(after.drop(columns="y"), before.drop(columns="y"))
@@ -423,8 +423,10 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, labels.Known(fresh.digests(), labels.read_record(place.out).made), root, None)
-    assert labels.changes(told, labels.read_record(place.out)) == ["since the last run 2 labels and 0 splits changed"]
+    told = labels.read(swapped, labels.Known(fresh.digests(), labels.read_record(place.splits).made), root, None)
+    assert labels.changes(told, labels.read_record(place.splits)) == [
+        "since the last run 2 labels and 0 splits changed"
+    ]
 
 
 def test_a_row_goes_from_the_manifest_only_when_its_file_is_gone_and_its_bytes_are_elsewhere(tmp_path):

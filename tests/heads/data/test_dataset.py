@@ -160,13 +160,13 @@ def test_features_that_float32_sums_cannot_hold_are_refused(tmp_path, monkeypatc
 
 def quarantine(place, names):
     """Take the features of some images away: what is left says that they could not be decoded."""
-    found, rows = cache.open_cache(place.cache), read_rows(place.beside_cache / "manifest.csv")
+    found, rows = cache.open_cache(place.cache), read_rows(place.manifest)
     bad = {row["sha256"] for row in rows if row["objectId"] in names}
     keep = np.array([sha not in bad for sha in found.sha256.tolist()])
     X = found.read(np.flatnonzero(keep))
     cache.write(place.cache, found.recipe, found.provenance, found.probe, [(found.keys[keep], X)], len(X))
     failed = [(r["objectId"], r["path"], r["sha256"], "undecodable", "", "") for r in rows if r["sha256"] in bad]
-    files.write_csv(place.beside_cache / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
+    files.write_csv(place.quarantine, manifest.QUARANTINE_COLUMNS, failed)
 
 
 @pytest.fixture
