@@ -15,11 +15,12 @@ from extract import demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.backbones import backbone
+from extract.files import manifest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache
-from extract.workspace import Workspace, shown
+from extract.workspace import Outputs, Workspace, shown
 
 if TYPE_CHECKING:
     from heads import train
@@ -78,11 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     """Resolve the workspace; for the demo, make first what a verb needs."""
     place = workspace_of(flags)
-    demo = place.out == Path(workspace.DEMO).absolute()
-    if demo and not place.cache.exists():
-        extraction.extract(extraction.Config(place))
-    if demo and heads and not (place.out / "heads").exists():
-        _train_heads("head", place)
+    demo.first(place, place.cache, lambda: extraction.extract(extraction.Config(place)))
+    if heads:
+        demo.first(place, place.heads, lambda: _train_heads("head", place))
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
@@ -123,7 +122,7 @@ def _train_heads(verb: str, place: Workspace, config: train.Config | None = None
     print("\n".join([report.table(heads, chosen), *legend]), flush=True)
     if found:
         leaks.write(place, found)
-        print(f"leaks     {found.sentence(shown(place.out / 'leaks.csv'))}")
+        print(f"leaks     {found.sentence(shown(place.leaks))}")
         told = report.write(place, data, heads, chosen, told_leaks, left_out)
         report.write_page(place, data, heads, told, _audit(place, data, config.seed), found)
 
@@ -134,13 +133,9 @@ def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
 
     found = audit.suspects(data, seed)
     audit.write(place, found)
-    print(f"audit     {found.sentence(shown(place.out / 'suspects.csv'))}")
-    planted = demo.planted(place.out)
-    if planted and not found.why_not:
-        first = sum(row[0] in planted for row in found.rows[: len(planted)])
-        print(
-            f"audit     of the {len(planted)} labels that the demo flipped, {first} are among the {len(planted)} first"
-        )
+    print(f"audit     {found.sentence(shown(place.suspects))}")
+    if not found.why_not and (planted := demo.sentence([row[0] for row in found.rows], place.out)):
+        print(f"audit     {planted}")
     return found
 
 
@@ -157,18 +152,18 @@ def _compare(flags: argparse.Namespace) -> int:
 
     place = _place(flags)
     _train_heads("compare", place, _config(flags, list(registry.COMPARED)))
-    print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
+    print(f"compare   {shown(place.comparison_html)}, .csv and .json; bundles in {shown(place.heads)}")
     return DONE
 
 
 def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
     from heads.ship import bundle
 
-    if name and name not in bundle.trained(place.out / "heads"):
+    if name and name not in bundle.trained(place.heads):
         from heads.menu import registry
 
         registry.create(name, 0)  # no such head: the error lists those there are
-    return bundle.choose(place.out / "heads", name, for_export=for_export)
+    return bundle.choose(place.heads, name, for_export=for_export)
 
 
 def _export(flags: argparse.Namespace) -> int:
@@ -186,7 +181,7 @@ def _export(flags: argparse.Namespace) -> int:
         )
     if export.KERAS & set(asked) and not {"model.keras", "model.h5"} & {result.format for result in results}:
         print(f"parity    {card.NO_KERAS}")
-    print(f"export    {shown(place.out / 'exports' / name)}")
+    print(f"export    {shown(place.export(name))}")
     return DONE
 
 
@@ -200,8 +195,9 @@ def _predict(flags: argparse.Namespace) -> int:
     print(f"predict   head {name} ({why})", flush=True)
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
-    output = artifacts.output(flags.output) if flags.output else place.out / "predictions.csv"
-    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files)))
+    output = artifacts.output(flags.output) if flags.output else place.predictions
+    photos = manifest.photos(place.manifest)  # beside INPUT's own: the next verb reads them
+    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files), photos))
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
 
@@ -214,6 +210,7 @@ def _read(source: Path, files: list[tuple[str, Path | None]]) -> list[Path]:
 def _predict_alone(flags: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
     from heads.ship import predict
+    from heads.ship.bundle import FACTS
 
     if flags.engine != "auto":
         raise UsageError(
@@ -225,9 +222,9 @@ def _predict_alone(flags: argparse.Namespace) -> int:
     media = Path(flags.media or os.environ.get("MEDIA_DIR") or source.parent)
     files = predict.list_files(source, media, allow_outside=flags.allow_outside)
     print(f"predict   {flags.model}, alone", flush=True)
-    output = artifacts.output(flags.output or f"{flags.out or workspace.ARTIFACTS}/predictions.csv")
+    output = artifacts.output(flags.output or str(Outputs(Path(flags.out or workspace.ARTIFACTS)).predictions))
     model = Path(flags.model).absolute()
-    facts = [folder / "head.json" for folder in list(model.parents)[:2]]
+    facts = [folder / FACTS for folder in list(model.parents)[:2]]
     artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
     print("predict   " + predict.write(output, predict.from_export(Path(flags.model), files)))
     return DONE
@@ -237,8 +234,7 @@ def _show(flags: argparse.Namespace) -> int:
     from heads.compare import show
 
     place = _place(flags)
-    if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
-        _train_heads("compare", place)
+    demo.first(place, place.suspects, lambda: _train_heads("compare", place))
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")
@@ -270,7 +266,7 @@ def _labels(flags: argparse.Namespace) -> int:
     from heads.review import merged
 
     place = _place(flags)
-    target = artifacts.output(flags.output) if flags.output else place.out / "labels.csv"
+    target = artifacts.output(flags.output) if flags.output else place.labels
     rows, changed = merged.write(place, target)
     print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
     if not artifacts.is_stdout(target):
@@ -282,7 +278,7 @@ def _list(flags: argparse.Namespace) -> int:
     from heads.menu import registry
     from heads.ship import bundle
 
-    trained = bundle.trained(workspace.out_of(flags.out or None) / "heads")
+    trained = bundle.trained(workspace.out_of(flags.out or None).heads)
     for name in registry.HEADS:
         print(f"{name:<18}{'trained' if name in trained else ''}".rstrip())
     return DONE

