@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,14 @@ Figures = dict[str, dict[str, dict[str, Metric]]]  # head -> split -> name -> fi
 class Leaks:
     """rows: of COLUMNS, copies first, then by falling cosine. leaky: split -> bool (n,), the split's rows among them.
 
-    The first image of a row stands in the later split (test after validation after train).
+    The first image of a row stands in the later split (test after validation after train). without, notes: see
+    `measure`.
     """
 
     rows: list[tuple[str, str, str, str, str, str, str, float]]
     leaky: dict[str, np.ndarray]
+    without: Figures = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
         """Count the pairs by kind, and the rows of each split among them."""
@@ -52,6 +55,14 @@ class Leaks:
             f"{found['opposite_labels']:,} with opposite labels; they touch {found['rows']['test']:,} test and "
             f"{found['rows']['validation']:,} validation rows; see {where}"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what comparison.json holds: counts, lines for the legend, and the figures without the leaky rows."""
+        without = {
+            name: {split: {key: m.to_json() for key, m in found.items()} for split, found in splits.items()}
+            for name, splits in self.without.items()
+        }
+        return {**self.counts(), "notes": self.notes, "without": without}
 
 
 def find(data: Dataset) -> Leaks:
@@ -88,13 +99,14 @@ def _copies(sha256: np.ndarray, splits: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def figures(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Figures:
-    """Return what the heads whose test was looked at reach without the leaky rows, in the splits that have any.
+def measure(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Leaks:
+    """Return `leaks` with what heads reach without the leaky rows, and with the notes that belong under the table.
 
-    A split whose other rows lack a class has no such figures.
+    Of heads whose test was looked at, in the splits that have leaky rows; a split whose other rows lack a class has no
+    such figures.
     """
     parts = {split: data.parts[split] for split, mask in leaks.leaky.items() if mask.any()}
-    return {
+    without = {
         head.name: {
             split: _without(head, head.p[split], part, leaks.leaky[split], seed)
             for split, part in parts.items()
@@ -103,21 +115,22 @@ def figures(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Fig
         for head in heads
         if "test" in head.p
     }
+    return replace(leaks, without=without, notes=_notes(leaks, without, heads, len(data.parts["train"])))
 
 
 def _without(head: Trained, p: np.ndarray, part: Part, leaky: np.ndarray, seed: int) -> dict[str, Metric]:
-    keep, threshold = ~leaky, head.bundle.facts["threshold"]
+    keep, threshold = ~leaky, head.point.threshold
     return metrics.evaluate(part.y[keep], p[keep], part.groups[keep], threshold=threshold, seed=seed)
 
 
-def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
-    """Return what comparison.json holds: counts, lines for the legend, and the figures without the leaky rows."""
+def _notes(leaks: Leaks, without: Figures, heads: list[Trained], train: int) -> list[str]:
+    """Say what accuracies become without the leaky rows, and whether near-duplicates are unsure; train: its rows."""
     lines = [
-        f"{head.name} {_share(clean[head.name]['test'])} instead of {_share(head.figures['test'])}"
+        f"{head.name} {_share(without[head.name]['test'])} instead of {_share(head.figures['test'])}"
         for head in heads
-        if "test" in clean.get(head.name, {})
+        if "test" in without.get(head.name, {})
     ]
-    counts, train = leaks.counts(), heads[0].bundle.facts["rows"]["train"]["n"]
+    counts = leaks.counts()
     n = counts["rows"]["test"]
     line = (
         f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or "
@@ -125,14 +138,7 @@ def told(leaks: Leaks, clean: Figures, heads: list[Trained]) -> dict[str, Any]:
         f"{', '.join(lines) or 'none, the other rows lack a class'}"
     )
     unsure = f"near-duplicates are unsure: train has {train} rows, and under {FEW} photos of one kind look like copies"
-    return {
-        **counts,
-        "notes": [line] * bool(n) + [unsure] * bool(counts["near_duplicates"] and train < FEW),
-        "without": {
-            name: {split: {key: m.to_json() for key, m in found.items()} for split, found in splits.items()}
-            for name, splits in clean.items()
-        },
-    }
+    return [line] * bool(n) + [unsure] * bool(counts["near_duplicates"] and train < FEW)
 
 
 def _share(found: dict[str, Metric]) -> str:

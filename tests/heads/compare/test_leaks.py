@@ -12,7 +12,7 @@ from extract.store import cache
 from extract.tables import labels
 from heads import train
 from heads.__main__ import main
-from heads.compare import audit, leaks, report
+from heads.compare import leaks, run
 from heads.data import dataset
 from heads.stats import metrics
 from tests.support import synthetic
@@ -54,18 +54,14 @@ def names(place, *rows):
     return [ids[row] for row in rows]
 
 
-def compare(place, seed=0):
+def compare(place):
     """What `make compare` does, with heads that are quick."""
-    data = dataset.join(place)
-    heads, chosen = train.run(place, data, train.Config(["logistic", "majority"], seed))
-    found = leaks.find(data)
-    leaks.write(place, found)
-    return data, heads, chosen, found, leaks.told(found, leaks.figures(found, data, heads, seed), heads)
+    return run.compare(place, train.Config(["logistic", "majority"]))
 
 
 def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
     """Most similar first, the later split's image first; an unlabelled row is not among them."""
-    found = compare(leaky)[3]
+    found = compare(leaky).leaks
     rows = read_rows(leaky.out / "leaks.csv")
     assert list(rows[0]) == list(leaks.COLUMNS)
     assert (rows[0]["kind"], rows[0]["objectId"], rows[0]["other"]) == ("copy", *names(leaky, 7, 17))
@@ -85,49 +81,50 @@ def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
 
 def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
     """The oracle: the same figures on rows that were left out by hand. In JSON, in the legend, on the page."""
-    data, heads, chosen, found, told = compare(leaky)
+    comparison = compare(leaky)
+    data, found = comparison.data, comparison.leaks
     gone = {"test": names(leaky, 1, 3, 4, 7), "validation": names(leaky, 5, 6)}
     for split, ids in gone.items():
         part = data.parts[split]
         keep = ~np.isin(part.ids, ids)
         assert keep.sum() == len(part) - len(ids)
-        for head in heads:
+        for head in comparison.heads:
             if head.name == "logistic":
                 p = head.bundle.probability(part.X)[keep]
                 expected = metrics.evaluate(part.y[keep], p, part.groups[keep], threshold=0.5, seed=0)
-                assert told["without"]["logistic"][split] == {key: m.to_json() for key, m in expected.items()}
-    assert set(told["without"]) == {"logistic"}  # test was not looked at for the floor
-    legend = report.legend(data, heads, chosen, told)
-    assert any("without the 4 rows that have a copy or near-duplicate in train or validation" in x for x in legend)
-    written = report.write(leaky, data, heads, chosen, told)
-    assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == told
-    report.write_page(leaky, data, heads, written, audit.Audit([], 0, "not looked at"), found)
+                assert found.without["logistic"][split] == expected
+    assert set(found.without) == {"logistic"}  # test was not looked at for the floor
+    words = "without the 4 rows that have a copy or near-duplicate in train or validation"
+    assert any(words in note for note in comparison.notes)
+    assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == found.to_json()
     text = (leaky.out / "comparison.html").read_text()
     assert f"The first {min(10, len(found.rows))} of {len(found.rows)} rows of <code>leaks.csv</code>" in text
     assert "an earlier split</span></caption>" in text
-    assert f"{told['without']['logistic']['test']['accuracy']['value']:.3f}" in text
+    assert f"{found.without['logistic']['test']['accuracy'].value:.3f}" in text
 
 
 @pytest.mark.parametrize(("few", "unsure"), [(10, False), (300, False), (10_000, True)])
 def test_near_duplicates_beside_a_small_train_are_called_unsure(leaky, monkeypatch, few, unsure):
     """Ten neighbours are then most of train; where there is none, nothing is said."""
     monkeypatch.setattr(leaks, "FEW", few)
-    data, heads, chosen, found, told = compare(leaky)
+    comparison = compare(leaky)
+    data, heads, found = comparison.data, comparison.heads, comparison.leaks
     train = len(data.parts["train"])
     assert (train < few) == unsure
-    assert told["near_duplicates"] > 0
+    assert found.counts()["near_duplicates"] > 0
     line = f"near-duplicates are unsure: train has {train} rows"
-    assert any(line in note for note in report.legend(data, heads, chosen, told)) == unsure
-    none = leaks.told(replace(found, rows=[row for row in found.rows if row[0] == "copy"]), {}, heads)
-    assert not any(line in note for note in none["notes"])
+    assert any(line in note for note in comparison.notes) == unsure
+    copies = replace(found, rows=[row for row in found.rows if row[0] == "copy"])
+    assert not any(line in note for note in leaks.measure(copies, data, heads, 0).notes)
 
 
 def test_where_nothing_leaks_nothing_is_said(cached):
     """No line, no table, and an empty list."""
-    data, heads, chosen, found, told = compare(cached)
-    assert (told["notes"], told["without"], found.rows) == ([], {"logistic": {}}, [])
+    comparison = compare(cached)
+    found = comparison.leaks
+    assert (found.notes, found.without, found.rows) == ([], {"logistic": {}}, [])
     assert found.sentence("leaks.csv") == "no copy and no near-duplicate across splits"
-    assert report.legend(data, heads, chosen, told) == report.legend(data, heads, chosen)
+    assert comparison.notes == replace(comparison, leaks=None).notes
 
 
 def splits(place):
@@ -174,6 +171,6 @@ def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     heads, _ = train.run(leaky, data, train.Config(["logistic"]))
     part = data.parts["test"]
     found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
-    told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)
-    assert told["without"] == {"logistic": {}}
-    assert told["notes"][0].endswith("in train or validation: none, the other rows lack a class")
+    found = leaks.measure(found, data, heads, 0)
+    assert found.without == {"logistic": {}}
+    assert found.notes[0].endswith("in train or validation: none, the other rows lack a class")
