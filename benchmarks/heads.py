@@ -21,8 +21,7 @@ from tests.support import synthetic
 
 DIM = 1280
 IMPORTS = (
-    "import extract.run, heads.compare.report, heads.data.dataset, heads.menu.registry, "
-    "heads.train, sklearn.linear_model"
+    "import extract.run, heads.compare.run, heads.data.dataset, heads.menu.registry, heads.train, sklearn.linear_model"
 )
 
 

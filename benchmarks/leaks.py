@@ -24,8 +24,7 @@ from extract.backbones import backbone
 from extract.files.manifest import Manifest
 from extract.images import decode
 from extract.store import cache
-from heads.compare import leaks
-from heads.data import dataset
+from heads.data import dataset, neighbours
 
 DIM = 1280
 SHARES = (0.8, 0.1, 0.1)
@@ -108,7 +107,7 @@ def photos(out: str, n: int) -> None:
         split = rng.choice(3, len(features), p=SHARES)
         split[len(X) :] = (split[picked] + rng.integers(1, 3, len(picked))) % 3  # not where its photo is
         order = np.argsort(split, kind="stable")
-        later, earlier, cosine = leaks.across([features[order[split[order] == s]] for s in range(3)])
+        later, earlier, cosine = neighbours.across([features[order[split[order] == s]] for s in range(3)])
         later, earlier = order[later], order[earlier]
         planted = photo[later] == photo[earlier]
         version = np.maximum(later, earlier)[planted] - len(X)
@@ -136,8 +135,10 @@ def clustered(n: int, seed: int = 0) -> list[np.ndarray]:
     mix = (rng.normal(size=(64, DIM)) * np.exp(-np.arange(64) / 16)[:, None]).astype(np.float32)
     centres = np.maximum(rng.normal(size=(500, 64)), 0)
     X = np.empty((n, DIM), np.float32)
-    for start in range(0, n, leaks.BLOCK):  # by blocks: the peak memory of what is measured must not hide behind this
-        block = X[start : start + leaks.BLOCK]
+    for start in range(
+        0, n, neighbours.BLOCK
+    ):  # by blocks: the peak memory of what is measured must not hide behind this
+        block = X[start : start + neighbours.BLOCK]
         hidden = centres[rng.integers(0, 500, len(block))] + 0.5 * rng.normal(size=(len(block), 64))
         block[:] = hidden.astype(np.float32) @ mix + 0.7 * rng.standard_normal(block.shape, dtype=np.float32)
         np.maximum(block, 0, out=block)
@@ -160,7 +161,7 @@ def synthetic(n: int) -> None:
     pairs = {}
     for name, limit in (("approximate", 0), ("exact", n)):
         started = time.monotonic()
-        later, earlier, _ = leaks.across(parts, exact_rows=limit)
+        later, earlier, _ = neighbours.across(parts, exact_rows=limit)
         pairs[name] = set(zip(later.tolist(), earlier.tolist(), strict=True))
         print(
             f"{n:>8,} rows  {name:<12}{time.monotonic() - started:6.1f} s  {len(pairs[name]):,} pairs  "

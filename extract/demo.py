@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +18,7 @@ from extract.backbones import backbone
 from extract.backbones.backbone import REMOVED
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.recipe import Recipe
 from extract.store import cache
 from extract.workspace import Workspace, read_record, shown
 
@@ -68,7 +68,7 @@ def make(place: Workspace) -> None:
     workspace.write_record(place)
 
 
-def _recipe(place: Workspace) -> dict[str, Any]:
+def _recipe(place: Workspace) -> Recipe:
     return backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
 
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from extract import demo, workspace
 from extract import run as extraction
@@ -21,11 +21,6 @@ from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache
 from extract.workspace import Outputs, Workspace, shown
-
-if TYPE_CHECKING:
-    from heads import train
-    from heads.compare.audit import Audit
-    from heads.data.dataset import Dataset
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,79 +76,39 @@ def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     place = workspace_of(flags)
     demo.first(place, place.cache, lambda: extraction.extract(extraction.Config(place)))
     if heads:
-        demo.first(place, place.heads, lambda: _train_heads("head", place))
+        from heads.compare import run
+
+        demo.first(place, place.heads, lambda: run.head(place))
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
 
-def _config(flags: argparse.Namespace, names: list[str]) -> train.Config:
-    """Return how to train what `train` and `compare` were asked for."""
-    from heads import train
-    from heads.menu import registry, sweep
-    from heads.stats import decision
-
-    axes = None
-    if flags.sweep is not None:
-        axes, names = sweep.parse(flags.sweep), list(dict.fromkeys([*names, "sweep"]))
-    for name in names:
-        registry.create(name, flags.seed)  # an unknown name is refused before anything is read
-    return train.Config(names, flags.seed, decision.parse(flags.threshold, flags.prior), flags.calibrate, axes)
-
-
-def _train_heads(verb: str, place: Workspace, config: train.Config | None = None) -> None:
-    """Train heads (without a config the verb's own, for the demo), print the table, and for compare write it."""
-    from heads import train
-    from heads.compare import leaks, report
-    from heads.data import dataset
-    from heads.menu import registry
-
-    config = config or train.Config(list(registry.COMPARED if verb == "compare" else registry.DEFAULT))
-    print(f"{verb:<9} {place.describe()}", flush=True)
-    data = dataset.join(place)
-    for note in data.notes:
-        print(f"labels    {note}")
-    left_out: list[str] = []
-    heads, chosen = train.run(place, data, config, left_out)
-    found = leaks.find(data) if verb == "compare" else None
-    told_leaks = leaks.told(found, leaks.figures(found, data, heads, config.seed), heads) if found else None
-    legend = report.legend(data, heads, chosen, told_leaks, left_out)
-    print("\n".join([report.table(heads, chosen), *legend]), flush=True)
-    if found:
-        leaks.write(place, found)
-        print(f"leaks     {found.sentence(shown(place.leaks))}")
-        told = report.write(place, data, heads, chosen, told_leaks, left_out)
-        report.write_page(place, data, heads, told, _audit(place, data, config.seed), found)
-
-
-def _audit(place: Workspace, data: Dataset, seed: int) -> Audit:
-    """Write suspects.csv and say how many labels it holds, and in the demo how many of the planted ones."""
-    from heads.compare import audit
-
-    found = audit.suspects(data, seed)
-    audit.write(place, found)
-    print(f"audit     {found.sentence(shown(place.suspects))}")
-    if not found.why_not and (planted := demo.sentence([row[0] for row in found.rows], place.out)):
-        print(f"audit     {planted}")
-    return found
-
-
 def _train(flags: argparse.Namespace) -> int:
+    from heads import train
+    from heads.compare import run
     from heads.menu import registry
 
     names = list(dict.fromkeys(flags.head.split(","))) if flags.head else list(registry.DEFAULT)
-    _train_heads("head", _place(flags), _config(flags, names))
+    run.head(_place(flags), train.config(names, **_options(flags)))
     return DONE
 
 
 def _compare(flags: argparse.Namespace) -> int:
+    from heads import train
+    from heads.compare import run
     from heads.menu import registry
 
     place = _place(flags)
-    _train_heads("compare", place, _config(flags, list(registry.COMPARED)))
+    run.compare(place, train.config(list(registry.COMPARED), **_options(flags)))
     print(f"compare   {shown(place.comparison_html)}, .csv and .json; bundles in {shown(place.heads)}")
     return DONE
+
+
+def _options(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return how to train what `train` and `compare` were asked for, as `train.config` takes it."""
+    return {name: getattr(flags, name) for name in ("seed", "threshold", "prior", "calibrate", "sweep")}
 
 
 def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
@@ -231,10 +186,10 @@ def _predict_alone(flags: argparse.Namespace) -> int:
 
 
 def _show(flags: argparse.Namespace) -> int:
-    from heads.compare import show
+    from heads.compare import run, show
 
     place = _place(flags)
-    demo.first(place, place.suspects, lambda: _train_heads("compare", place))
+    demo.first(place, place.suspects, lambda: run.compare(place))
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")

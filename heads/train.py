@@ -18,6 +18,7 @@ from extract.store.cache import provenance
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
+from heads.menu import sweep as grid
 from heads.menu.layers import forward
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
 from heads.stats import decision, metrics
@@ -39,6 +40,18 @@ class Config:
     target: Target = decision.DEFAULT
     calibrate: str | None = None
     axes: dict[str, Any] | None = None
+
+
+def config(
+    names: list[str], *, seed: int, threshold: str, prior: float | None, calibrate: str | None, sweep: str | None
+) -> Config:
+    """Return the Config that flags of these names ask for. Errors: UsageError, before anything is read."""
+    axes = None
+    if sweep is not None:
+        axes, names = grid.parse(sweep), list(dict.fromkeys([*names, "sweep"]))
+    for name in names:
+        registry.create(name, seed)  # refuses an unknown name
+    return Config(names, seed, decision.parse(threshold, prior), calibrate, axes)
 
 
 @dataclass

@@ -28,7 +28,6 @@ from heads.menu import registry
 from heads.stats import curves, metrics, paired
 from heads.stats.task import BINARY
 
-HERE = Path(__file__).parent
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 
 SPLITS = ("validation", "test")
@@ -66,7 +65,7 @@ def render(
     """
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
-    scripts = {"plotly": get_plotlyjs(), "script": (HERE / "page.js").read_text(encoding="utf-8")}
+    scripts = {"plotly": get_plotlyjs(), "script": Path(__file__).with_name("page.js").read_text(encoding="utf-8")}
     charts = _charts(told, scores) + _reliability(told, scores, groups)
     return _template().render(
         {name: Markup(text) for name, text in scripts.items()},
@@ -90,7 +89,11 @@ def render(
 def _template() -> Template:
     """Return page.html.j2, which escapes whatever it is given."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["whole"] = "{:,}".format
     environment.globals |= {"splits": SPLITS, "metrics": METRICS, "falling": FALLING, "verdicts": VERDICTS}

@@ -19,7 +19,7 @@ from extract.store.cache import FeatureCache
 from extract.tables import answers, labels
 from extract.tables.labels import SPLITS, Labels
 from extract.workspace import Workspace
-from heads.compare import leaks
+from heads.data import neighbours
 
 LARGEST = 1e12  # of a feature
 
@@ -120,7 +120,7 @@ def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray
     at: int (n,), the images' rows in the cache, -1 where it lacks them.
     """
     rows = np.unique(at[at >= 0])
-    names, told = leaks.key(leaks.clusters(features.read(rows)))
+    names, told = neighbours.key(neighbours.clusters(features.read(rows)))
     name_of = dict(zip(rows.tolist(), names.tolist(), strict=True))
     return np.array([name_of.get(row, "") for row in at.tolist()], str), [told]
 

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
-from heads.compare import leaks
+from heads.data import neighbours
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
 from heads.menu.linear import CS, folds_by_group
@@ -55,7 +55,7 @@ class Ranker:
         """Choose folds and C. Errors: InputError where a class has too few groups."""
         self._fold = _folds(y, groups, seed)  # first, so that X is as it was where that cannot be
         self._groups, self._train, self._validation = groups, split == "train", split == "validation"
-        self._white = leaks.whitening([X])(X)
+        self._white = neighbours.whitening([X])(X)
         self._Z = standardise(X, *standardisation(X), out=X)
         self._gram = solver.spectrum(self._Z)
         train = np.flatnonzero((y != UNLABELLED) & (split == "train"))
@@ -77,8 +77,8 @@ class Ranker:
 
     def gather(self) -> None:
         """Find each picture's neighbours, for votes and clusters: seconds at 20,000 rows."""
-        cosine, self._other = leaks.neighbours(self._white)
-        self._cluster = leaks.joined(cosine, self._other)
+        cosine, self._other = neighbours.neighbours(self._white)
+        self._cluster = neighbours.joined(cosine, self._other)
 
     def rank(self, y: np.ndarray) -> Ranking:
         """Train one head a fold, and one on train, and return what they say."""

@@ -23,10 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from heads.data.dataset import Dataset
 from heads.stats import metrics
-from heads.stats.task import BINARY
-from heads.train import Trained
 
 REFERENCES = ("logistic", "sigmoid-long")  # what a claim of improvement is held against
 METRICS = ("log_loss", "accuracy")  # the first is what heads are chosen by
@@ -78,39 +75,6 @@ def floor(looked_at: int) -> int:
     under 5 % / looked_at. Twice that, since the interval is no exact test and needs some to speak for the other head.
     """
     return 2 * math.ceil(1 + math.log2(looked_at / (1 - metrics.LEVEL)))
-
-
-def compare(data: Dataset, heads: list[Trained], chosen: str) -> list[Difference]:
-    """Return every head against each trained reference on validation, and the chosen one on test where it was read."""
-    found = []
-    for split, wanted in (("validation", {head.name for head in heads}), ("test", {chosen})):
-        scored = {head.name: head for head in heads if split in head.p}
-        pairs = [
-            (scored[name], scored[reference])
-            for name in scored
-            for reference in REFERENCES
-            if name in wanted and reference in scored and reference != name
-        ]
-        part = data.parts[split]
-        for metric in METRICS:
-            rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
-            for head, reference in pairs:
-                made = difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
-                differ = part.groups[_decisions(head, split) != _decisions(reference, split)]
-                counts = (len(pairs), len(part), *(len(np.unique(groups)) for groups in (part.groups, differ)))
-                found.append(Difference(split, head.name, reference.name, metric, *made, *counts))
-    return found
-
-
-def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
-    """Return what each row adds to a metric, (n,)."""
-    if metric == "log_loss":
-        return metrics.log_losses(y, head.p[split])
-    return (_decisions(head, split) == y).astype(np.float64)
-
-
-def _decisions(head: Trained, split: str) -> np.ndarray:
-    return BINARY.decide(head.p[split], head.bundle.facts.threshold)
 
 
 def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[float, float, float, float, float]:

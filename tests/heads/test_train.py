@@ -9,7 +9,7 @@ from extract.ground.errors import HeadError, TooFewRows
 from extract.store import cache
 from heads import train
 from heads.__main__ import main
-from heads.compare import report
+from heads.compare import run as comparing
 from heads.data import dataset
 from heads.menu import registry, sweep
 from tests.support.album import encoded, picture, read_rows, with_features
@@ -51,12 +51,12 @@ def test_test_is_read_for_the_chosen_head_and_the_baselines_only(cached):
 @pytest.mark.tensorflow
 def test_a_comparison_covers_the_registry_and_a_rerun_gives_the_same_numbers(cached):
     """Terminal, CSV and JSON say the same; only the seconds differ."""
-    data, heads, chosen = run(cached, list(registry.COMPARED))
-    report.write(cached, data, heads, chosen)
+    comparison = comparing.head(cached, train.Config(list(registry.COMPARED)))
+    heads, chosen = comparison.heads, comparison.chosen
+    comparing.write(comparison)
     first = (cached.out / "comparison.csv").read_text()
     assert [head.name for head in heads] == list(registry.COMPARED)
-    table = report.table(heads, chosen)
-    assert f"{chosen} *" in table
+    assert f"{chosen} *" in comparison.table()
     told = json.loads((cached.out / "comparison.json").read_text())
     assert told["chosen"] == chosen
     by_name = {row["head"]: row for row in told["heads"]}
@@ -64,8 +64,7 @@ def test_a_comparison_covers_the_registry_and_a_rerun_gives_the_same_numbers(cac
         m = by_name[row["head"]]["metrics"][row["split"]][row["metric"]]
         assert float(row["low"]) == m["low"] < float(row["high"]) == m["high"]
         assert (row["chosen"] == "True") == (row["head"] == chosen)
-    data, heads, chosen = run(cached, list(registry.COMPARED))
-    report.write(cached, data, heads, chosen)
+    comparing.write(comparing.head(cached, train.Config(list(registry.COMPARED))))
     assert (cached.out / "comparison.csv").read_text() == first
     assert (cached.out / "heads" / "sigmoid" / "tensorboard" / "train").is_dir()
 
@@ -73,16 +72,16 @@ def test_a_comparison_covers_the_registry_and_a_rerun_gives_the_same_numbers(cac
 @pytest.mark.tensorflow
 def test_an_undertrained_sigmoid_says_so(cached):
     """On small data the original's ten epochs are few steps."""
-    data, heads, chosen = run(cached, ["sigmoid"])
-    assert any("10 optimiser steps; the original took 380" in note for note in report.legend(data, heads, chosen))
+    notes = comparing.head(cached, train.Config(["sigmoid"])).notes
+    assert any("10 optimiser steps; the original took 380" in note for note in notes)
 
 
 def test_few_groups_are_said_under_the_table(tmp_path):
     """An interval from 8 groups is approximate, and the reader is told."""
     from tests.support import synthetic
 
-    data, heads, chosen = run(synthetic.workspace(tmp_path, 400, 8, group_size=5), ["logistic"])
-    assert any("approximate (under 40 groups)" in line for line in report.legend(data, heads, chosen))
+    comparison = comparing.head(synthetic.workspace(tmp_path, 400, 8, group_size=5), train.Config(["logistic"]))
+    assert any("approximate (under 40 groups)" in line for line in comparison.notes)
 
 
 def few(album, tmp_path, negative, positive):
@@ -107,16 +106,14 @@ def flatten(place, *, whole):
 def test_a_head_that_train_is_too_small_for_is_left_out_and_the_others_are_trained(album, tmp_path, counts, left):
     """With a note that names it and says why; it is not published; a choice is made among the rest."""
     place = few(album, tmp_path, *counts)
-    data, left_out = dataset.join(place), []
     names, axes = ["lda", "sweep", "logistic", "knn", "svm", "rbf", "majority"], sweep.parse("C=0.01,1 epochs=2")
-    heads, chosen = train.run(place, data, train.Config(names, axes=axes), left_out)
+    comparison = comparing.head(place, train.Config(names, axes=axes))
     trained = [name for name in names if name not in left.split()]
-    assert [head.name for head in heads] == trained
-    assert chosen in trained
+    assert [head.name for head in comparison.heads] == trained
+    assert comparison.chosen in trained
     assert sorted(path.name for path in (place.out / "heads").iterdir()) == sorted(trained)
-    told = report.write(place, data, heads, chosen, None, left_out)
-    assert [note.split(": left out. ")[0] for note in told["notes"] if ": left out. " in note] == left.split()
-    assert "lda: left out. lda cannot be trained on" in "\n".join(told["notes"]) or "lda" not in left
+    assert [note.split(": left out. ")[0] for note in comparison.notes if ": left out. " in note] == left.split()
+    assert "lda: left out. lda cannot be trained on" in "\n".join(comparison.notes) or "lda" not in left
 
 
 @pytest.mark.parametrize("names", [["lda"], ["sweep"], ["sweep", "lda"]])

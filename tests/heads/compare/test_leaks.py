@@ -1,4 +1,4 @@
-"""Copies and near-duplicates across splits: found as brute force finds them, and grouped when that is asked for."""
+"""Copies and near-duplicates across splits: listed, left out of figures, and grouped when that is asked for."""
 
 import json
 from dataclasses import replace
@@ -11,80 +11,11 @@ from extract.ground import files
 from extract.store import cache
 from heads import train
 from heads.__main__ import main
-from heads.compare import audit, leaks, report
+from heads.compare import leaks, run
 from heads.data import dataset
 from heads.stats import metrics
 from tests.support import synthetic
 from tests.support.album import read_rows
-
-SIZES = (700, 100, 120)  # train, validation, test
-
-
-def planted(seed=0, dim=64):
-    """Features of three splits, and the pairs (later, earlier) that were planted: noisy versions and a copy."""
-    rng = np.random.default_rng(seed)
-    X = synthetic.features(sum(SIZES), dim, seed)[0]
-    pairs = [(705, 3), (790, 699), (810, 4), (919, 710), (815, 5)]
-    for later, earlier in pairs[:-1]:
-        X[later] = X[earlier] + 0.05 * X.std() * rng.standard_normal(dim, dtype=np.float32)
-    X[815] = X[5]
-    X[20] = X[21]  # inside train
-    X[830] = X[831]  # inside test
-    return np.split(X, np.cumsum(SIZES)[:2]), set(pairs)
-
-
-def brute_force(parts):
-    """The rule word for word: every whitened cosine against the tenth of its row."""
-    whiten = leaks.whitening(parts)
-    train_, validation, test = map(whiten, parts)
-    ends = np.cumsum(SIZES)
-    all_rest = np.concatenate([validation, test]) @ train_.T
-    tenth = np.sort(all_rest, axis=1)[:, -10]
-    tenth = np.minimum(tenth, np.quantile(tenth, 0.9))
-    found = {(ends[0] + i, j) for i, j in np.argwhere(all_rest > tenth[:, None] + leaks.NEAR)}
-    between = test @ validation.T
-    return found | {
-        (ends[1] + i, ends[0] + j) for i, j in np.argwhere(between > tenth[len(validation) :, None] + leaks.NEAR)
-    }
-
-
-@pytest.mark.parametrize("block", [64, 701, 4096])
-@pytest.mark.parametrize("exact_rows", [10_000, 10])
-def test_what_is_planted_across_splits_is_found_and_nothing_else(block, exact_rows, monkeypatch):
-    """The oracle: brute force; for every block size, and through the inverted file. Pairs in one split are none."""
-    monkeypatch.setattr(leaks, "BLOCK", block)
-    parts, pairs = planted()
-    later, earlier, cosine = leaks.across(parts, exact_rows=exact_rows)
-    assert set(zip(later.tolist(), earlier.tolist(), strict=True)) == pairs == brute_force(parts)
-    assert (np.diff(cosine) <= 0).all()
-    assert cosine[0] == pytest.approx(1)
-
-
-def test_the_nearest_rows_are_those_of_a_full_sort(monkeypatch):
-    """Block boundaries, fewer rows than neighbours, and cells that hold too few."""
-    monkeypatch.setattr(leaks, "BLOCK", 50)
-    X = synthetic.features(333, 16, 0)[0]
-    whiten = leaks.whitening([X])
-    Z = whiten(X)
-    expected = np.sort(Z @ Z.T, axis=1)[:, ::-1]
-    np.testing.assert_allclose(leaks.nearest(Z, X, whiten)[0], expected[:, :10], atol=1e-5)
-    small = leaks.nearest(Z, X[:4], whiten)[0]
-    np.testing.assert_allclose(small, np.sort(Z @ Z[:4].T, axis=1)[:, ::-1], atol=1e-5)
-    monkeypatch.setattr(leaks, "PROBED", 10_000)  # every cell: then it is exact
-    cosine = leaks.nearest(Z, X, whiten, approximate=True)[0]
-    np.testing.assert_allclose(cosine, expected[:, :10], atol=1e-5)
-    monkeypatch.setattr(leaks, "PROBED", 1)
-    assert (leaks.nearest(Z, X, whiten, approximate=True, k=60)[1] >= 0).all()
-
-
-def test_a_burst_is_not_its_own_measure():
-    """Twelve versions of one photo in train are more than there are neighbours; its version in test is still found."""
-    parts, pairs = planted()
-    rng = np.random.default_rng(1)
-    parts[0][100:112] = parts[0][100] + 0.01 * rng.standard_normal((12, 64), dtype=np.float32)
-    parts[2][50] = parts[0][100]
-    later, _, _ = leaks.across(parts)
-    assert set(later.tolist()) == {row for row, _ in pairs} | {850}
 
 
 @pytest.fixture
@@ -122,18 +53,14 @@ def names(place, *rows):
     return [ids[row] for row in rows]
 
 
-def compare(place, seed=0):
+def compare(place):
     """What `make compare` does, with heads that are quick."""
-    data = dataset.join(place)
-    heads, chosen = train.run(place, data, train.Config(["logistic", "majority"], seed))
-    found = leaks.find(data)
-    leaks.write(place, found)
-    return data, heads, chosen, found, leaks.told(found, leaks.figures(found, data, heads, seed), heads)
+    return run.compare(place, train.Config(["logistic", "majority"]))
 
 
 def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
     """Most similar first, the later split's image first; an unlabelled row is not among them."""
-    found = compare(leaky)[3]
+    found = compare(leaky).leaks
     rows = read_rows(leaky.out / "leaks.csv")
     assert list(rows[0]) == list(leaks.COLUMNS)
     assert (rows[0]["kind"], rows[0]["objectId"], rows[0]["other"]) == ("copy", *names(leaky, 7, 17))
@@ -153,49 +80,50 @@ def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
 
 def test_figures_without_the_leaky_rows_are_those_of_the_rows_left(leaky):
     """The oracle: the same figures on rows that were left out by hand. In JSON, in the legend, on the page."""
-    data, heads, chosen, found, told = compare(leaky)
+    comparison = compare(leaky)
+    data, found = comparison.data, comparison.leaks
     gone = {"test": names(leaky, 1, 3, 4, 7), "validation": names(leaky, 5, 6)}
     for split, ids in gone.items():
         part = data.parts[split]
         keep = ~np.isin(part.ids, ids)
         assert keep.sum() == len(part) - len(ids)
-        for head in heads:
+        for head in comparison.heads:
             if head.name == "logistic":
                 p = head.bundle.probability(part.X)[keep]
                 expected = metrics.evaluate(part.y[keep], p, part.groups[keep], threshold=0.5, seed=0)
-                assert told["without"]["logistic"][split] == {key: m.to_json() for key, m in expected.items()}
-    assert set(told["without"]) == {"logistic"}  # test was not looked at for the floor
-    legend = report.legend(data, heads, chosen, told)
-    assert any("without the 4 rows that have a copy or near-duplicate in train or validation" in x for x in legend)
-    written = report.write(leaky, data, heads, chosen, told)
-    assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == told
-    report.write_page(leaky, data, heads, written, audit.Audit([], 0, "not looked at"), found)
+                assert found.without["logistic"][split] == expected
+    assert set(found.without) == {"logistic"}  # test was not looked at for the floor
+    words = "without the 4 rows that have a copy or near-duplicate in train or validation"
+    assert any(words in note for note in comparison.notes)
+    assert json.loads((leaky.out / "comparison.json").read_text())["leaks"] == found.to_json()
     text = (leaky.out / "comparison.html").read_text()
     assert f"The first {min(10, len(found.rows))} of {len(found.rows)} rows of <code>leaks.csv</code>" in text
     assert "an earlier split</span></caption>" in text
-    assert f"{told['without']['logistic']['test']['accuracy']['value']:.3f}" in text
+    assert f"{found.without['logistic']['test']['accuracy'].value:.3f}" in text
 
 
 @pytest.mark.parametrize(("few", "unsure"), [(10, False), (300, False), (10_000, True)])
 def test_near_duplicates_beside_a_small_train_are_called_unsure(leaky, monkeypatch, few, unsure):
     """Ten neighbours are then most of train; where there is none, nothing is said."""
     monkeypatch.setattr(leaks, "FEW", few)
-    data, heads, chosen, found, told = compare(leaky)
+    comparison = compare(leaky)
+    data, heads, found = comparison.data, comparison.heads, comparison.leaks
     train = len(data.parts["train"])
     assert (train < few) == unsure
-    assert told["near_duplicates"] > 0
+    assert found.counts()["near_duplicates"] > 0
     line = f"near-duplicates are unsure: train has {train} rows"
-    assert any(line in note for note in report.legend(data, heads, chosen, told)) == unsure
-    none = leaks.told(replace(found, rows=[row for row in found.rows if row[0] == "copy"]), {}, heads)
-    assert not any(line in note for note in none["notes"])
+    assert any(line in note for note in comparison.notes) == unsure
+    copies = replace(found, rows=[row for row in found.rows if row[0] == "copy"])
+    assert not any(line in note for note in leaks.measure(copies, data, heads, 0).notes)
 
 
 def test_where_nothing_leaks_nothing_is_said(cached):
     """No line, no table, and an empty list."""
-    data, heads, chosen, found, told = compare(cached)
-    assert (told["notes"], told["without"], found.rows) == ([], {"logistic": {}}, [])
+    comparison = compare(cached)
+    found = comparison.leaks
+    assert (found.notes, found.without, found.rows) == ([], {"logistic": {}}, [])
     assert found.sentence("leaks.csv") == "no copy and no near-duplicate across splits"
-    assert report.legend(data, heads, chosen, told) == report.legend(data, heads, chosen)
+    assert comparison.notes == replace(comparison, leaks=None).notes
 
 
 def splits(place):
@@ -236,51 +164,12 @@ def test_splits_of_the_table_are_never_changed(leaky):
     assert leaks.find(dataset.join(workspace.resolve(out=str(leaky.out)))).counts()["near_duplicates"] == 5
 
 
-def test_a_cluster_that_swallows_the_data_is_named():
-    """One in twenty images is no burst any more."""
-    cluster = np.r_[np.zeros(6, int), np.arange(1, 95)]
-    name, said = leaks.key(cluster)
-    assert "6 images in 1 groups, the largest of 6; that is 6% of the images" in said
-    assert name.tolist() == ["0"] * 6 + [""] * 94
-    assert leaks.key(np.r_[0, 0, np.arange(1, 99)])[1] == "near-duplicates: 2 images in 1 groups, the largest of 2"
-
-
-@pytest.mark.parametrize("exact_rows", [1000, 10])
-def test_clusters_are_what_was_planted(exact_rows, monkeypatch):
-    """Also through the inverted file; a row like no other is alone."""
-    monkeypatch.setattr(leaks, "BLOCK", 100)
-    parts, pairs = planted()
-    number = leaks.clusters(np.concatenate(parts), exact_rows=exact_rows)
-    found = {tuple(np.flatnonzero(number == n)) for n in range(number.max() + 1) if (number == n).sum() > 1}
-    assert found == {tuple(sorted(pair)) for pair in pairs} | {(20, 21), (830, 831)}
-    assert leaks.clusters(np.ones((1, 4), np.float32)).tolist() == [0]
-
-
 def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     """All ones of test leak: that is said, and nothing is computed on zeros alone."""
     data = dataset.join(leaky)
     heads, _ = train.run(leaky, data, train.Config(["logistic"]))
     part = data.parts["test"]
     found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
-    told = leaks.told(found, leaks.figures(found, data, heads, 0), heads)
-    assert told["without"] == {"logistic": {}}
-    assert told["notes"][0].endswith("in train or validation: none, the other rows lack a class")
-
-
-def test_a_cluster_needs_near_duplicates_seen_from_both_sides(monkeypatch):
-    """A row that stands in a crowd of like rows is not drawn into one by a loner that is half like it."""
-    monkeypatch.setattr(leaks, "whitening", lambda parts: lambda X: X)
-    E = np.eye(200, dtype=np.float32)
-    crowd = np.sqrt(0.5) * (E[:40] + E[199])  # cosines of one half
-    loner = np.sqrt(0.75) * E[:1] + np.sqrt(0.25) * E[198]  # 0.61 from the first, 0 from all others
-    assert len(np.unique(leaks.clusters(np.concatenate([crowd, loner, E[50:190]])))) == 181
-    assert len(np.unique(leaks.clusters(np.concatenate([loner, E[:1], E[50:190]])))) == 141  # without the crowd
-
-
-def test_more_versions_than_neighbours_are_one_cluster():
-    """Rows that do not even find themselves among those just like them."""
-    X = synthetic.features(300, 64, 0)[0]
-    X[100:120] = X[100]
-    number = leaks.clusters(X)
-    assert len(set(number[100:120].tolist())) == 1
-    assert len(np.unique(number)) == 281
+    found = leaks.measure(found, data, heads, 0)
+    assert found.without == {"logistic": {}}
+    assert found.notes[0].endswith("in train or validation: none, the other rows lack a class")

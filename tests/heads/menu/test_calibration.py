@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from extract.ground.errors import HeadError
 from heads import train
-from heads.compare import report
-from heads.data import dataset
+from heads.compare import run
 from heads.menu import calibration, layers
 from heads.menu.calibration import Calibrated
 from heads.menu.layers import Dense
@@ -128,11 +127,8 @@ def test_too_few_rows_or_groups_are_said():
 
 def test_heads_that_cannot_or_need_not_be_calibrated_are_left_with_a_note(cached):
     """knn, majority, lda and svm; the others carry in head.json what was done."""
-    data = dataset.join(cached)
-    heads, chosen = train.run(
-        cached, data, train.Config(["logistic", "knn", "majority", "lda", "svm"], 0, calibrate="platt")
-    )
-    said = [note for note in report.legend(data, heads, chosen) if "calibrat" in note]
+    comparison = run.head(cached, train.Config(["logistic", "knn", "majority", "lda", "svm"], 0, calibrate="platt"))
+    said = [note for note in comparison.notes if "calibrat" in note]
     assert [note.split(":")[0] for note in said] == ["logistic", "knn", "majority", "lda", "svm"]
     assert all(": not calibrated: " in note for note in said[1:])
     facts = json.loads((cached.out / "heads" / "logistic" / "head.json").read_text())

@@ -11,7 +11,7 @@ from benchmarks.intervals import draw
 from extract.ground.errors import HeadError, UsageError
 from heads import train
 from heads.__main__ import main
-from heads.compare import report
+from heads.compare import run
 from heads.data import dataset
 from heads.ship import bundle
 from heads.stats import decision, metrics
@@ -235,8 +235,8 @@ def place(tmp_path):
 
 def test_everything_that_is_written_stands_at_the_heads_own_threshold(place):
     """Bundle, metrics, legend and comparison; test is judged at the threshold that validation chose."""
-    data = dataset.join(place)
-    heads, best = train.run(place, data, train.Config(["logistic"], 0, decision.parse("recall=0.8", 0.2)))
+    comparison = run.head(place, train.Config(["logistic"], 0, decision.parse("recall=0.8", 0.2)))
+    heads = comparison.heads
     folder = place.out / "heads" / "logistic"
     facts, figures = (json.loads((folder / f"{name}.json").read_text()) for name in ("head", "metrics"))
     point = facts["operating_point"]
@@ -244,26 +244,24 @@ def test_everything_that_is_written_stands_at_the_heads_own_threshold(place):
     assert facts["threshold"] == figures["threshold"] == point["threshold"] == heads[0].point.threshold != 0.5
     assert point["bound"] >= 0.8
     assert point["recall"] == figures["validation"]["recall"]
-    test = data.parts["test"]
+    test = comparison.data.parts["test"]
     called = bundle.load(folder).probability(test.X) >= facts["threshold"]
     assert figures["test"]["recall"]["value"] == pytest.approx(called[test.y == 1].mean())
-    told = "\n".join(report.legend(data, heads, best))
+    told = "\n".join(comparison.notes)
     assert "threshold: recall=0.8, chosen on validation for each head, at a share of positives of 0.2" in told
     assert f"logistic: threshold {facts['threshold']:.4g}; on validation precision" in told
-    assert report.write(place, data, heads, best)["heads"][0]["operating_point"] == point
+    assert comparison.to_json()["heads"][0]["operating_point"] == point
 
 
 def test_a_head_that_cannot_keep_the_promise_is_neither_chosen_nor_published(place):
     """It stays in the table with a note; a bundle of before is kept for its own threshold and not chosen any more."""
     data = dataset.join(place)
     train.run(place, data, train.Config(["majority"]))
-    heads, best = train.run(place, data, train.Config(["majority", "logistic"], 0, decision.parse("precision=0.5")))
-    assert best == "logistic"
-    assert "majority" in report.table(heads, best)
-    notes = report.legend(data, heads, best)
-    assert any(
-        note.startswith("majority: not eligible and not published: validation supports precis") for note in notes
-    )
+    comparison = run.head(place, train.Config(["majority", "logistic"], 0, decision.parse("precision=0.5")))
+    assert comparison.chosen == "logistic"
+    assert "majority" in comparison.table()
+    refusal = "majority: not eligible and not published: validation supports precis"
+    assert any(note.startswith(refusal) for note in comparison.notes)
     assert bundle.read_facts(place.out / "heads" / "majority").operating_point["spec"] == "0.5"
     assert (
         "1 trained on other labels or features, or for another THRESHOLD, left out"

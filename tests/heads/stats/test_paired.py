@@ -12,7 +12,8 @@ from sklearn.metrics import log_loss
 
 from benchmarks import intervals
 from heads import train
-from heads.compare import report
+from heads.compare import comparison, run
+from heads.compare.comparison import Comparison
 from heads.data import dataset
 from heads.data.dataset import Part
 from heads.stats import metrics, paired
@@ -31,7 +32,7 @@ def scored(names, *, seed=0, groups=None, n=TEST_ROWS, better=0.0):
         SimpleNamespace(
             name=name,
             p={"validation": expit(score + (1 - better * (at == 0)) * rng.normal(size=n))},
-            bundle=SimpleNamespace(facts=SimpleNamespace(threshold=0.4)),
+            point=SimpleNamespace(threshold=0.4),
         )
         for at, name in enumerate(names)
     ]
@@ -42,7 +43,7 @@ def test_a_difference_is_that_of_the_two_figures_and_its_error_a_loop_bootstraps
     """Log loss against scikit-learn's, accuracy at the heads' threshold; 4,000 resamples of groups, one by one."""
     groups = np.arange(TEST_ROWS) // 7
     data, (head, base) = scored(["lda", "logistic"], groups=groups)
-    loss, accuracy = paired.compare(data, [head, base], "lda")
+    loss, accuracy = comparison.differences(data, [head, base], "lda")
     y = data.parts["validation"].y
     p, q = head.p["validation"], base.p["validation"]
     assert loss.value == pytest.approx(log_loss(y, p) - log_loss(y, q))
@@ -70,7 +71,7 @@ def test_more_heads_looked_at_make_each_claim_harder():
     """All of a split's differences are counted: five heads against one reference, against itself none."""
     names = ["logistic", "a", "b", "c", "d", "e"]
     data, heads = scored(names)
-    found = paired.compare(data, heads, "a")
+    found = comparison.differences(data, heads, "a")
     assert {d.looked_at for d in found} == {5}
     assert {d.head for d in found} == set(names[1:])
     assert all(d.corrected_low < d.low < d.value < d.high < d.corrected_high for d in found)
@@ -82,7 +83,7 @@ def test_a_head_against_one_that_says_the_same_differs_by_nothing_and_is_no_cert
     heads[0].p = heads[1].p
     for groups in (np.arange(TEST_ROWS), np.zeros(TEST_ROWS, int)):
         data.parts["validation"] = replace(data.parts["validation"], groups=groups)
-        for d in paired.compare(data, heads, "lda"):
+        for d in comparison.differences(data, heads, "lda"):
             assert d.value == 0
             assert d.low < 0 < d.high
             assert d.verdict == ("cannot tell" if d.groups > 1 else "too few")
@@ -91,14 +92,14 @@ def test_a_head_against_one_that_says_the_same_differs_by_nothing_and_is_no_cert
 def test_what_is_better_by_far_is_called_so_and_chance_is_not():
     """A head without noise; then heads that differ by noise alone, of which under one in twelve runs calls any."""
     data, heads = scored(["lda", "logistic", "sigmoid-long"], better=1.0)
-    said = paired.sentence(paired.compare(data, heads, "lda"), "lda")
+    said = paired.sentence(comparison.differences(data, heads, "lda"), "lda")
     assert said.startswith("Paired on validation, lda is better than logistic: log loss -0.")
     assert "; lda is better than sigmoid-long: log loss -0." in said
     assert said.endswith("(95 %, corrected for 4 differences; n = 600, 600 independent groups)")
     called = 0
     for seed in range(200):
         data, heads = scored(["logistic", "a", "b", "c", "d"], seed=seed, n=200)
-        found = [d for d in paired.compare(data, heads, "a") if d.metric == "log_loss"]
+        found = [d for d in comparison.differences(data, heads, "a") if d.metric == "log_loss"]
         called += any(d.verdict != "cannot tell" for d in found)
     assert called <= 200 / 12
 
@@ -117,7 +118,7 @@ def test_few_groups_give_no_verdict_however_far_apart_the_heads_are(n, size):
     data, heads = scored(["lda", "logistic"], n=n, groups=np.arange(n) // size)
     y = data.parts["validation"].y
     heads[0].p["validation"], heads[1].p["validation"] = np.where(y, 0.99, 0.01), np.where(y, 0.02, 0.97)
-    found = paired.compare(data, heads, "lda")
+    found = comparison.differences(data, heads, "lda")
     assert [d.to_json()["verdict"] for d in found] == ["too few", "too few"]
     assert all(d.differing == d.groups == n // size for d in found)
     assert "no clear difference between lda and logistic, n too small" in paired.sentence(found, "lda")
@@ -125,7 +126,7 @@ def test_few_groups_give_no_verdict_however_far_apart_the_heads_are(n, size):
     data, heads = scored(["lda", "logistic"], n=13, groups=more)  # one group more than the floor
     y = data.parts["validation"].y
     heads[0].p["validation"], heads[1].p["validation"] = np.where(y, 0.99, 0.01), np.where(y, 0.02, 0.97 - more / 1e3)
-    assert [d.verdict for d in paired.compare(data, heads, "lda")] == ["better", "better"]
+    assert [d.verdict for d in comparison.differences(data, heads, "lda")] == ["better", "better"]
 
 
 @pytest.mark.parametrize("differ", [0, 1, 7, 11, 12, 100])
@@ -136,7 +137,7 @@ def test_heads_that_decide_alike_get_no_verdict_however_sure_one_is(differ):
     heads[0].p["validation"] = 0.4 + np.where(y, 0.5, -0.3) + np.arange(1200) / 1e5
     heads[1].p["validation"] = 0.4 + np.where(y, 0.1, -0.1)
     heads[1].p["validation"][: 2 * differ] = 0.4 - np.where(y, 0.1, -0.1)[: 2 * differ]
-    loss, _ = paired.compare(data, heads, "lda")
+    loss, _ = comparison.differences(data, heads, "lda")
     assert loss.high < 0
     assert (loss.differing, loss.verdict) == (differ, "better" if differ >= 12 else "too few")
 
@@ -166,7 +167,7 @@ def test_equally_good_heads_are_seldom_called_better_where_the_interval_alone_of
 def test_the_sentence_says_what_was_not_there_to_compare_with(names, chosen, said):
     """No baseline, only itself, or one of the two."""
     data, heads = scored(names)
-    assert paired.sentence(paired.compare(data, heads, chosen), chosen).startswith(said)
+    assert paired.sentence(comparison.differences(data, heads, chosen), chosen).startswith(said)
 
 
 def test_test_is_compared_for_the_chosen_head_alone_and_the_sentence_is_taken_from_it(cached):
@@ -175,8 +176,9 @@ def test_test_is_compared_for_the_chosen_head_alone_and_the_sentence_is_taken_fr
     heads, _ = train.run(cached, data, train.Config(["majority", "knn", "logistic", "lda"]))
     chosen = "lda"
     train.measure(next(head for head in heads if head.name == chosen), data, "test", 0)
-    told = report.write(cached, data, heads, chosen)
+    found = Comparison(cached, data, heads, chosen, comparison.differences(data, heads, chosen))
+    run.write(found)
     rows = json.loads((cached.out / "comparison.json").read_text())["paired"]
     assert {row["head"] for row in rows if row["split"] == "test"} == {chosen}
     assert {row["head"] for row in rows if row["split"] == "validation"} == {"majority", "knn", "lda"}
-    assert told["notes"][1].split("aired on ")[1].startswith("test")
+    assert found.verdict.split("aired on ")[1].startswith("test")
