@@ -27,7 +27,6 @@ from heads.compare.mistakes import Mistake
 from heads.menu import registry
 from heads.stats import curves, metrics, paired
 
-
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 
 SPLITS = ("validation", "test")
