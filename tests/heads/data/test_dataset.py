@@ -230,5 +230,5 @@ def test_a_record_that_would_be_made_again_as_it_is_is_not_to_be_deleted(small):
         for _ in range(2):  # without a record, and with one
             with pytest.raises(InputError, match=rf"Split {split} of .* none of class '1'.*Correct column type"):
                 dataset.join(place)
-            labels.write_record(place.out, dataset.read_labels(place)[0])
-        (place.out / labels.RECORD).unlink()
+            labels.write_record(place.splits, dataset.read_labels(place)[0])
+        place.splits.unlink()
