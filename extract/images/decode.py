@@ -226,26 +226,20 @@ def read_any(paths: list[str], *, sha256: str) -> bytes:
 
 def from_bytes(data: bytes, size: int) -> np.ndarray:
     """Return the pixels of one encoded image, uint8 (size, size, 3). Errors: BadImage("undecodable")."""
+    return decoded(data, size)[0]
+
+
+def decoded(data: bytes, size: int) -> tuple[np.ndarray, bool]:
+    """Return the pixels as `from_bytes`, and whether `decode` reads the bytes: if so, a SavedModel does too."""
     tf, _ = engines.load()
     header = refuse(data)
     try:
-        return _decoder(size)(tf.constant(data)).numpy()
+        return _decoder(size)(tf.constant(data)).numpy(), True
     except tf.errors.OpError as error:
         if REFUSAL in error.message or header.format in ("JPEG", "MPO", "BMP"):  # lossless JPEG and junk behind a BMP
-            return _with_pillow(data, size)
+            return _with_pillow(data, size), False
         first_line = re.sub(r"\{\{.*?\}\} *", "", error.message or type(error).__name__).strip().splitlines()[0]
         raise BadImage("undecodable", first_line[:200]) from error
-
-
-def in_graph(data: bytes, size: int) -> bool:
-    """Say whether `decode` reads these bytes, so that an export's signature `bytes` does."""
-    tf, _ = engines.load()
-    try:
-        refuse(data)
-        _decoder(size)(tf.constant(data))
-    except (tf.errors.OpError, BadImage):
-        return False
-    return True
 
 
 def _with_pillow(data: bytes, size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from extract.images.decode import BadImage
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.stats import metrics
+from heads.stats.task import BINARY
 from heads.train import Trained
 
 MOST, SIDE = 24, 160  # mistakes; pixels
@@ -40,7 +41,7 @@ def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
         (float(loss[at]), split, at)
         for split, p in head.p.items()
         for loss in [metrics.log_losses(data.parts[split].y, p)]
-        for at in np.flatnonzero((p >= head.point.threshold) != data.parts[split].y).tolist()
+        for at in np.flatnonzero(BINARY.decide(p, head.point.threshold) != data.parts[split].y).tolist()
     ]
     known = Manifest.read(place.manifest).rows
     paths = dict(zip(known["objectId"], known["path"], strict=True))

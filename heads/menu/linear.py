@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from threadpoolctl import threadpool_limits
 
 from heads.menu.layers import Dense, Model, fold, forward, standardisation, standardise
+from heads.stats.task import BINARY
 
 CS = np.logspace(-4, 0, 7)  # on standardised 1280-d features the best C lies around 1e-3
 FOLDS = 5
@@ -48,7 +49,7 @@ class Head(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return 0 or 1 for each row of X, at the threshold 0.5."""
-        return (forward(self.to_model(), X) >= 0.5).astype(np.int8)
+        return BINARY.decide(forward(self.to_model(), X), 0.5).astype(np.int8)
 
     def to_model(self) -> Model:
         """Return what a bundle stores: the layers, but for a head that is none."""

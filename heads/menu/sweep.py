@@ -20,6 +20,7 @@ from heads.menu.classifiers import Unweighted
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
 from heads.menu.linear import folds_by_group
 from heads.stats import metrics
+from heads.stats.task import BINARY
 
 SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1
 CLASS_WEIGHTS = ("none", "balanced")
@@ -252,7 +253,7 @@ class _Columns:
             family,
             setting,
             metrics.mean_loss(losses, self.groups),
-            float(((scores >= 0) == self.y).mean()),
+            float((BINARY.decide(scores, 0) == self.y).mean()),
             int(fit.steps.max()),
             bool(fit.converged.all()),
             layers,

@@ -20,6 +20,7 @@ from heads.menu.layers import standardisation, standardise
 from heads.menu.linear import CS, folds_by_group
 from heads.stats import metrics
 from heads.stats.metrics import Metric
+from heads.stats.task import BINARY
 
 SEARCHED = 2000  # rows of train that the choice of C looks at
 SHOWN = 8  # neighbours beside a picture
@@ -90,7 +91,7 @@ class Ranker:
         own = scores[np.arange(len(y)), self._fold]  # of the one head that did not see a labelled row
         every = scores[:, : self._fold.max() + 1].mean(axis=1)  # none of them saw an unlabelled one
         p = expit(np.where(labelled, own, every).astype(np.float64))
-        hits = (scores[measured, -1] >= 0) == y[measured]
+        hits = BINARY.decide(scores[measured, -1], 0) == y[measured]
         return Ranking(
             p,
             np.where(labelled, 1 - self._confidence(y, p), np.nan),

@@ -84,7 +84,7 @@ def test_a_process_without_our_code_loads_each_format(ready, tmp_path):
     for name in published:
         given = alone(folder / name, files, tmp_path)[0]
         np.testing.assert_allclose(given[:, 0], expected, atol=5e-3 if "float16" in name else 1e-3, err_msg=name)
-        assert given[:, 1].tolist() == (expected >= head.facts["threshold"]).tolist(), name
+        assert given[:, 1].tolist() == (expected >= head.facts.threshold).tolist(), name
         assert 0 < given[:, 1].sum() < 6
 
 
@@ -103,7 +103,7 @@ def test_labels_txt_names_the_decisions_in_their_order(ready, asked):
     model = formats.open_export(folder / formats.FILES[asked][0])
     photos = [row["path"] for row in manifest_rows(ready)]
     p, decisions = model.inputs["pixels"](np.concatenate([pillow.load(path, 32) for path in photos])).T
-    assert [lines[int(decision)] for decision in decisions] == bundle.decide(facts, p).tolist()
+    assert [lines[int(decision)] for decision in decisions] == bundle.read_facts(folder).decide(p).tolist()
     assert set(decisions) == {0, 1}
 
 
@@ -232,7 +232,7 @@ def test_parity_looks_hardest_where_a_flip_would_be(ready):
     p = head.probability(found.read(np.arange(40)))
     sample = export.draw(ready, found, head, 20, 0)
     assert len(sample.p) == len(set(sample.sha256)) == 20
-    nearest = set(found.sha256[np.argsort(np.abs(p - head.facts["threshold"]))[:5]].tolist())
+    nearest = set(found.sha256[np.argsort(np.abs(p - head.facts.threshold))[:5]].tolist())
     assert nearest <= set(sample.sha256)
     assert {sample.weight[sample.sha256.index(each)] for each in nearest} == {1.0}
     assert sample.weight.sum() == pytest.approx(40)
@@ -261,7 +261,7 @@ def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album)
     results = {
         (r.format, r.input): r for r in export.export(place, "logistic", n_images=0, seed=0, asked=["saved_model"])
     }
-    native = sum(decode.in_graph(data, 32) for data in files.values())
+    native = sum(decode.decoded(data, 32)[1] for data in files.values())
     assert 0 < native < len(files)
     assert results["saved_model", "pixels"].n_images == 40 + len(files)
     assert results["saved_model", "bytes"].n_images == 40 + native
@@ -310,6 +310,22 @@ def test_coarser_weights_may_flip_one_decision_in_a_hundred_and_no_more():
     assert not compare("model_float16.tflite", "pixels", 0, 3e-2).ok
     assert compare("model.onnx", "preprocess.py", 2, 0.0).ok
     assert not compare("model.onnx", "pixels", 1, 0.0).ok
+
+
+def test_the_warm_up_requests_are_those_of_servings_protos(tmp_path):
+    """formats.WARMUP, byte for byte: one request for each signature that takes encoded images, of a probe file."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    tf, _ = engines.load()
+    photo = (Path(decode.__file__).parent / "probe" / "1_scaled_exif.jpg").read_bytes()
+    with tf.io.TFRecordWriter(str(tmp_path / "requests")) as writer:
+        for signature in ("bytes", "serving_default"):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = "onepass", signature
+            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([photo]))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())
+    assert (tmp_path / "requests").read_bytes() == formats.WARMUP.read_bytes()
 
 
 @pytest.mark.parametrize(
