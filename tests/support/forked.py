@@ -14,7 +14,7 @@ SERVER.set_forkserver_preload(["tests.support.preload"])
 
 
 class Process:
-    """Python code that runs in a process of its own, with its output in files; as `subprocess.Popen` where it can be."""
+    """Python code that runs in a process of its own, with its output in files; used like `subprocess.Popen`."""
 
     def __init__(self, code: str, arguments: Sequence[object], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
