@@ -144,22 +144,12 @@ def _compare(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
-    from heads.ship import bundle
-
-    if name and name not in bundle.trained(place.heads):
-        from heads.menu import registry
-
-        registry.create(name, 0)  # no such head: the error lists those there are
-    return bundle.choose(place.heads, name, for_export=for_export)
-
-
 def _export(args: argparse.Namespace) -> int:
-    from heads.ship import card, export, formats
+    from heads.ship import bundle, card, export, formats
 
     asked = formats.parse(args.formats)
     place = _place(args, heads=True)
-    name, why = _choose(place, args.head or None, for_export=True)
+    name, why = bundle.choose(place.heads, args.head or None, for_export=True)
     print(f"export    head {name} ({why})", flush=True)
     results = export.export(place, name, n_images=args.parity_images, seed=args.seed, asked=asked)
     for result in results:
@@ -174,12 +164,12 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from heads.ship import predict
+    from heads.ship import bundle, predict
 
     if args.model:
         return _predict_alone(args)
     place = _place(args, heads=True)
-    name, why = _choose(place, args.head or None)
+    name, why = bundle.choose(place.heads, args.head or None)
     print(f"predict   head {name} ({why})", flush=True)
     listed, source = (predict.list_files, Path(args.input)) if args.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=args.allow_outside)
@@ -219,10 +209,11 @@ def _predict_alone(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from heads.compare import show
+    from heads.ship import bundle
 
     place = _place(args)
     demo.first(place, place.suspects, lambda: _train_heads("compare", place))
-    name, why = _choose(place, args.head or None)
+    name, why = bundle.choose(place.heads, args.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, args.seed))}: the most suspect labels, and predictions")
     return DONE
