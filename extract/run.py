@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import workspace
+from extract import flags, workspace
 from extract.backbones import backbone
 from extract.files import manifest, nearest
 from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Row, Scan
@@ -36,17 +36,18 @@ STAGES = ("reading", "decoding", "backbone")
 class Config:
     """What `make features` was asked.
 
-    engine: of engines.NAMES, or "auto". batch: images a step, None = what suits the engine. max_bad: share of
-    quarantined images. apart: it is one slice of several, which may hold nothing but bad images. load: what loads
-    the backbone.
+    batch: None = what suits the engine. apart: it is one slice of several, which may hold nothing but bad images. load:
+    what loads the backbone.
     """
 
     workspace: Workspace
-    engine: str = "auto"
-    batch: int | None = None
-    max_bad: float = 0.05
-    retry: bool = False
-    allow_outside: bool = False
+    engine: str = flags.option("what runs the backbone", "auto", choices=("auto", *engines.NAMES))
+    batch: int | None = flags.option(
+        "images a step; default: what suits the engine, fewer of over 224 px", None, type=flags.number(1)
+    )
+    max_bad: float = flags.option("quarantined share that makes the exit code 3", 0.05, type=float)
+    retry: bool = flags.option("try images again that could not be decoded before", False, action="store_true")
+    allow_outside: bool = flags.option("let the table name files outside MEDIA", False, action="store_true")
     apart: bool = False
     load: Callable[[backbone.Source], backbone.Backbone] = backbone.load
 

@@ -36,7 +36,10 @@ def test_every_make_target_is_in_help_and_in_the_readme():
 
 def test_every_make_variable_is_in_the_readme():
     """DATA, MEDIA and the others."""
-    used = set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "ARGS"}
+    lists = re.findall(r"^(?:INPUTS|PASS|TRAIN) +:= (.*)|\$\(call flags,(.*)", MAKEFILE, re.MULTILINE)
+    listed = set(re.findall(r"(?<![(A-Z_])[A-Z_]{3,}", str(lists)))
+    used = listed | set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "SWEEP", "ARGS"}
+    assert {"DATA", "INPUT_SIZE", "SHARD", "PRIOR", "HEAD", "FORMATS", "MODEL"} <= used
     assert used <= set(re.findall(r"`([A-Z_]+)[=`]", README))
 
 
