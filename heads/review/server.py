@@ -20,7 +20,8 @@ from extract.ground.errors import InputError
 from extract.images.decode import BadImage
 from extract.tables import answers
 from extract.workspace import Workspace, shown
-from heads.review.desk import ANSWERED, QUEUES, Conflict, Desk
+from heads.review.desk import ANSWERED, Conflict, Desk
+from heads.review.queues import QUEUES
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
@@ -141,7 +142,7 @@ def _add_answers(pages: APIRouter, desk: Desk) -> None:
 
 
 def _existing(desk: Desk, row: int) -> int:
-    if not 0 <= row < len(desk.ids):
+    if not 0 <= row < len(desk.rows.ids):
         raise HTTPException(404)
     return row
 
