@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.ground import files
-from extract.tables.labels import SPLITS
+from extract.tables.splits import SPLITS
 from extract.workspace import Workspace
 from heads.data import neighbours
 from heads.data.dataset import Dataset, Part

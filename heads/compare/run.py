@@ -11,6 +11,7 @@ from heads import train
 from heads.compare import audit, comparison, leaks, mistakes, page
 from heads.compare.comparison import Comparison
 from heads.data import dataset
+from heads.data.dataset import Dataset
 from heads.menu import registry
 
 
@@ -50,12 +51,20 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
 
 def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     print(f"{verb:<9} {place.describe()}", flush=True)
-    data = dataset.join(place)
+    data = _recorded(place)
     for note in data.notes:
         print(f"labels    {note}")
     left_out: list[str] = []
     heads, chosen = train.run(place, data, config, left_out)
     return Comparison(place, data, heads, chosen, comparison.differences(data, heads, chosen), left_out)
+
+
+def _recorded(place: Workspace) -> Dataset:
+    """Join the workspace's rows, and record the table once it is known to be one that heads can be trained on."""
+    reading = dataset.read_labels(place)
+    data = dataset.join(place, reading)
+    reading.record(place)
+    return data
 
 
 def write(found: Comparison) -> None:

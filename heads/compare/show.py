@@ -14,7 +14,7 @@ from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import thumbnails
 from extract.images.decode import BadImage
-from extract.tables import labels
+from extract.tables import splits
 from extract.workspace import Workspace
 from heads import train
 from heads.compare import audit
@@ -39,7 +39,7 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     if not (place.out / "suspects.csv").exists():
         raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
     suspects = files.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
-    values = labels.read_record(place.out).values
+    values = splits.read(place.out).values
     if any(values.get(row["objectId"]) != row["value"] for row in suspects):
         raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
     rows = files.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import workspace
 from extract.ground.errors import InputError
 from extract.store import cache
-from extract.tables import answers, labels
+from extract.tables import answers
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
@@ -46,8 +45,8 @@ class Desk:
 
     def __init__(self, place: Workspace, who: str) -> None:
         """Read table and answers. Errors: as `dataset.read_table`; InputError where a class has no usable row."""
-        table, sha256 = dataset.read_table(place)
-        said, self.notes = dataset.complete(place, table, sha256)
+        reading = dataset.read_labels(place)
+        said, self.notes = reading.labels, reading.notes
         found = cache.open_cache(place.cache)
         at = dataset.rows_of(found, said.sha256)
         here = at >= 0
@@ -57,8 +56,7 @@ class Desk:
                 rule="Heads that learn from labels say which labels to look at",
                 then="Label some images of either class",
             )
-        labels.write_record(place.out, said)
-        workspace.write_record(place)
+        reading.record(place)
         self.who, self.classes, self.table = who, said.classes, place.data.name
         self.ids, self.sha256, self.split, self.group = (
             said.ids[here],
@@ -69,7 +67,7 @@ class Desk:
         self.pictures = Pictures(place, self.sha256)
         self._component, self._y = said.component[here], said.y[here].copy()
         self._codes = {"": UNLABELLED, said.classes[0]: 0, said.classes[1]: 1}
-        self._given = table["value"].to_numpy(str)[here]
+        self._given = reading.table["value"].to_numpy(str)[here]
         self._was = np.array([self._codes[value] for value in self._given.tolist()], np.int8)
         self._X: np.ndarray | None = found.read(at[here])
         self._read_answers(place)

@@ -9,7 +9,6 @@ import pytest
 from extract import workspace
 from extract.ground import files
 from extract.store import cache
-from extract.tables import labels
 from heads import train
 from heads.__main__ import main
 from heads.compare import leaks, run
@@ -128,7 +127,7 @@ def test_where_nothing_leaks_nothing_is_said(cached):
 
 
 def splits(place):
-    return {row["objectId"]: row["type"] for row in read_rows(place.out / labels.RECORD)}
+    return {row["objectId"]: row["type"] for row in read_rows(place.out / "splits.csv")}
 
 
 def test_made_splits_keep_near_duplicates_together_when_asked_and_it_is_remembered(tmp_path, capsys):
