@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from extract import workspace
+from extract import demo, workspace
 from extract.backbones import backbone
 from extract.backbones.lite import LITE0
 from extract.files import manifest
@@ -352,7 +352,8 @@ def main() -> None:
     if flags.run:
         print(CONTENDERS[flags.run](flags.folder, flags.backbone))
         return
-    place = workspace.resolve(data=flags.data, media=flags.media, backbone=flags.backbone if flags.data else None)
+    given = {"data": flags.data, "media": flags.media, "backbone": flags.backbone if flags.data else None}
+    place = demo.ensure(workspace.resolve(**given))
     with tempfile.TemporaryDirectory() as folder:
         sample(place, flags.images, Path(folder) / "sample")
         found = measure(Path(folder) / "sample", flags.backbone, flags.repeats)

@@ -87,7 +87,7 @@ def photos(out: str, n: int) -> None:
     found, said = cache.open_cache(place.cache), dataset.read_labels(place).labels
     at = dataset.rows_of(found, said.sha256)
     X, names, group = found.read(at[at >= 0]), said.ids[at >= 0], said.component[at >= 0]
-    manifest = Manifest.read(place.beside_cache / "manifest.csv").rows
+    manifest = Manifest.read(place.manifest).rows
     path_of = dict(zip(manifest["objectId"], manifest["path"], strict=True))
     rng = np.random.default_rng(0)
     picked = np.sort(rng.permutation(len(X))[:n])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extract import __version__, run, workspace
+from extract import __version__, demo, run, workspace
 from extract.ground import engines
 from extract.ground.errors import DONE, CacheError, guard, in_utf8
 from extract.store import cache
@@ -32,10 +32,10 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def workspace_of(flags: argparse.Namespace) -> workspace.Workspace:
-    """Resolve the shared flags; an empty string, as make passes it, counts as not given."""
+    """Resolve the shared flags; an empty string, as make passes it, counts as not given. The demo is made first."""
     names = ("data", "media", "backbone", "out", "cache", "positive", "input_size", "precision")
     given = {name: getattr(flags, name, None) or None for name in names}
-    return workspace.resolve(**given, near=getattr(flags, "group_near", None))
+    return demo.ensure(workspace.resolve(**given, near=getattr(flags, "group_near", None)))
 
 
 def number(least: int) -> Callable[[str], int]:
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     link_tree.add_argument("--cache", help="feature cache whose recorded splits hold; default: artifacts/features.h5")
     link_tree.add_argument("--out", required=True, help="folder of the tree: new, or written by link-tree before")
     link_tree.add_argument("--allow-outside", action="store_true", help="let the table name files outside MEDIA")
-    demo = verbs.add_parser("demo", help="write the demo's images and labels")
-    demo.add_argument("--out", help="folder of the demo; default: artifacts/demo")
+    digits = verbs.add_parser("demo", help="write the demo's images and labels")
+    digits.add_argument("--out", help="folder of the demo; default: artifacts/demo")
     return parser
 
 
@@ -101,9 +101,9 @@ def _features(flags: argparse.Namespace) -> int:
         from extract import cluster
 
         return cluster.extract(config, flags.cluster, flags.workers)
-    if (folder := shards.shards_of(place)).exists():
+    if place.shards.exists():
         raise CacheError(
-            f"{workspace.shown(folder)} holds shards that were embedded apart",
+            f"{workspace.shown(place.shards)} holds shards that were embedded apart",
             rule="What is embedded already is not embedded again",
             then="Run python -m extract seal, or delete that folder",
         )
@@ -146,7 +146,7 @@ def _info(flags: argparse.Namespace) -> int:
                 "rows": len(found),
                 "dim": found.dim,
                 "fingerprint": found.fingerprint,
-                "recipe": found.recipe,
+                "recipe": found.recipe.to_json(),
                 "provenance": found.provenance,
                 "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
             },
@@ -160,16 +160,14 @@ def _link_tree(flags: argparse.Namespace) -> int:
     from extract import link_tree
 
     beside = os.path.dirname(os.path.abspath(flags.cache)) if flags.cache else None
-    place = workspace.resolve(data=flags.data, media=flags.media, out=beside, cache=flags.cache)
+    place = demo.ensure(workspace.resolve(data=flags.data, media=flags.media, out=beside, cache=flags.cache))
     for line in link_tree.write(place, Path(flags.out).absolute(), allow_outside=flags.allow_outside):
         print(f"link-tree {line}")
     return DONE
 
 
 def _demo(flags: argparse.Namespace) -> int:
-    from extract import demo
-
-    demo.make(Path(flags.out or workspace.DEMO).absolute())
+    demo.make(workspace.demo(flags.out or workspace.DEMO))
     return DONE
 
 

@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from extract import workspace
 from extract.backbones import backbone
 from extract.backbones.backbone import REMOVED
-from extract.backbones.lite import LITE0
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
+from extract.recipe import Recipe
 from extract.store import cache
-from extract.workspace import RECORD, Workspace, read_record, shown, write_record
+from extract.workspace import Workspace, read_record, shown
 
-BACKBONE = LITE0
-INPUT_SIZE = 96  # of 64, 96 and 128 it tells the digits best
 SEED = 7
-SIDE = INPUT_SIZE  # pixels; the digits are 8 x 8 and are enlarged, so that nothing resizes them again
+SIDE = workspace.DEMO_INPUT_SIZE  # pixels; the digits are 8 x 8 and are enlarged, so that nothing resizes them again
 FLIPPED = 0.02
 FLIP_COLUMNS = ("objectId", "true", "written")
 
 
-def make(out: Path, spec: str = BACKBONE, input_size: int | None = INPUT_SIZE, precision: str = "float32") -> Workspace:
-    """Write the demo's data under `out`, unless they are there, and return its workspace.
+def ensure(place: Workspace) -> Workspace:
+    """Write the demo's data where `place` is the demo's, and return `place`; see `make`."""
+    ours = workspace.demo()
+    same = (place.out, place.cache, place.data, place.media) == (ours.out, ours.cache, ours.data, ours.media)
+    if same and place.backbone != REMOVED:  # a folder of version 0.7 that OUT names is refused, with what to do
+        make(place)
+    return place
 
-    spec, input_size, precision: the backbone, S where it is not its own, and what it computes in.
-    Errors: InputError where `out` holds something else than a demo; CacheError where a demo of another backbone.
+
+def first(place: Workspace, path: Path, make_it: Callable[[], object]) -> None:
+    """In the demo's folder, make what is at `path` if it is not there: every verb works with nothing given."""
+    if place.out == workspace.demo().out and not path.exists():
+        make_it()
+
+
+def make(place: Workspace) -> None:
+    """Write the demo's data into `place`, unless they are there.
+
+    Errors: InputError where its OUT holds something else than a demo; CacheError where a demo of another backbone.
     """
-    data = out / "data"
+    out, data = place.out, place.media
     _set_aside(out)
-    place = Workspace(
-        out, out / "features.h5", data / "split_label.csv", data, spec, input_size=input_size, precision=precision
-    )
     there = place.data.exists() and (data / "flips.csv").exists()
-    if not there and any(path.exists() for path in (data, place.cache, out / RECORD)):
+    if not there and any(path.exists() for path in (data, place.cache, place.record)):
         raise InputError(
             f"{shown(out)} holds something else than the demo, or half of one",
             rule="The demo has a folder of its own",
             then="Give another --out, or delete that folder if it is a demo's",
         )
-    recipe = backbone.recipe(backbone.resolve(spec, input_size), precision) if place.cache.exists() else None
-    if recipe and cache.open_cache(place.cache).recipe != recipe:
+    if place.cache.exists() and cache.open_cache(place.cache).recipe != _recipe(place):
         raise CacheError(
             f"The demo in {shown(out)} was made with another backbone or version",
             then="Delete that folder and try again",
@@ -55,8 +65,11 @@ def make(out: Path, spec: str = BACKBONE, input_size: int | None = INPUT_SIZE, p
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
-    write_record(place)
-    return place
+    workspace.write_record(place)
+
+
+def _recipe(place: Workspace) -> Recipe:
+    return backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
 
 
 def _set_aside(out: Path) -> None:
@@ -77,6 +90,14 @@ def _set_aside(out: Path) -> None:
 def planted(out: Path) -> set[str]:
     """Return the objectIds whose labels the demo under `out` flipped; of a folder that is no demo, none."""
     return {row["objectId"] for row in files.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
+
+
+def sentence(suspects: Sequence[str], out: Path) -> str | None:
+    """Say how many of the flipped labels are among the first suspects, objectIds in order; None where no demo is."""
+    flipped = planted(out)
+    found = len(flipped & set(suspects[: len(flipped)]))
+    text = f"of the {len(flipped)} labels that the demo flipped, {found} are among the {len(flipped)} first"
+    return text if flipped else None
 
 
 def enlarged(digit: np.ndarray) -> Image.Image:

@@ -29,10 +29,10 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     table = manifest.read_table(place.data)
     labels.check(table, place.data, place.positive)
     progress = Progress(len(table), "reading")
-    known = Manifest.read(place.beside_cache / "manifest.csv")
+    known = Manifest.read(place.manifest)
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
-    recorded = splits.read(place.beside_cache, place.out)
+    recorded = splits.read(*place.all_splits)
     said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
     artifacts.refuse_inputs(
         [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"

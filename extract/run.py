@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
 from extract.images import decode
+from extract.recipe import Recipe
 from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
 from extract.tables import labels, splits
@@ -106,8 +106,8 @@ def extract(config: Config) -> int:
     """
     started, place = time.monotonic(), config.workspace
     print(f"features  {place.describe()}", flush=True)
-    with files.lock(files.lock_of(place.cache), str(place.cache)):
-        for folder in (place.out, place.beside_cache, _parts_folder(place)):
+    with files.lock(place.lock, str(place.cache)):
+        for folder in (place.out, place.beside_cache, place.parts):
             files.sweep(folder)
         table = manifest.read_table(place.data)
         classes = labels.check(table, place.data, place.positive)  # before hours of embedding
@@ -145,7 +145,7 @@ def extract(config: Config) -> int:
 def _scan(config: Config, table: Any) -> tuple[Manifest, Scan]:
     """Look for the table's files; return what was known of them, and what is known now."""
     place = config.workspace
-    known = Manifest.read(place.beside_cache / "manifest.csv")
+    known = Manifest.read(place.manifest)
     progress = Progress(len(table), "looking")
     scan = manifest.look(table, place.media, known, allow_outside=config.allow_outside, progress=progress.add)
     manifest.refuse_other_images(known, scan)
@@ -157,15 +157,20 @@ def _scan(config: Config, table: Any) -> tuple[Manifest, Scan]:
 
 def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
     if not scan.as_known:
-        manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
+        manifest.merge(known, scan.manifest()).write(place.manifest)
 
 
 def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> None:
     if len(failures) == len(scan.rows):
         first, near = failures[0], _nearest(place, table, failures)
-        raise InputError(
+        what = (
             f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
-            f"{first.reason}, {first.detail}" + (f"; {near}" if near else ""),
+            f"{first.reason}, {first.detail}"
+        )
+        if all(failure.reason == "undecodable" for failure in failures):
+            raise InputError(what, then="Open that file with another program: it may be no image, or no whole one")
+        raise InputError(
+            what + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
             then="Correct objectId or `path` in the table, or give another MEDIA"
@@ -189,7 +194,7 @@ def _record_inputs(place: Workspace) -> None:
 
 def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
     """Record labels and splits, and tell what a person should know of them."""
-    recorded = splits.read(place.beside_cache, place.out)
+    recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
     said = labels.read(table, known, place.data, place.positive)
@@ -197,13 +202,13 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     changed = recorded.changes(rows)
     if rows != recorded.rows:
         recorded.write(rows)
-    files.write_csv(place.out / "conflicts.csv", labels.CONFLICT_COLUMNS, said.conflicts)
+    files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")
     return said
 
 
-def _plan(config: Config, scan: Scan, recipe: dict[str, Any]) -> Plan:
+def _plan(config: Config, scan: Scan, recipe: Recipe) -> Plan:
     """Digests minus cached minus undecodable. Errors: CacheError when cache or parts hold another recipe."""
     place = config.workspace
     sources = _sources(place)
@@ -225,27 +230,27 @@ def _plan(config: Config, scan: Scan, recipe: dict[str, Any]) -> Plan:
     return Plan(jobs, sources, bad, known)
 
 
-def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def undecodable(place: Workspace, recipe: Recipe) -> dict[str, tuple[str, str]]:
     """Map the digest of each image that this version could not decode for this recipe to (reason, detail)."""
     return {
         row["sha256"]: (row["reason"], row["detail"])
-        for row in files.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
+        for row in files.read_csv(place.quarantine, QUARANTINE_COLUMNS)
         if row["reason"] == "undecodable" and row["sha256"] and row["decoder"] == _decoder(recipe)
     }
 
 
-def _decoder(recipe: dict[str, Any]) -> str:
-    return f"{decode.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
+def _decoder(recipe: Recipe) -> str:
+    return f"{decode.decoder_version()} recipe {recipe.fingerprint[:12]}"
 
 
 def _sources(place: Workspace) -> list[FeatureCache]:
     """Open the cache, where there is one, and the parts, in the order in which they are sealed."""
     old = [cache.open_cache(place.cache)] if place.cache.exists() else []
-    return old + cache.open_parts(_parts_folder(place))
+    return old + cache.open_parts(place.parts)
 
 
 def _embed(
-    config: Config, plan: Plan, known: Manifest, scan: Scan, source: backbone.Source, recipe: dict[str, Any]
+    config: Config, plan: Plan, known: Manifest, scan: Scan, source: backbone.Source, recipe: Recipe
 ) -> tuple[dict[str, tuple[str, str]], Pass | None]:
     """Read what is to be read, run the backbone over what is new and write parts; return what is bad, and how it went.
 
@@ -260,7 +265,7 @@ def _embed(
         return plan.bad, None
     print(f"backbone  loading {source.name}", flush=True)
     engines.share_cores()
-    network, engine, precision = config.load(source), engines.choose(config.engine), recipe["precision"]
+    network, engine, precision = config.load(source), engines.choose(config.engine), recipe.precision
     workers = engines.workers(engine)
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
@@ -418,8 +423,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 class _PartWriter:
     """Collects rows and publishes a part every PART_ROWS rows or PART_SECONDS seconds."""
 
-    def __init__(self, place: Workspace, source: backbone.Source, recipe: dict[str, Any], probe: np.ndarray) -> None:
-        self._folder, self._name, self._recipe, self._probe = _parts_folder(place), source.name, recipe, probe
+    def __init__(self, place: Workspace, source: backbone.Source, recipe: Recipe, probe: np.ndarray) -> None:
+        self._folder, self._name, self._recipe, self._probe = place.parts, source.name, recipe, probe
         before = sorted(self._folder.glob("part-*.h5"))
         self._number = int(before[-1].stem.split("-")[1]) + 1 if before else 1
         self._keys: list[str] = []
@@ -483,7 +488,7 @@ def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
         if part.path != place.cache:
             part.path.unlink()
     with suppress(OSError):  # somebody's own file in there stays there
-        _parts_folder(place).rmdir()
+        place.parts.rmdir()
     return sealed
 
 
@@ -494,7 +499,7 @@ def _failures(scan: Scan, bad: dict[str, tuple[str, str]]) -> list[Failure]:
 
 def _write_quarantine(place: Workspace, scan: Scan, failures: list[Failure], decoder: str) -> None:
     """Write this table's failures; rows of objects that only other tables name are kept."""
-    path = place.beside_cache / "quarantine.csv"
+    path = place.quarantine
     mine = {row.object_id for row in scan.rows}
     rows = [tuple(row.values()) for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
     rows += [(f.object_id, f.path, f.sha256, f.reason, f.detail, decoder) for f in failures]
@@ -533,7 +538,7 @@ def _finish(
             "classes": said.classes,
             "notes": said.notes,
             "fingerprint": sealed.fingerprint,
-            "recipe": sealed.recipe,
+            "recipe": sealed.recipe.to_json(),
             "provenance": sealed.provenance,
         },
     )
@@ -544,7 +549,7 @@ def _finish(
     )
     if failures:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
-        print(f"features  quarantined: {listed}; see {workspace.shown(place.beside_cache / 'quarantine.csv')}")
+        print(f"features  quarantined: {listed}; see {workspace.shown(place.quarantine)}")
     print(f"features  {workspace.shown(sealed.path)}: {len(sealed):,} rows x {sealed.dim}")
     if embedded or len(sealed) <= repeats.SOON:
         for note in repeats.notes(repeats.find(sealed.blocks(), sealed.sha256.tolist()), len(sealed), scan.manifest()):
@@ -570,7 +575,3 @@ def _told(done: Pass | None) -> dict[str, Any]:
 def _speed(done: Pass) -> str:
     shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.shares().items())
     return f" at {done.rate:.1f} images/s ({shares} of the time)"
-
-
-def _parts_folder(place: Workspace) -> Path:
-    return place.cache.with_name(f"{place.cache.stem}.parts")

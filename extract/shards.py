@@ -25,7 +25,6 @@ from extract.tables import labels
 from extract.workspace import Workspace
 
 NAME = re.compile(r"(\d+)-of-(\d+)")
-SLICE = "slice.csv"
 
 
 def parse(text: str) -> tuple[int, int]:
@@ -46,8 +45,7 @@ def extract(config: run.Config, shard: tuple[int, int]) -> int:
     table = manifest.read_table(place.data)
     labels.check(table, place.data, place.positive)
     workspace.write_record(place)  # every shard writes the same; `seal` reads it
-    mine = replace(place, out=_folder(place, *shard), cache=_folder(place, *shard) / "features.h5")
-    mine = replace(mine, data=mine.out / SLICE, media=place.media, near=0)
+    mine = place.shard(*shard)
     held = _held(place)
     rows = table[[_slice(name, shard[1]) == shard[0] and name not in held for name in table["objectId"]]]
     if rows.empty:
@@ -67,17 +65,8 @@ def _slice(object_id: str, n: int) -> int:
 def _held(place: Workspace) -> set[str]:
     """Return the objects whose features the sealed cache holds, as far as its manifest knows."""
     keys = set(cache.open_cache(place.cache).sha256.tolist()) if place.cache.exists() else set()
-    digests = Manifest.read(place.beside_cache / "manifest.csv").digests() if keys else {}
+    digests = Manifest.read(place.manifest).digests() if keys else {}
     return {name for name, digest in digests.items() if digest in keys}
-
-
-def _folder(place: Workspace, i: int, n: int) -> Path:
-    return shards_of(place) / f"{i}-of-{n}"
-
-
-def shards_of(place: Workspace) -> Path:
-    """Return the folder that holds a cache's shards."""
-    return place.cache.with_name(f"{place.cache.stem}.shards")
 
 
 def seal(config: run.Config) -> int:
@@ -87,36 +76,36 @@ def seal(config: run.Config) -> int:
     another recipe. Killed at any moment, the same call completes.
     """
     place = config.workspace
-    with files.lock(files.lock_of(place.cache), str(place.cache)):
+    with files.lock(place.lock, str(place.cache)):
         files.sweep(place.beside_cache)
         if count(place):
             _seal(place, _finished(place))
     return run.extract(config)  # records, splits, and whatever has changed on the disk since
 
 
-def _seal(place: Workspace, folders: list[Path]) -> None:
+def _seal(place: Workspace, shards: list[Workspace]) -> None:
     source = backbone.resolve(place.backbone, place.input_size)
-    found = [cache.open_cache(path) for path in (place.cache, *(f / "features.h5" for f in folders)) if path.exists()]
+    found = [cache.open_cache(path) for path in (place.cache, *(each.cache for each in shards)) if path.exists()]
     for each in found:
         cache.refuse_other_recipe(each.recipe, backbone.recipe(source, place.precision), where=str(each.path))
         cache.refuse_drift(each.probe, found[0].probe, where=str(each.path))
-    known = Manifest.read(place.beside_cache / "manifest.csv")
-    scan = Scan([row for folder in folders for row in Manifest.read(folder / "manifest.csv").objects])
+    known = Manifest.read(place.manifest)
+    scan = Scan([row for each in shards for row in Manifest.read(each.manifest).objects])
     manifest.refuse_other_images(known, scan)
-    manifest.merge(known, scan.manifest()).write(place.beside_cache / "manifest.csv")
-    _join_quarantines(place, folders)
+    manifest.merge(known, scan.manifest()).write(place.manifest)
+    _join_quarantines(place, shards)
     if found:
-        print(f"seal      {len(folders):,} shards, {sum(map(len, found)):,} rows", flush=True)
+        print(f"seal      {len(shards):,} shards, {sum(map(len, found)):,} rows", flush=True)
         cache.seal(place.cache, found, cache.provenance(backbone=source.name))
-    shards = files.behind_links(shards_of(place))
-    gone = shards.with_name(f".onepass-tmp-{os.getpid()}-{shards.name}")
-    os.rename(shards, gone)  # all at once: a kill must not leave some shards that look like a whole
+    folder = files.behind_links(place.shards)
+    gone = folder.with_name(f".onepass-tmp-{os.getpid()}-{folder.name}")
+    os.rename(folder, gone)  # all at once: a kill must not leave some shards that look like a whole
     shutil.rmtree(gone)
 
 
-def _join_quarantines(place: Workspace, folders: list[Path]) -> None:
-    path = place.beside_cache / "quarantine.csv"
-    fresh = [row for folder in folders for row in files.read_csv(folder / "quarantine.csv", QUARANTINE_COLUMNS)]
+def _join_quarantines(place: Workspace, shards: list[Workspace]) -> None:
+    path = place.quarantine
+    fresh = [row for each in shards for row in files.read_csv(each.quarantine, QUARANTINE_COLUMNS)]
     mine = {row["objectId"] for row in fresh}
     kept = [row for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
     files.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
@@ -124,22 +113,22 @@ def _join_quarantines(place: Workspace, folders: list[Path]) -> None:
 
 def count(place: Workspace) -> int | None:
     """Return n of the shards that are there; None where there are none. Errors: CacheError where they differ."""
-    there = shards_of(place).iterdir() if shards_of(place).exists() else []
+    there = place.shards.iterdir() if place.shards.exists() else []
     counts = {int(match[2]) for folder in there if (match := NAME.fullmatch(folder.name))}
     if len(counts) > 1:
         raise CacheError(
-            f"{shards_of(place)} holds shards of {' and of '.join(map(str, sorted(counts)))}",
+            f"{place.shards} holds shards of {' and of '.join(map(str, sorted(counts)))}",
             rule="All shards of a table are of one n",
             then="Delete the folders that are not meant",
         )
     return counts.pop() if counts else None
 
 
-def _finished(place: Workspace) -> list[Path]:
-    """Return the folders of all shards by number. Errors: CacheError unless all of one n are done."""
+def _finished(place: Workspace) -> list[Workspace]:
+    """Return all shards by number. Errors: CacheError unless all of one n are done."""
     n = count(place) or 0
-    folders = [_folder(place, i, n) for i in range(1, n + 1)]
-    unfinished = [folder.name for folder in folders if not _done(folder)]
+    shards = [place.shard(i, n) for i in range(1, n + 1)]
+    unfinished = [each.out.name for each in shards if not _done(each.out)]
     if unfinished:
         listed = ", ".join(unfinished[:5]) + (", ..." if len(unfinished) > 5 else "")
         raise CacheError(
@@ -147,7 +136,7 @@ def _finished(place: Workspace) -> list[Path]:
             rule="Every shard is sealed, or none",
             then=f"Run make features SHARD={unfinished[0].replace('-of-', '/')} and so on, then seal again",
         )
-    return folders
+    return shards
 
 
 def _done(folder: Path) -> bool:

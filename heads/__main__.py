@@ -11,15 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from extract import demo, workspace
 from extract import run as extraction
-from extract import workspace
 from extract.__main__ import add_workspace_flags, number, workspace_of
 from extract.backbones import backbone
+from extract.files import manifest
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache
-from extract.workspace import Workspace, shown
+from extract.workspace import Outputs, Workspace, shown
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,13 +74,11 @@ def _parser() -> argparse.ArgumentParser:
 def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
     """Resolve the workspace; for the demo, make first what a verb needs."""
     place = workspace_of(flags)
-    demo = place.out == Path(workspace.DEMO).absolute()
-    if demo and not place.cache.exists():
-        extraction.extract(extraction.Config(place))
-    if demo and heads and not (place.out / "heads").exists():
+    demo.first(place, place.cache, lambda: extraction.extract(extraction.Config(place)))
+    if heads:
         from heads.compare import run
 
-        run.head(place)
+        demo.first(place, place.heads, lambda: run.head(place))
     if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
@@ -103,7 +102,7 @@ def _compare(flags: argparse.Namespace) -> int:
 
     place = _place(flags)
     run.compare(place, train.config(list(registry.COMPARED), **_options(flags)))
-    print(f"compare   {shown(place.out / 'comparison.html')}, .csv and .json; bundles in {shown(place.out / 'heads')}")
+    print(f"compare   {shown(place.comparison_html)}, .csv and .json; bundles in {shown(place.heads)}")
     return DONE
 
 
@@ -115,11 +114,11 @@ def _options(flags: argparse.Namespace) -> dict[str, Any]:
 def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
     from heads.ship import bundle
 
-    if name and name not in bundle.trained(place.out / "heads"):
+    if name and name not in bundle.trained(place.heads):
         from heads.menu import registry
 
         registry.create(name, 0)  # no such head: the error lists those there are
-    return bundle.choose(place.out / "heads", name, for_export=for_export)
+    return bundle.choose(place.heads, name, for_export=for_export)
 
 
 def _export(flags: argparse.Namespace) -> int:
@@ -137,7 +136,7 @@ def _export(flags: argparse.Namespace) -> int:
         )
     if export.KERAS & set(asked) and not {"model.keras", "model.h5"} & {result.format for result in results}:
         print(f"parity    {card.NO_KERAS}")
-    print(f"export    {shown(place.out / 'exports' / name)}")
+    print(f"export    {shown(place.export(name))}")
     return DONE
 
 
@@ -151,8 +150,9 @@ def _predict(flags: argparse.Namespace) -> int:
     print(f"predict   head {name} ({why})", flush=True)
     listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
     files = listed(source, place.media, allow_outside=flags.allow_outside)
-    output = artifacts.output(flags.output) if flags.output else place.out / "predictions.csv"
-    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files)))
+    output = artifacts.output(flags.output) if flags.output else place.predictions
+    photos = manifest.photos(place.manifest)  # beside INPUT's own: the next verb reads them
+    artifacts.refuse_output(output, chain(place.inputs(), _read(source, files), photos))
     print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
     return DONE
 
@@ -165,6 +165,7 @@ def _read(source: Path, files: list[tuple[str, Path | None]]) -> list[Path]:
 def _predict_alone(flags: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
     from heads.ship import predict
+    from heads.ship.bundle import FACTS
 
     if flags.engine != "auto":
         raise UsageError(
@@ -176,9 +177,9 @@ def _predict_alone(flags: argparse.Namespace) -> int:
     media = Path(flags.media or os.environ.get("MEDIA_DIR") or source.parent)
     files = predict.list_files(source, media, allow_outside=flags.allow_outside)
     print(f"predict   {flags.model}, alone", flush=True)
-    output = artifacts.output(flags.output or f"{flags.out or workspace.ARTIFACTS}/predictions.csv")
+    output = artifacts.output(flags.output or str(Outputs(Path(flags.out or workspace.ARTIFACTS)).predictions))
     model = Path(flags.model).absolute()
-    facts = [folder / "head.json" for folder in list(model.parents)[:2]]
+    facts = [folder / FACTS for folder in list(model.parents)[:2]]
     artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
     print("predict   " + predict.write(output, predict.from_export(Path(flags.model), files)))
     return DONE
@@ -188,8 +189,7 @@ def _show(flags: argparse.Namespace) -> int:
     from heads.compare import run, show
 
     place = _place(flags)
-    if place.out == Path(workspace.DEMO).absolute() and not (place.out / "suspects.csv").exists():
-        run.compare(place)
+    demo.first(place, place.suspects, lambda: run.compare(place))
     name, why = _choose(place, flags.head or None)
     print(f"show      head {name} ({why})", flush=True)
     print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")
@@ -221,7 +221,7 @@ def _labels(flags: argparse.Namespace) -> int:
     from heads.review import merged
 
     place = _place(flags)
-    target = artifacts.output(flags.output) if flags.output else place.out / "labels.csv"
+    target = artifacts.output(flags.output) if flags.output else place.labels
     rows, changed = merged.write(place, target)
     print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
     if not artifacts.is_stdout(target):
@@ -233,7 +233,7 @@ def _list(flags: argparse.Namespace) -> int:
     from heads.menu import registry
     from heads.ship import bundle
 
-    trained = bundle.trained(workspace.out_of(flags.out or None) / "heads")
+    trained = bundle.trained(workspace.out_of(flags.out or None).heads)
     for name in registry.HEADS:
         print(f"{name:<18}{'trained' if name in trained else ''}".rstrip())
     return DONE

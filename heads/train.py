@@ -20,7 +20,7 @@ from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu import sweep as grid
 from heads.menu.layers import forward
-from heads.ship.bundle import Bundle
+from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle
 from heads.stats import decision, metrics
 from heads.stats.decision import OperatingPoint, Target
 from heads.stats.metrics import Metric
@@ -101,7 +101,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         "rows": data.counts(),
         "table_digest": data.table_digest,
         "fingerprint": data.cache.fingerprint,
-        "recipe": data.cache.recipe,
+        "recipe": data.cache.recipe.to_json(),
         "backbone": data.cache.provenance.get("backbone"),
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),
@@ -134,11 +134,11 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
             for split, found in trained.figures.items()
         },
     }
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / FIGURES).write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for name, (columns, rows) in trained.tables.items():
         files.write_csv(folder / name, columns, rows)
     files.write_csv(
-        folder / "predictions.csv",
+        folder / PREDICTIONS,
         PREDICTION_COLUMNS,
         [row for split, p in trained.p.items() for row in _predictions(data, split, p)],
     )
@@ -173,10 +173,10 @@ def run(
                 measure(head, data, "test", config.seed)
             if head not in eligible:
                 continue
-            with files.replacing_folder(place.out / "heads" / head.name) as folder:
+            with files.replacing_folder(place.head(head.name)) as folder:
                 publish(head, data, folder)
                 if (Path(logs) / head.name).exists():
-                    shutil.copytree(Path(logs) / head.name, folder / "tensorboard")
+                    shutil.copytree(Path(logs) / head.name, folder / TENSORBOARD)
     return heads, chosen
 
 

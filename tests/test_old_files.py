@@ -33,7 +33,7 @@ def test_a_cache_is_whole_and_its_recipe_has_its_fingerprint(old):
     found = cache.verify(old / "run" / "features.h5")
     assert found.fingerprint == FINGERPRINT and len(found) == 24
     source = backbone.resolve(str(old / "tiny.keras"))
-    assert cache.fingerprint(backbone.recipe(source)) == FINGERPRINT
+    assert backbone.recipe(source).fingerprint == FINGERPRINT
 
 
 @pytest.mark.tensorflow
@@ -45,9 +45,9 @@ def test_the_pass_goes_on_and_embeds_nothing_again(old):
 
 def test_splits_and_answers_hold(old):
     """Made splits stay; two answers, of which one turns a label."""
-    before = splits.read(old / "run")
+    before = splits.read(old / "run" / "splits.csv")
     assert (len(before.splits), len(before.made)) == (25, 8)  # four made splits, by name and by digest
-    said = answers.read(old / "run" / answers.FILE)
+    said = answers.read(old / "run" / "labels_review.csv")
     assert [each.answer for each in said] == ["keep", "flip"]
     place = workspace.resolve(out=str(old / "run"))
     reading = dataset.read_labels(place)

@@ -131,9 +131,9 @@ class Scan:
         return Manifest(self.rows, [self.failures[number] for number in sorted(self.failures)], self.hashed)
 
 
-def photos(folder: Path) -> Iterator[str]:
-    """Yield the paths in the manifest that lies in `folder`, which is read when the first is asked for."""
-    yield from (row.path for row in Manifest.read(folder / "manifest.csv").objects)
+def photos(path: Path) -> Iterator[str]:
+    """Yield the photos of a manifest, which is read when the first is asked for."""
+    yield from (row.path for row in Manifest.read(path).objects)
 
 
 def read_table(source: Path, *, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:

@@ -14,10 +14,8 @@ from extract.files.manifest import Manifest, Row
 from extract.images import decode
 
 SOON = 20_000  # rows that are looked through in so little time that a run which embeds nothing does it too
-DIRECTIONS, WINDOW = (
-    4,
-    10,
-)  # two different images in 10^12 agree in all; rows further apart in the first are not compared
+DIRECTIONS = 4  # two different images in 10^12 agree in all
+WINDOW = 10  # rows further apart than this, in the order of the first direction, are not compared
 TOLERANCE = 1e-5
 LOOKED_AT = 20  # files of the largest set that are opened, to see what they have in common
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from extract.ground import files
 from extract.ground.errors import InputError
 
-FILE = "labels_review.csv"
 COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: a whole row shows
 ANSWERS = ("keep", "flip", "skip", "undo")
 
@@ -169,5 +168,5 @@ def overlay(given: list[str], sha256: list[str], found: dict[str, Stack]) -> tup
         return values, []
     changed, kept = sum(a != b for _, a, b in said), sum(answer.new == a for answer, a, _ in said)
     aside = len(said) - changed - kept
-    told = f"{FILE}: {changed:,} labels differ from the table, {kept:,} stand as in it"
+    told = f"labels_review.csv: {changed:,} labels differ from the table, {kept:,} stand as in it"
     return values, [f"{told}; {aside:,} set aside, as the table says other than then" if aside else told]

@@ -193,16 +193,25 @@ def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, s
 
 
 def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> None:
-    """Raise InputError where every folder holds the same folders, so that either may be the classes."""
+    """Raise InputError where every folder holds the same folders, so that either may be the classes, or splits."""
     inner = []
     for paths in below.values():
         depth = len(_around(paths, in_split=True))
         if any(len(names) == depth + 1 for names in paths):
             return  # it holds images itself
         inner.append({names[depth] for names in paths if len(names) > depth + 1})
-    same = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    if len(inner) < 2:
+        return
+    tops, names = _some(list(below)), sorted(set.union(*inner))
+    splits = splits_of(names)
+    if len(splits) == len(names) > 1:
+        raise InputError(
+            f"{folder}: the folders {tops} hold folders named as splits, {_some(names)}",
+            rule=LAYOUT,
+            then=f"Put the splits outside, {names[0]}/{next(iter(below))} and so on; or give a CSV with a column type",
+        )
+    same = sorted(set.intersection(*inner))
     if len(same) > 1:
-        tops = _some(list(below))
         raise InputError(
             f"{folder}: the folders {tops} hold the same folders, {_some(same)}, so that either may be the classes",
             rule=f"As <type>/<class>, the classes would be {_some(same)}; as <class>/files, {tops}",

@@ -62,12 +62,12 @@ def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str],
     A line number is that of a row's last line. Columns without a name at the right end, and their empty cells, are cut.
     Errors: InputError for what is no table, lacks a required column, or has a row that cannot be right.
     """
-    text, delimiter = _dialect(_text(source), required)
+    text, delimiter = _dialect(source, _text(source), required)
     found = _parse(source, text, delimiter)
     header = next(found, (0, []))[1]
     while header and not strip(header[-1]):
         header.pop()
-    _check_header(source, list(map(strip, header)), required, text)
+    _check_header(source, list(map(strip, header)), required)
     width, lines, cells = len(header), [], []
     for line, row in found:
         if len(row) < width or any(map(strip, row[width:])):
@@ -133,14 +133,19 @@ def _way_out(kind: str) -> str:
     return "Save it as CSV (UTF-8) and give that file"
 
 
-def _dialect(text: str, required: tuple[str, ...]) -> tuple[str, str]:
-    """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names."""
+def _dialect(source: Path, text: str, required: tuple[str, ...]) -> tuple[str, str]:
+    """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names.
+
+    Errors: InputError for JSON and markup, whose quotes would be taken for those of cells.
+    """
     if named := re.match(r'"?sep=([^\w\r\n"])"?[,;\t"]*(?=[\r\n])', text, re.IGNORECASE):
         return text[named.end() :], named[1]
     line = next((line for line in io.StringIO(text, newline="") if strip(line)), "")
     for delimiter in DELIMITERS:
         if set(required) <= set(map(strip, next(csv.reader([line], delimiter=delimiter)))):
             return text, delimiter
+    if markup := MARKUP.get(strip(line)[:1]):
+        raise InputError(f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
     return text, ","
 
 
@@ -154,10 +159,11 @@ def _parse(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
     try:
         for row in reader:
             first, before = before + 1, reader.line_num
-            if before > first and any(_holds_a_row(cell, delimiter, width) for cell in row):
-                raise _stray_quote(source, first, f" and takes in rows up to line {before}")
+            if before > first and any(_holds_a_row(row, at, delimiter, width) for at in range(len(row))):
+                more = "; or take the line breaks out of that cell, if its text is meant"
+                raise _stray_quote(source, first, f" and takes in rows up to line {before}", more)
             if any(map(strip, row)):
-                width = width or len(row)
+                width = width or max(at for at, cell in enumerate(row, 1) if strip(cell))  # of the header
                 yield before, row
     except csv.Error as error:
         if reader.line_num > before + 1 or "end of data" in str(error):
@@ -165,24 +171,29 @@ def _parse(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
         raise InputError(f"{source}, line {before + 1}: {error}", then="Correct that line") from error
 
 
-def _holds_a_row(cell: str, delimiter: str, width: int) -> bool:
-    return any(line.count(delimiter) + 1 == width for line in re.split("\r\n|\r|\n", cell)[1:] if line)
+def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
+    """Say whether row[at] holds a whole row, or the end of one and the beginning of another."""
+
+    def is_row(cells: list[str]) -> bool:
+        return len(cells) >= width and any(map(strip, cells)) and not any(map(strip, cells[width:]))
+
+    first, *others = (line.split(delimiter) for line in re.split("\r\n|\r|\n", row[at]))
+    if not others:
+        return False
+    return any(map(is_row, others)) or (is_row([*row[:at], *first]) and is_row([*others[-1], *row[at + 1 :]]))
 
 
-def _stray_quote(source: Path, line: int, what: str) -> InputError:
+def _stray_quote(source: Path, line: int, what: str, more: str = "") -> InputError:
     return InputError(
         f"{source}, line {line}: a quote opens a cell there{what}",
         rule='A cell that begins with " ends with one, and each " inside it is doubled',
-        then="Close that quote or remove it",
+        then=f"Close that quote or remove it{more}",
     )
 
 
-def _check_header(source: Path, header: list[str], required: tuple[str, ...], text: str) -> None:
+def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
     missing = [name for name in required if name not in header]
     if missing:
-        markup = MARKUP.get(strip(text[:HEAD])[:1], "")
-        if markup:
-            raise InputError(f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
         found = ", ".join(name[:40] for name in header[:10]) or "none"
         raise InputError(f"{source}, line 1: column {', '.join(missing)} is missing; found {found}", rule=RULE)
     twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})

@@ -15,7 +15,6 @@ SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
 UNLABELLED = -1
-RECORD = "splits.csv"
 COLUMNS = ("objectId", "sha256", "value", "type", "made")
 
 
@@ -71,18 +70,18 @@ class Record:
         files.write_csv(self.path, COLUMNS, [*others, *rows])
 
 
-def read(*folders: Path) -> Record:
-    """Read what was recorded in some folders; a later folder wins, and the last one's record is the one returned."""
+def read(*paths: Path) -> Record:
+    """Read what some splits.csv recorded; a later one wins, and the last one's is the record that is returned."""
     made: dict[str, str] = {}
     rows: list[list[str]] = []
-    for folder in dict.fromkeys(folders):
-        rows = files.read_rows(folder / RECORD, COLUMNS)
+    for path in paths:
+        rows = files.read_rows(path, COLUMNS)
         for name, sha, _, split, ours in rows:
             if ours:
                 made[name] = split
                 if sha:
                     made[sha] = split
-    return Record(folders[-1] / RECORD, rows, made)
+    return Record(paths[-1], rows, made)
 
 
 @dataclass(frozen=True)

@@ -67,4 +67,4 @@ def suspects(data: Dataset, seed: int) -> Audit:
 
 def write(place: Workspace, audit: Audit) -> None:
     """Write suspects.csv."""
-    files.write_csv(place.out / "suspects.csv", COLUMNS, audit.rows)
+    files.write_csv(place.suspects, COLUMNS, audit.rows)

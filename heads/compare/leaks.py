@@ -148,4 +148,4 @@ def _share(found: dict[str, Metric]) -> str:
 
 def write(place: Workspace, leaks: Leaks) -> None:
     """Write leaks.csv."""
-    files.write_csv(place.out / "leaks.csv", COLUMNS, leaks.rows)
+    files.write_csv(place.leaks, COLUMNS, leaks.rows)

@@ -42,7 +42,7 @@ def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
         for loss in [metrics.log_losses(data.parts[split].y, p)]
         for at in np.flatnonzero((p >= head.point.threshold) != data.parts[split].y).tolist()
     ]
-    known = Manifest.read(place.beside_cache / "manifest.csv").rows
+    known = Manifest.read(place.manifest).rows
     paths = dict(zip(known["objectId"], known["path"], strict=True))
     found = []
     for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:

@@ -1,8 +1,9 @@
 """comparison.html: one page for a person, opened from the file, with nothing loaded from elsewhere.
 
-Tables, bars and matrices are plain HTML; curves are plotly.js, inlined; the threshold's figures are computed by page.js
-from every row's score, label and group, as `metrics.proportion` does. Every word that comes from the user's data is
-escaped, and the page's content security policy runs the two scripts that are its own by their digests, nothing else.
+Tables, bars and matrices are plain HTML, made by page.html.j2, which escapes every word that comes from the user's
+data; curves are plotly.js, inlined; the threshold's figures are computed by page.js from every row's score, label and
+group, as `metrics.proportion` does. The page's content security policy runs the two scripts that are its own by their
+digests, nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import html
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 from scipy.stats import t as student
 
 from heads.compare import audit, leaks
@@ -62,149 +64,71 @@ def render(
     """
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
-    here = Path(__file__)
-    scripts = {
-        "plotly": get_plotlyjs(),
-        "script": here.with_name("page.js").read_text(encoding="utf-8"),
-    }
+    scripts = {"plotly": get_plotlyjs(), "script": Path(__file__).with_name("page.js").read_text(encoding="utf-8")}
     charts = _charts(told, scores) + _reliability(told, scores, groups)
-    figures_of = {
-        kind: "".join(_figure(chart) for chart in charts if chart["kind"] in kind)
-        for kind in (("roc", "pr"), ("reliability",), ("loss", "accuracy"))
-    }
-    parts = {
-        **scripts,
-        "policy": " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
-        "title": f"{len(told['heads'])} heads: {' or '.join(map(_text, told['classes']))}",
-        "sentence": _sentence(told),
-        "verdict": _text(told["notes"][1]),
-        "paired": "".join(_paired(told, split) for split in SPLITS)
-        or "<p>No baseline was trained beside another head.</p>",
-        "notes": "".join(f"<li>{_text(note)}</li>" for note in told["notes"][2:]),
-        "figures": "".join(_figures(told, split) for split in SPLITS),
-        "curves": figures_of["roc", "pr"],
-        "reliability": figures_of["reliability",],
-        "heads": "".join(
-            f'<option value="{at}"{" selected" * (head["head"] == told["chosen"])}>{html.escape(head["head"])}</option>'
-            for at, head in enumerate(told["heads"])
-        ),
-        "matrices": _matrices(told, scores),
-        "mistakes": _mistakes(told, mistakes),
-        "training": figures_of["loss", "accuracy"] or "<p>No head was trained in epochs.</p>",
-        "data": _data(told, suspects, leaky),
-        "provenance": _provenance(told),
-        "charts": _json([{key: chart[key] for key in ("id", "kind", "traces", "share")} for chart in charts]),
-        "rows": _json(_rows(told, scores, groups)),
-    }
-    template = here.with_name("page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # one pass: data are never a template
+    return _template().render(
+        {name: Markup(text) for name, text in scripts.items()},
+        policy=Markup(" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())),
+        told=told,
+        chosen=next(head for head in told["heads"] if head["head"] == told["chosen"]),
+        scales={name: _scale(told, name) for name in METRICS},
+        differences=[table for split in SPLITS if (table := _differences(told, split))],
+        charts=charts,
+        matrices={split: _matrices(told, scores, split) for split in SPLITS},
+        mistakes=mistakes,
+        suspects=suspects,
+        leaky=leaky,
+        without=_without(told),
+        provenance=_provenance(told),
+        drawn=_json([{key: chart[key] for key in ("id", "kind", "traces", "share")} for chart in charts]),
+        rows=_json(_rows(told, scores, groups)),
+    )
+
+
+def _template() -> Template:
+    """Return page.html.j2, which escapes whatever it is given."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["whole"] = "{:,}".format
+    environment.globals |= {"splits": SPLITS, "metrics": METRICS, "falling": FALLING, "verdicts": VERDICTS}
+    environment.globals |= {"listed": LISTED, "leak_columns": leaks.COLUMNS, "suspect_columns": audit.COLUMNS}
+    return environment.get_template("page.html.j2")
 
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _text(value: Any) -> str:
-    """Escape for HTML; a name that is written from right to left does not turn its surroundings round."""
-    return f"<bdi>{html.escape(str(value))}</bdi>"
-
-
-def _json(value: Any) -> str:
+def _json(value: Any) -> Markup:
     """JSON that a script element can hold: ASCII, and no character that HTML reads."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def _sentence(told: dict[str, Any]) -> str:
-    chosen = next(head for head in told["heads"] if head["head"] == told["chosen"])
-    log_loss, test = chosen["metrics"]["validation"]["log_loss"], chosen["metrics"].get("test")
-    said = (
-        f"<strong>{_text(told['chosen'])}</strong> was chosen: of {len(told['heads'])} heads it has the lowest "
-        f"{_text(told['selected_on'])}, {_estimate(log_loss)}. "
-    )
-    if not test:
-        return said + "There is no test split, so no figure here is free of that choice."
-    return said + (
-        f"On test, at the threshold {chosen['threshold']:g}, its accuracy is {_estimate(test['accuracy'])}; its ROC "
-        f"AUC is {_estimate(test['roc_auc'])}. Validation figures are selected on; test figures are computed for the "
-        "chosen head and the baselines only, so that nothing is chosen on them."
-    )
-
-
-def _estimate(m: dict[str, Any]) -> str:
-    value = "undefined" if m["value"] is None else f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
-    return f"{value}, n&nbsp;=&nbsp;{m['n']:,}"
-
-
-def _table(caption: str, header: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """Return a table; all cells are HTML already, the first of a row is its header."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
-    )
-    return (
-        f'<table class="{kind}"><caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
-
-
-def _box(label: str, table: str) -> str:
-    """Let a wide table scroll by itself, with the keyboard too."""
-    return f'<div class="box" tabindex="0" role="region" aria-label="{label}">{table}</div>'
-
-
-def _figures(told: dict[str, Any], split: str) -> str:
-    heads = [head for head in told["heads"] if split in head["metrics"]]
-    if not heads:
-        return f"<p>No {split} figures: the table has no row of that split.</p>"
-    scales = {name: _scale(told, name) for name in METRICS}
-    header = ["head"] + [
-        f"{words}<small>{'lower' if name in FALLING else 'higher'} is better</small>"
-        f'<small class="scale"><span>{scales[name][0]:g}</span><span>{scales[name][1]:g}</span></small>'
-        for name, words in METRICS.items()
-    ]
-    rows = [
-        [_head(head, told)] + [_bar(head["metrics"][split][name], *scales[name]) for name in METRICS] for head in heads
-    ]
-    why = {
-        "validation": "<b>Validation</b>: selected on. Every head.",
-        "test": "<b>Test</b>: no choice looked at it. The chosen head and the baselines only.",
-    }
-    return _box(f"{split} figures", _table(f"{why[split]} Estimate, 95 % interval, n.", header, rows, "figures"))
-
-
-def _paired(told: dict[str, Any], split: str) -> str:
-    """Return a split's differences from the baselines: a row a head, a column a baseline and metric."""
+def _differences(told: dict[str, Any], split: str) -> dict[str, Any] | None:
+    """Return a split's differences from the baselines, a row a head, a column a baseline and metric; None without."""
     found = {(d["head"], d["against"], d["metric"]): d for d in told["paired"] if d["split"] == split}
     if not found:
-        return ""
+        return None
     columns = list(dict.fromkeys((against, metric) for _, against, metric in found))
-    header = ["head", *(f"{_text(against)}<small>{METRICS[metric]}</small>" for against, metric in columns)]
-    rows = [
-        [_head(head, told), *(_difference(found.get((head["head"], *column))) for column in columns)]
-        for head in told["heads"]
-        if any(name == head["head"] for name, _, _ in found)
-    ]
+    heads = {name for name, _, _ in found}
     some = next(iter(found.values()))
-    caption = (
-        f"<b>{split.capitalize()}</b>: the head's figure minus the baseline's, row by row; 95 % interval, so wide that "
-        f"all {some['looked_at']} of a metric hold together; n = {some['n']:,}, {some['groups']:,} independent groups. "
-        f"A verdict needs {paired.floor(some['looked_at'])} groups, and as many that the two decide differently."
-    )
-    return _box(f"{split} differences", _table(caption, header, rows, "paired"))
-
-
-def _difference(d: dict[str, Any] | None) -> str:
-    if d is None:
-        return "itself"
-    return (
-        f"<b>{d['value']:+.3f}</b><small>[{d['corrected_low']:+.3f}, {d['corrected_high']:+.3f}]</small>"
-        f"<small>{VERDICTS.get(d['verdict'], d['verdict'])}</small>"
-    )
-
-
-def _head(head: dict[str, Any], told: dict[str, Any]) -> str:
-    return _text(head["head"]) + (' <span class="tag">chosen</span>' if head["head"] == told["chosen"] else "")
+    return {
+        "split": split,
+        "some": some,
+        "floor": paired.floor(some["looked_at"]),
+        "columns": columns,
+        "rows": [
+            (head, [found.get((head["head"], *column)) for column in columns])
+            for head in told["heads"]
+            if head["head"] in heads
+        ],
+    }
 
 
 def _scale(told: dict[str, Any], name: str) -> tuple[float, float]:
@@ -212,18 +136,6 @@ def _scale(told: dict[str, Any], name: str) -> tuple[float, float]:
     found = [figures[name] for head in told["heads"] for figures in head["metrics"].values()]
     low, high = min(m["low"] for m in found), max(m["high"] for m in found)
     return math.floor(low * 20) / 20, math.ceil(high * 20) / 20
-
-
-def _bar(m: dict[str, Any], low: float, high: float) -> str:
-    few = "<small>approximate</small>" if m["approximate"] else ""
-    if m["value"] is None:
-        return f"undefined<small>n = {m['n']:,}</small>{few}"
-    left, at, right = (100 * (m[key] - low) / (high - low) for key in ("low", "value", "high"))
-    return (
-        f"<b>{m['value']:.3f}</b><small>[{m['low']:.3f}, {m['high']:.3f}]</small>"
-        f'<span class="bar" aria-hidden="true"><i style="left:{left:.1f}%;width:{right - left:.1f}%"></i>'
-        f'<u style="left:{at:.1f}%"></u></span><small>n = {m["n"]:,}</small>{few}'
-    )
 
 
 def _charts(told: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
@@ -315,26 +227,6 @@ def _numbered(groups: np.ndarray) -> list[int] | None:
     return None if len(names) == len(groups) else at.tolist()
 
 
-def _mistakes(told: dict[str, Any], mistakes: list[Mistake]) -> str:
-    """Return a tile a mistake: a picture that stays blurred until its button is pressed, and words."""
-    if not mistakes:
-        return f"<p>{_text(told['chosen'])} makes no mistake on these rows.</p>"
-    tiles = []
-    for each in mistakes:
-        alt = html.escape(f"Photo {each.object_id}, labelled {each.label}; blurred until pressed")
-        picture = (
-            f'<button type="button" class="see" aria-pressed="false"><img src="data:image/jpeg;base64,{each.jpeg}" '
-            f'alt="{alt}"></button>'
-            if each.jpeg
-            else f'<div class="gone">no picture: {_text(each.why_not)}</div>'
-        )
-        tiles.append(
-            f"<li>{picture}called <b>{_text(each.says)}</b>, p = {each.p:.4f}<br>labelled <b>{_text(each.label)}</b>"
-            f"<small>{each.split} · {_text(each.object_id)}</small></li>"
-        )
-    return f'<ul class="grid mistakes" style="--least: 10rem">{"".join(tiles)}</ul>'
-
-
 def _training_chart(at: int, head: dict[str, Any], figure: str) -> dict[str, Any]:
     """Return the chart of a head's loss or accuracy by epoch: as those of `_charts`."""
     values_of = {"train": head["training"][figure], "validation": head["training"][f"validation_{figure}"]}
@@ -372,106 +264,25 @@ def _trace(name: str, at: int, strong: bool, x: list, y: list, thresholds: list)
     }
 
 
-def _figure(chart: dict[str, Any]) -> str:
-    words = html.escape(f"{chart['title']}. {chart['words']}")
-    return (
-        f'<figure><figcaption>{_text(chart["title"])}</figcaption><div class="plot" id="{chart["id"]}" role="img" '
-        f'aria-label="{words}"></div></figure>'
-    )
-
-
-def _matrices(told: dict[str, Any], scores: Scores) -> str:
-    parts = {
-        split: "".join(
-            _matrix(head, told, *scores[head["head"]][split]) for head in told["heads"] if split in scores[head["head"]]
-        )
-        for split in SPLITS
-    }
-    return "".join(f'<h3>{split}</h3><div class="grid">{part}</div>' for split, part in parts.items() if part)
-
-
-def _matrix(head: dict[str, Any], told: dict[str, Any], y: np.ndarray, p: np.ndarray) -> str:
-    """Rows are labels, columns are what the head says; a cell's shade is its share of the row."""
-    names = list(map(_text, told["classes"]))
-    counts = np.bincount(2 * y.astype(int) + (p >= head["threshold"]), minlength=4).reshape(2, 2)
-    rows = [
-        [f"{names[label]}<small>labelled</small>"]
-        + [_cell(n, n / sum(row), "right" if label == called else "wrong") for called, n in enumerate(row)]
-        for label, row in enumerate(counts.tolist())
+def _matrices(told: dict[str, Any], scores: Scores, split: str) -> list[tuple[dict[str, Any], int, list[list[int]]]]:
+    """Return (head, n, counts) of each head that has the split; rows are labels, columns are what the head says."""
+    shown = [(head, *scores[head["head"]][split]) for head in told["heads"] if split in scores[head["head"]]]
+    return [
+        (head, len(y), np.bincount(2 * y.astype(int) + (p >= head["threshold"]), minlength=4).reshape(2, 2).tolist())
+        for head, y, p in shown
     ]
-    caption = f"<b>{_head(head, told)}</b><small>n = {len(y):,}; {names[1]} from p = {head['threshold']:g} on</small>"
-    return _table(caption, [" ", *(f"{name}<small>called</small>" for name in names)], rows, "matrix")
 
 
-def _cell(n: int, share: float, word: str) -> str:
-    return (
-        f'<div class="cell {word}" style="--share:{share:.3f}"><b>{n:,}</b><small>{100 * share:.1f} %</small>'
-        f"<small>{word}</small></div>"
-    )
-
-
-def _data(told: dict[str, Any], suspects: Audit, leaky: list[tuple[Any, ...]]) -> str:
-    negative, positive = map(_text, told["classes"])
-    rows = [
-        [split, f"{c['n']:,}", *(_of(n, c["n"]) for n in (c["n"] - c["positive"], c["positive"])), f"{c['groups']:,}"]
-        for split, c in told["rows"].items()
-    ]
-    reasons = [[_text(reason), f"{n:,}"] for reason, n in told["quarantined"].items()]
-    facts = {
-        "quarantined": f"{sum(told['quarantined'].values()):,} images without features"
-        + ("; see <code>quarantine.csv</code>" if reasons else ""),
-        "conflicts": f"{told['conflicts']:,} rows of copies or groups that contradict each other"
-        + ("; see <code>conflicts.csv</code>" if told["conflicts"] else ""),
-        "suspect labels": _text(suspects.sentence("suspects.csv")),
-    }
-    across = told["leaks"]
-    if across:
-        facts["across splits"] = (
-            f"{across['copies']:,} pairs of copies, {across['near_duplicates']:,} of near-duplicates, "
-            f"{across['opposite_labels']:,} with opposite labels; see <code>leaks.csv</code>"
-        )
-    header = ["split", "rows", negative, f"{positive}<small>counts as 1</small>", "independent groups"]
-    return (
-        _box("rows", _table("Labelled rows with features", header, rows))
-        + _list(facts)
-        + (_table("Images without features", ["reason", "images"], reasons) if reasons else "")
-        + _leaks(told)
-        + _first("leaks.csv", leaks.COLUMNS, leaky)
-        + _first("suspects.csv", audit.COLUMNS, suspects.rows)
-    )
-
-
-def _of(n: int, whole: int) -> str:
-    return f"{n:,}" + (f"<small>{100 * n / whole:.1f}&nbsp;%</small>" if whole else "")
-
-
-def _first(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """Return the first rows of a table in OUT, if it has any."""
-    shown = [list(map(_text, row)) for row in rows[:LISTED]]
-    caption = f"The first {len(shown)} of {len(rows):,} rows of <code>{name}</code>"
-    return _box(name, _table(caption, list(columns), shown)) if shown else ""
-
-
-def _leaks(told: dict[str, Any]) -> str:
-    """Return the figures with and without rows that have a copy or near-duplicate in an earlier split, if any have."""
+def _without(told: dict[str, Any]) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Return (head, split, figures without the rows that have a copy or near-duplicate in an earlier split)."""
     without = told["leaks"]["without"] if told["leaks"] else {}
-    rows = [
-        [_head(head, told), split]
-        + [_estimate(m[name]) for name in ("accuracy", "roc_auc") for m in (head["metrics"][split], clean)]
-        for head in told["heads"]
-        for split, clean in without.get(head["head"], {}).items()
-    ]
-    if not rows:
-        return ""
-    header = ["head", "split", "accuracy, all rows", "without them", "ROC AUC, all rows", "without them"]
-    caption = "With and without the rows that have a copy or near-duplicate in an earlier split"
-    return _box("leaks", _table(caption, header, rows))
+    return [(head, split, clean) for head in told["heads"] for split, clean in without.get(head["head"], {}).items()]
 
 
-def _provenance(told: dict[str, Any]) -> str:
+def _provenance(told: dict[str, Any]) -> dict[str, Any]:
     features = told["features"]
     versions = {"heads": told["provenance"]["versions"], "features": features.get("versions", {})}
-    facts = {
+    return {
         "written": told["provenance"]["created"],
         "table": told["table"],
         "labels, SHA-256": told["table_digest"],
@@ -484,8 +295,3 @@ def _provenance(told: dict[str, Any]) -> str:
             for what, found in versions.items()
         },
     }
-    return _list({name: _text(value) for name, value in facts.items()})
-
-
-def _list(facts: dict[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{_text(name)}</dt><dd>{value}</dd>' for name, value in facts.items())}</dl>"

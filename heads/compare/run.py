@@ -33,16 +33,12 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
     found = replace(found, leaks=across)
     print("\n".join([found.table(), *found.legend]), flush=True)
     leaks.write(place, across)
-    print(f"leaks     {across.sentence(shown(place.out / 'leaks.csv'))}")
+    print(f"leaks     {across.sentence(shown(place.leaks))}")
     suspects = audit.suspects(found.data, config.seed)
     audit.write(place, suspects)
-    print(f"audit     {suspects.sentence(shown(place.out / 'suspects.csv'))}")
-    planted = demo.planted(place.out)
-    if planted and not suspects.why_not:
-        first = sum(row[0] in planted for row in suspects.rows[: len(planted)])
-        print(
-            f"audit     of the {len(planted)} labels that the demo flipped, {first} are among the {len(planted)} first"
-        )
+    print(f"audit     {suspects.sentence(shown(place.suspects))}")
+    if not suspects.why_not and (planted := demo.sentence([row[0] for row in suspects.rows], place.out)):
+        print(f"audit     {planted}")
     found = replace(found, audit=suspects)
     write(found)
     write_page(found)
@@ -69,8 +65,8 @@ def _recorded(place: Workspace) -> Dataset:
 
 def write(found: Comparison) -> None:
     """Write comparison.csv (a row a figure) and comparison.json."""
-    files.write_csv(found.place.out / "comparison.csv", comparison.CSV_COLUMNS, found.rows())
-    files.write_json(found.place.out / "comparison.json", found.to_json())
+    files.write_csv(found.place.comparison_csv, comparison.CSV_COLUMNS, found.rows())
+    files.write_json(found.place.comparison_json, found.to_json())
 
 
 def write_page(found: Comparison) -> None:
@@ -88,5 +84,5 @@ def write_page(found: Comparison) -> None:
         leaky=found.leaks.rows,
         mistakes=mistakes.worst(found.place, found.data, chosen),
     )
-    with files.replacing(found.place.out / "comparison.html") as partial:  # names may hold bytes that are no UTF-8
+    with files.replacing(found.place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")

@@ -36,26 +36,26 @@ class Tile:
 
 def draw(place: Workspace, name: str, seed: int) -> Path:
     """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError without a fresh compare."""
-    if not (place.out / "suspects.csv").exists():
+    if not place.suspects.exists():
         raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
-    suspects = files.read_csv(place.out / "suspects.csv", audit.COLUMNS)[:COLUMNS]
-    values = splits.read(place.out).values
+    suspects = files.read_csv(place.suspects, audit.COLUMNS)[:COLUMNS]
+    values = splits.read(place.splits).values
     if any(values.get(row["objectId"]) != row["value"] for row in suspects):
         raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
-    rows = files.read_csv(place.out / "heads" / name / "predictions.csv", train.PREDICTION_COLUMNS)
+    rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, train.PREDICTION_COLUMNS)
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
-    facts = bundle.read_facts(place.out / "heads" / name)
+    facts = bundle.read_facts(place.head(name))
     predicted = [_prediction(rows[at], facts) for at in drawn.tolist()]
     marked = [Tile(row["objectId"], row["value"], f"?  {float(row['self_confidence']):.2f}", False) for row in suspects]
     parts = {
         "most suspect labels: the label as given, and the probability that an out-of-fold head gives it": marked,
         f"{split} images: what {name} says, and how surely; red where the label differs": predicted,
     }
-    path = place.out / "show.png"
+    path = place.show
     with files.replacing(path) as partial:
-        _sheet(parts, Manifest.read(place.beside_cache / "manifest.csv")).save(partial, "PNG")
+        _sheet(parts, Manifest.read(place.manifest)).save(partial, "PNG")
     return path
 
 

@@ -87,7 +87,7 @@ def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
 
     Errors: InputError for a table that names objects the manifest lacks.
     """
-    known = Manifest.read(place.beside_cache / "manifest.csv").digests()
+    known = Manifest.read(place.manifest).digests()
     if not known:
         raise CacheError(f"There is no manifest beside {place.cache}", then="Run make features")
     table = manifest.read_table(place.data)
@@ -101,21 +101,21 @@ def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
     return table, [known[name] for name in table["objectId"]]
 
 
-def read_labels(place: Workspace) -> Reading:
+def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading:
     """Read the table with the answers of label review, and complete its splits as recorded; write nothing.
 
-    Errors: as `read_table`.
+    made: splits to go by in place of the record's, as `Record.made`. Errors: as `read_table`.
     """
     table, sha256 = read_table(place)
-    found = answers.stacks(answers.read(place.out / answers.FILE))
+    found = answers.stacks(answers.read(place.answers))
     values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
-    recorded = splits.read(place.beside_cache, place.out)
+    recorded = splits.read(*place.all_splits)
     features = cache.open_cache(place.cache)
     at = rows_of(features, np.array(sha256))
     near, notes = _near_duplicates(features, at) if place.near else (None, [])
     digests = dict(zip(table["objectId"], sha256, strict=True))
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
-    known = labels.Known(digests, recorded.made, unusable, near)
+    known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
     reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=str))
     said = labels.read(reviewed_table, known, place.data, place.positive)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
@@ -147,21 +147,17 @@ def join(place: Workspace, reading: Reading | None = None) -> Dataset:
     at = rows_of(found, said.sha256)
     quarantined = _quarantined(place, said, at)
     usable = (at >= 0) & (said.y != labels.UNLABELLED)
+    _refuse_absent_class(place, said, usable, said.classes)
     parts = _split(found, said, at, usable)
-    _refuse_absent_class(place, said, parts, said.classes)
     repeated = _repeated(place, parts)
-    notes = [*reading.notes, *_left_out(said, at), *repeated]
+    notes = [*reading.notes, *_left_out(said, at)]
     return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
 
 
 def _repeated(place: Workspace, parts: dict[str, Part]) -> list[str]:
     digests = np.concatenate([part.sha256 for part in parts.values()])
     sets = repeats.find((part.X for part in parts.values()), digests.tolist())
-    return (
-        repeats.notes(sets, len(set(digests.tolist())), Manifest.read(place.beside_cache / "manifest.csv"))
-        if sets
-        else []
-    )
+    return repeats.notes(sets, len(set(digests.tolist())), Manifest.read(place.manifest)) if sets else []
 
 
 def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
@@ -172,10 +168,7 @@ def rows_of(found: FeatureCache, sha256: np.ndarray) -> np.ndarray:
 
 def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, int]:
     """Count the rows without features by reason. Errors: CacheError for rows that no reason explains."""
-    reasons = {
-        row["objectId"]: row["reason"]
-        for row in files.read_csv(place.beside_cache / "quarantine.csv", QUARANTINE_COLUMNS)
-    }
+    reasons = {row["objectId"]: row["reason"] for row in files.read_csv(place.quarantine, QUARANTINE_COLUMNS)}
     without = said.ids[at < 0].tolist()
     lacking = [name for name in without if name not in reasons]
     if lacking:
@@ -209,32 +202,35 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
     }
 
 
-def _refuse_absent_class(place: Workspace, said: Labels, parts: dict[str, Part], classes: tuple[str, str]) -> None:
-    have = {name: Counter(part.y.tolist()) for name, part in parts.items()}
+def _refuse_absent_class(place: Workspace, said: Labels, usable: np.ndarray, classes: tuple[str, str]) -> None:
     for value in (0, 1):
-        if not any(counts[value] for counts in have.values()):
+        if value not in said.y[usable]:
             raise InputError(f"{place.data} has no usable row of class {classes[value]!r}", then="Label some")
-    for name, part in parts.items():
-        absent = [value for value in (0, 1) if not have[name][value]]
-        if absent and (name != "test" or len(part)):  # a table without any test rows can still train a head
-            raise InputError(
-                f"Split {name} of {place.data} has {len(part):,} usable rows and none of class "
-                f"{' nor '.join(repr(classes[value]) for value in absent)}",
-                rule="Train and validation need both classes, and so does test where there is one",
-                then=_remedy(place, said, parts, absent[0]),
-            )
+    for name, absent in _absent(said, usable).items():
+        raise InputError(
+            f"Split {name} of {place.data} has {int((usable & (said.split == name)).sum()):,} usable rows and none of "
+            f"class {' nor '.join(repr(classes[value]) for value in absent)}",
+            rule="Train and validation need both classes, and so does test where there is one",
+            then=_remedy(place, said, usable, absent[0]),
+        )
 
 
-def _remedy(place: Workspace, said: Labels, parts: dict[str, Part], value: int) -> str:
+def _absent(said: Labels, usable: np.ndarray) -> dict[str, list[int]]:
+    """Return which classes a split lacks, by split; a table without any test rows can still train a head."""
+    y_of = {name: said.y[usable & (said.split == name)] for name in SPLITS}
+    absent = {name: [value for value in (0, 1) if value not in y] for name, y in y_of.items()}
+    return {name: values for name, values in absent.items() if values and (name != "test" or len(y_of[name]))}
+
+
+def _remedy(place: Workspace, said: Labels, usable: np.ndarray, value: int) -> str:
     """Say what gives each split rows of class `value`: what stands in the way is the table, too few, or the record."""
-    groups = len({group for part in parts.values() for group in part.groups[part.y == value].tolist()})
+    groups = len(np.unique(said.component[usable & (said.y == value)]))
     if groups < len(SPLITS):
         name = said.classes[value] if said.classes else ""
         return f"Label more images of class {name!r}: it has {groups} independent ones, and each of 3 splits needs one"
-    if not said.made.any():
+    if not said.made.any() or _absent(read_labels(place, made={}).labels, usable):
         return "Correct column type (or the type folders), or leave it out and the splits are made for you"
-    records = dict.fromkeys(folder / splits.RECORD for folder in (place.out, place.beside_cache))
-    there = " and ".join(str(path) for path in records if path.exists())
+    there = " and ".join(str(path) for path in reversed(place.all_splits) if path.exists())
     return f"Delete {there}, and the splits are made anew"
 
 

@@ -82,7 +82,7 @@ class Desk:
         self._worker = threading.Thread(target=self._work, name="ranking", daemon=True)
 
     def _read_answers(self, place: Workspace) -> None:
-        path = place.out / answers.FILE
+        path = place.answers
         said = answers.read(path)
         self._log, self._count = Log(path), len(said)
         self._rows_of: dict[str, list[int]] = {}

@@ -18,9 +18,9 @@ def write(place: Workspace, target: Path) -> tuple[int, int]:
     All else in a CSV stays as it is; of a folder, the table that it stands for is written. Errors: InputError where
     `target` is a file that is read, that table above all, or a photo.
     """
-    files.refuse_output(target, chain(place.inputs(), manifest.photos(place.beside_cache)))
+    files.refuse_output(target, chain(place.inputs(), manifest.photos(place.manifest)))
     table, sha256 = dataset.read_table(place)
-    values, _ = answers.overlay(table["value"].tolist(), sha256, answers.stacks(answers.read(place.out / answers.FILE)))
+    values, _ = answers.overlay(table["value"].tolist(), sha256, answers.stacks(answers.read(place.answers)))
     value_of = dict(zip(table["objectId"], values, strict=True))
     if place.data.is_dir():
         header, rows = list(table.columns), table.to_numpy().tolist()

@@ -14,7 +14,6 @@ from extract.images import thumbnails
 from extract.images.decode import BadImage
 from extract.workspace import Workspace
 
-FOLDER = "thumbnails"
 SMALL, LARGE = 200, 1600  # pixels of the longer side
 
 
@@ -22,8 +21,8 @@ class Pictures:
     """The images of digests, str (n,); row numbers name them. A file that is not what was embedded is not shown."""
 
     def __init__(self, place: Workspace, sha256: np.ndarray) -> None:
-        self._folder, self._media, self._sha256 = place.beside_cache / FOLDER, place.media, sha256.tolist()
-        rows = Manifest.read(place.beside_cache / "manifest.csv").rows
+        self._place, self._media, self._sha256 = place, place.media, sha256.tolist()
+        rows = Manifest.read(place.manifest).rows
         wanted = set(self._sha256)
         self._files: dict[str, list[tuple[str, int, int]]] = {}
         for digest, path, width, height in rows[["sha256", "path", "width", "height"]].itertuples(index=False):
@@ -41,7 +40,7 @@ class Pictures:
 
     def small(self, row: int) -> bytes:
         """Return a JPEG of at most SMALL pixels, made once and kept, if the disk takes it. Errors: BadImage."""
-        kept = self._folder / self._sha256[row][:2] / f"{self._sha256[row]}.jpg"
+        kept = self._place.thumbnail(self._sha256[row])
         if kept.exists() and (data := kept.read_bytes()):  # empty: the power failed before it reached the disk
             return data
         data = self._made(row, SMALL)

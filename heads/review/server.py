@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse
 from extract.ground import files
 from extract.ground.errors import InputError
 from extract.images.decode import BadImage
-from extract.tables import answers
 from extract.workspace import Workspace, shown
 from heads.review.desk import ANSWERED, QUEUES, Conflict, Desk
 
@@ -157,7 +156,7 @@ def run(place: Workspace, who: str, port: int) -> None:
 
     Errors: InputError for a port that is taken; BusyError where another process reviews the same OUT; as `Desk`.
     """
-    token, path = secrets.token_urlsafe(24), place.out / answers.FILE
+    token, path = secrets.token_urlsafe(24), place.answers
     with socket.socket() as listening, files.lock(files.lock_of(path), str(path)):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import HeadError
+from extract.recipe import Recipe
 from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
 SCHEMA = 1
 FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
 BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
+FACTS, WEIGHTS = "head.json", "weights.npz"
+FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class Bundle:
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
         described, arrays = _describe(self.model)
-        np.savez(folder / "weights.npz", **arrays)
+        np.savez(folder / WEIGHTS, **arrays)
         facts = {"schema": SCHEMA, **self.facts, **described}
-        (folder / "head.json").write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,19 +70,17 @@ def load(folder: Path) -> Bundle:
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read head.json from a bundle or an export. Errors: HeadError."""
     try:
-        facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        files.raise_unless_damage(folder / "head.json", error)
+        files.raise_unless_damage(folder / FACTS, error)
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise HeadError(f"{folder / 'head.json'} has no schema {SCHEMA}", then="Train the head again with make head")
+        raise HeadError(f"{folder / FACTS} has no schema {SCHEMA}", then="Train the head again with make head")
     fields = FIELDS if "neighbours" in facts else (*FIELDS, "layers")
     missing = [name for name in fields if name not in facts]
     if missing:
-        raise HeadError(
-            f"{folder / 'head.json'} lacks {', '.join(missing)}", then="Train the head again with make head"
-        )
-    _refuse_unsound(folder / "head.json", facts)
+        raise HeadError(f"{folder / FACTS} lacks {', '.join(missing)}", then="Train the head again with make head")
+    _refuse_unsound(folder / FACTS, facts)
     return facts
 
 
@@ -90,7 +92,7 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
     for name, holds, rule in (
         ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
         ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
-        ("recipe", isinstance(facts["recipe"], dict), "It says by name how features were made"),
+        ("recipe", _is_recipe(facts["recipe"]), "It says by name how features were made"),
         (
             "operating_point",
             isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point,
@@ -101,8 +103,14 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
             raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then="Train the head again with make head")
 
 
+def _is_recipe(given: Any) -> bool:
+    with suppress(ValueError):
+        return bool(Recipe.from_json(given))
+    return False
+
+
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
-    path = folder / "weights.npz"
+    path = folder / WEIGHTS
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if any(member.compress_type for member in arrays.zip.infolist()):
@@ -152,7 +160,9 @@ def _neighbours(arrays: Any, facts: dict[str, Any]) -> Neighbours:
 
 def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
     """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
-    refuse_other_recipe(found.recipe, bundle.facts["recipe"], where=f"{found.path}, against the trained head,")
+    refuse_other_recipe(
+        found.recipe, Recipe.from_json(bundle.facts["recipe"]), where=f"{found.path}, against the trained head,"
+    )
     if bundle.facts["dim"] != found.dim:
         raise HeadError(f"The head takes {bundle.facts['dim']} features, {found.path} has {found.dim}")
 
@@ -160,7 +170,7 @@ def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
 def trained(heads: Path) -> list[str]:
     """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
     files.sweep(heads)
-    return sorted(path.parent.name for path in heads.glob("[!.]*/head.json"))
+    return sorted(path.parent.name for path in heads.glob(f"[!.]*/{FACTS}"))
 
 
 def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
@@ -174,7 +184,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
-    newest = max(names, key=lambda each: (heads / each / "head.json").stat().st_mtime_ns)
+    newest = max(names, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
     current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
     other = "trained on other labels or features, or for another THRESHOLD"
     if name:
@@ -229,8 +239,6 @@ def _made_of(folder: Path) -> tuple[Any, ...]:
 def validation_log_loss(folder: Path) -> float:
     """Read a trained head's validation log loss from its metrics.json."""
     try:
-        return float(
-            json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["log_loss"]["value"]
-        )
+        return float(json.loads((folder / FIGURES).read_text(encoding="utf-8"))["validation"]["log_loss"]["value"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"{folder / 'metrics.json'} cannot be read: {error!r}", then="Run make head again") from error
+        raise HeadError(f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again") from error

@@ -62,11 +62,15 @@ class Parity:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that parity is checked on: paths and digests (n,), p (n,) from cached feature and bundle."""
+    """Images that parity is checked on: paths and digests (n,), p (n,) from cached feature and bundle.
+
+    weight: (n,), how many of all images each stands for: those nearest to the threshold are all there.
+    """
 
     paths: list[str]
     sha256: list[str]
     p: np.ndarray
+    weight: np.ndarray
 
 
 def export(
@@ -77,12 +81,12 @@ def export(
     n_images: how many images parity looks at, 0 for all. asked: of formats.FILES. Errors: HeadError when a file fails;
     it is not published. InputError where a file that is read lies in that folder.
     """
-    target = place.out / "exports" / name
-    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.beside_cache))
+    target = place.export(name)
+    read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.manifest))
     artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
-    bundle = bundles.load(place.out / "heads" / name)
+    bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    layers = bundles.layers_of(bundle, place.out / "heads")
+    layers = bundles.layers_of(bundle, place.heads)
     bundles.refuse_stranger(bundle, found)
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
@@ -109,11 +113,11 @@ def export(
         results = reduced + results
         told = json.dumps([asdict(result) for result in results], indent=2)
         (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
-        shutil.copy(place.out / "heads" / name / "head.json", folder / "head.json")
+        shutil.copy(place.head(name) / bundles.FACTS, folder / bundles.FACTS)
         (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
         if published != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.out / "heads" / name / "metrics.json").read_text(encoding="utf-8"))
+        figures = json.loads((place.head(name) / bundles.FIGURES).read_text(encoding="utf-8"))
         no_keras = network.model is None and bool(KERAS & set(asked))
         text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
         (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
@@ -154,10 +158,12 @@ def in_float32(
         raise HeadError(
             f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32"
         )
-    kept = Sample([sample.paths[i] for i in there], [sample.sha256[i] for i in there], p[there])
+    paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
+    kept = Sample(paths, sha256, p[there], sample.weight[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
-    flips = int(((sample.p[there] >= threshold) != (kept.p >= threshold)).sum())
-    if flips > MOST_FLIPPED * len(there):
+    flipped = (sample.p[there] >= threshold) != (kept.p >= threshold)
+    flips = int(flipped.sum())
+    if np.average(flipped, weights=kept.weight) > MOST_FLIPPED:
         raise HeadError(
             f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
             rule=f"At most {MOST_FLIPPED:.0%} may, since exports compute in float32",
@@ -181,12 +187,12 @@ def _parity_error(failed: list[Parity]) -> HeadError:
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
     """Choose the images for parity: a quarter nearest to the threshold, where flips would be, the rest at random."""
-    rows = Manifest.read(place.beside_cache / "manifest.csv").rows
+    rows = Manifest.read(place.manifest).rows
     at = rows_of(found, rows["sha256"].to_numpy(str))
     rows, at = rows[at >= 0], at[at >= 0]
     if not len(at):
         raise HeadError(
-            f"No image of {place.beside_cache / 'manifest.csv'} is in the cache",
+            f"No image of {place.manifest} is in the cache",
             rule="An export is published only after parity on real images",
             then="Run make features",
         )
@@ -194,8 +200,11 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     n = min(n_images or len(at), len(at))
     near = np.argsort(np.abs(p - bundle.facts["threshold"]), kind="stable")[: n // 4]
     others = np.setdiff1d(np.arange(len(at)), near)
-    chosen = np.sort(np.concatenate([near, np.random.default_rng(seed).choice(others, n - len(near), replace=False)]))
-    return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen])
+    drawn = np.random.default_rng(seed).choice(others, n - len(near), replace=False)
+    weight = np.ones(len(at))
+    weight[drawn] = len(others) / len(drawn)
+    chosen = np.sort(np.concatenate([near, drawn]))
+    return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen], weight[chosen])
 
 
 def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
@@ -218,9 +227,9 @@ def check(folder: Path, files: list[str], sample: Sample, threshold: float, size
                 got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
     _refuse_most_gone(int(seen[files[0], "pixels"].sum()), n)
     return [
-        compare(file, by, got[seen[file, by]], sample.p[seen[file, by]], threshold)
+        compare(file, by, got[there], sample.p[there], threshold, sample.weight[there])
         for (file, by), got in given.items()
-        if seen[file, by].any()
+        if (there := seen[file, by]).any()
     ]
 
 
@@ -249,21 +258,24 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
     return found
 
 
-def compare(name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+def compare(
+    name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float, weight: np.ndarray | None = None
+) -> Parity:
     """Compare an export's probabilities and decisions (n, 2) with expected probabilities (n,).
 
     A probability that is not finite fails, and so does a decision that the format's own probability does not give. A
     flip is another decision where the expected probability is more than TOLERANCE away from the threshold: none may be,
-    or MOST_FLIPPED where pixels or weights are coarser.
+    or MOST_FLIPPED of all images where pixels or weights are coarser. weight: (n,), see Sample; None: all alike.
     """
     got, decision = given.T
     coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
-    flips = int((((got >= threshold) != (expected >= threshold)) & clear).sum())
+    flipped = ((got >= threshold) != (expected >= threshold)) & clear
+    flips, most = int(flipped.sum()), MOST_FLIPPED * bool(coarser)
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
     wrong = int((decision != (got >= threshold)).sum())
-    ok = largest <= TOLERANCE + coarser and flips <= MOST_FLIPPED * len(got) * bool(coarser) and not wrong
+    ok = largest <= TOLERANCE + coarser and bool(np.average(flipped, weights=weight) <= most) and not wrong
     return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)
 
 

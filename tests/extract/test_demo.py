@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from extract import demo, workspace
 from extract.__main__ import main as extract_main
 from extract.files.manifest import Manifest, Row
+from extract.recipe import Recipe
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from tests.support.album import read_rows
@@ -92,7 +93,7 @@ def left_by_0_7(out):
     place = workspace.Workspace(out, out / "features.h5", out / "data" / "split_label.csv", out / "data", "embedded")
     workspace.write_record(place, features={"status": "done"})
     block = np.array(["0" * 64], "S64"), np.zeros((1, 4), np.float32)
-    recipe = {"architecture": "efficientnet-b0", "weights_sha256": cache.EMBEDDED}
+    recipe = Recipe("efficientnet-b0", cache.EMBEDDED, 224)
     cache.write(place.cache, recipe, {"backbone": "embedded"}, np.zeros((4, 4), np.float32), [block], 1)
     (out / "labels_review.csv").write_text("answers\n")
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -107,12 +108,12 @@ def test_a_demo_of_version_0_7_is_moved_aside_and_made_anew(by, tmp_path, monkey
     if by == "make demo":
         assert extract_main(["demo", "--out", str(out)]) == 0
     else:
-        place = workspace.resolve()
-        assert (place.backbone, place.input_size) == ("efficientnet-lite0", demo.INPUT_SIZE)
+        place = demo.ensure(workspace.resolve())
+        assert (place.backbone, place.input_size) == ("efficientnet-lite0", workspace.DEMO_INPUT_SIZE)
     assert "its embedded backbone was removed in version 0.8" in capsys.readouterr().out
     assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
     inputs = workspace.read_record(out)["inputs"]
-    assert (inputs["backbone"], inputs["input_size"]) == ("efficientnet-lite0", str(demo.INPUT_SIZE))
+    assert (inputs["backbone"], inputs["input_size"]) == ("efficientnet-lite0", str(workspace.DEMO_INPUT_SIZE))
     assert not (out / "features.h5").exists()
     shutil.rmtree(out)
     left_by_0_7(out)

@@ -186,7 +186,7 @@ def test_splits_are_those_of_make_features(album, tmp_path, monkeypatch, capsys)
     link_tree.write(place, tmp_path / "made")
     assert splits_of("made") == dict(zip(made.ids.tolist(), made.split.tolist(), strict=True))
     turned = replace(made, split=made.split[::-1].copy())  # a record that no rule would give
-    splits.read(place.out).write(turned.rows())
+    splits.read(place.splits).write(turned.rows())
     workspace.write_record(place)
     assert main(["link-tree", "--cache", str(place.cache), "--out", "recorded"]) == 0
     expected = dict(zip(turned.ids.tolist(), turned.split.tolist(), strict=True))

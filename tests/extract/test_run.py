@@ -141,6 +141,16 @@ def test_names_that_are_nearly_those_of_files_are_shown_beside_one(place, album,
     assert "0035img.png', which differs in" in capsys.readouterr().out
 
 
+def test_images_of_which_none_can_be_decoded_are_no_matter_of_another_media(place):
+    """The files were found: the advice is about them."""
+    for path in place.media.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"no image, " + path.name.encode())
+    with pytest.raises(InputError, match=r"None of the 40 images .*'0000img', undecodable.* Open that file") as error:
+        extract(place)
+    assert "MEDIA" not in str(error.value)
+
+
 def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path):
     """A wrong MEDIA is the commonest mistake."""
     (tmp_path / "empty").mkdir()

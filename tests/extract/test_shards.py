@@ -58,9 +58,7 @@ def test_three_shards_sealed_are_one_run(apart, capsys):
     """Same digests, features, quarantine, splits; each image is embedded in one shard; the shards are gone after."""
     place, whole = apart
     assert [shard(place, i) for i in (2, 3, 1)] == [0, 0, 0]
-    counts = [
-        json.loads((shards.shards_of(place) / f"{i}-of-3" / "last_run.json").read_text())["features"] for i in (1, 2, 3)
-    ]
+    counts = [json.loads((place.shard(i, 3).record).read_text())["features"] for i in (1, 2, 3)]
     assert sum(each["images"] for each in counts) == 43
     assert min(each["images"] for each in counts) > 5
     assert not place.cache.exists()
@@ -68,7 +66,7 @@ def test_three_shards_sealed_are_one_run(apart, capsys):
     assert shards.seal(run.Config(place, max_bad=1)) == 0
     assert "0 embedded now" in capsys.readouterr().out
     assert_same(place, whole)
-    assert not shards.shards_of(place).exists()
+    assert not place.shards.exists()
     assert shards.seal(run.Config(place, max_bad=1)) == 0, "sealing again is a run with nothing to do"
 
 
@@ -171,10 +169,10 @@ def test_shards_behind_a_link_are_sealed_and_cleared_where_they_lie(apart, tmp_p
     place, whole = apart
     (tmp_path / "disk").mkdir()
     place.out.mkdir()
-    shards.shards_of(place).symlink_to(tmp_path / "disk" / "slices")
+    place.shards.symlink_to(tmp_path / "disk" / "slices")
     for _ in range(2):
         assert [shard(place, i, 2) for i in (1, 2)] == [0, 0]
         assert shards.seal(run.Config(place, max_bad=1)) == 0
-        assert shards.shards_of(place).is_symlink()
+        assert place.shards.is_symlink()
         assert list((tmp_path / "disk").iterdir()) == []
         assert_same(place, whole)

@@ -1,12 +1,13 @@
 """What was given counts, then what was recorded, then the demo."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from extract import workspace
 from extract.ground.errors import InputError
-from extract.workspace import Workspace
+from extract.workspace import Outputs, Workspace
 
 
 def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
@@ -87,11 +88,11 @@ def test_a_cache_is_found_without_a_table(tmp_path):
 def test_an_out_is_found_whatever_its_cache(tmp_path, monkeypatch):
     """Heads lie in OUT, though the cache lie elsewhere; with nothing recorded the demo's is meant."""
     monkeypatch.chdir(tmp_path)
-    assert workspace.out_of(None) == tmp_path / "artifacts" / "demo"
+    assert workspace.out_of(None) == Outputs(tmp_path / "artifacts" / "demo")
     out, cache = tmp_path / "artifacts", tmp_path / "shared" / "features.h5"
     workspace.write_record(Workspace(out, cache, tmp_path / "t.csv", tmp_path, "efficientnet-lite0"))
-    assert (workspace.out_of(None), workspace.cache_of(out=None, cache=None)) == (out, cache)
-    assert workspace.out_of("other") == tmp_path / "other"
+    assert (workspace.out_of(None).out, workspace.cache_of(out=None, cache=None)) == (out, cache)
+    assert workspace.out_of("other").heads == tmp_path / "other" / "heads"
 
 
 def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
@@ -101,14 +102,13 @@ def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
 
 
 def test_with_nothing_given_and_nothing_recorded_the_demo_is_meant(tmp_path, monkeypatch):
-    """Every verb works in a fresh clone."""
-    from extract import demo
-
+    """Every verb works in a fresh clone; resolving is a plain value: nothing is written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        demo, "make", lambda out, spec, *more: Workspace(out, out / "features.h5", out / "t.csv", out, spec)
-    )
-    assert workspace.resolve().out == tmp_path / "artifacts" / "demo"
+    assert workspace.resolve() == workspace.demo()
+    assert workspace.demo().out == tmp_path / "artifacts" / "demo"
+    near = workspace.resolve(backbone="efficientnet-b0", near=True)
+    assert near == replace(workspace.demo(), backbone="efficientnet-b0", input_size=None, near=1)
+    assert not list(tmp_path.iterdir())
     workspace.write_record(workspace.resolve(data="t.csv"))
     assert workspace.resolve().out == tmp_path / "artifacts"
 

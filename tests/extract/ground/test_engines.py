@@ -21,7 +21,6 @@ from extract.store import cache
 from heads import train
 from heads.data import dataset
 from heads.ship import bundle, export
-from heads.ship.export import Sample
 
 pytestmark = pytest.mark.tensorflow
 
@@ -98,7 +97,7 @@ def test_a_cache_grows_by_either_engine_but_in_one_precision(place, album, capsy
     assert sum(told["shares_of_time"].values()) == pytest.approx(1, abs=0.01)
     album.fill(6, seed=500)
     assert run.extract(run.Config(place, engine="tensorflow")) == 0
-    assert first.recipe["precision"] == "float32"
+    assert first.recipe.precision == "float32"
     assert len(cache.open_cache(place.cache)) > len(first)
     with pytest.raises(CacheError, match="precision is 'float32', not 'bfloat16'"):
         run.extract(run.Config(replace(place, precision="bfloat16")))
@@ -120,7 +119,7 @@ def reduced(place, network):
 def test_an_export_of_reduced_features_is_held_against_float32(reduced):
     """Its parity is with the same images embedded anew, and how far the cache is off stands beside it."""
     train.run(reduced, dataset.join(reduced), train.Config(["logistic"]))
-    assert cache.open_cache(reduced.cache).recipe["precision"] == "bfloat16"
+    assert cache.open_cache(reduced.cache).recipe.precision == "bfloat16"
     first, *rest = export.export(reduced, "logistic", n_images=0, seed=0)
     assert (first.format, first.input, first.n_images) == ("features.h5", "bfloat16", 40)
     assert first.max_abs_diff > max(result.max_abs_diff for result in rest if result.input == "pixels")
@@ -133,7 +132,7 @@ def test_reduced_features_that_change_decisions_are_not_exported(reduced, networ
     train.run(reduced, dataset.join(reduced), train.Config(["logistic"]))
     trained = bundle.load(reduced.out / "heads" / "logistic")
     sample = export.draw(reduced, cache.open_cache(reduced.cache), trained, 0, 0)
-    turned = Sample(sample.paths, sample.sha256, 1 - sample.p)
+    turned = replace(sample, p=1 - sample.p)
     with pytest.raises(HeadError, match=r"decisions differ between features in bfloat16 and in float32.*new OUT"):
         export.in_float32(network, trained, turned, reduced)
 

@@ -103,7 +103,6 @@ def test_features_and_heads_say_which_images_have_the_same_features(place, album
         assert ("12 of the first 12 of these files have 16 bits a channel" in said) == sixteen_bits
     data = dataset.join(place)
     assert data.repeated[0].startswith("12 of 52 images share their features")
-    assert set(data.repeated) <= set(data.notes)
 
 
 def test_a_file_that_is_gone_since_costs_its_range_only():

@@ -125,7 +125,7 @@ def test_heads_are_trained_on_the_reviewed_labels(cached, capsys):
     name, sha256, value = str(part.ids[0]), str(part.sha256[0]), before.classes[part.y[0]]
     other = before.classes[1 - part.y[0]]
     table = cached.data.read_bytes()
-    written(cached.out / answers.FILE, said("flip", {name: value}, other, sha256))
+    written(cached.answers, said("flip", {name: value}, other, sha256))
     after = dataset.join(cached)
     assert (after.parts["train"].y != part.y).nonzero()[0].tolist() == [0]
     assert "labels_review.csv: 1 labels differ from the table, 0 stand as in it" in after.notes
@@ -137,7 +137,7 @@ def test_heads_are_trained_on_the_reviewed_labels(cached, capsys):
         ([name, value, *rest], [name, other, *rest]) for name_, _, *rest in given if name_ == name
     ]
     assert cached.data.read_bytes() == table
-    (cached.out / answers.FILE).unlink()
+    (cached.answers).unlink()
     assert dataset.join(cached).table_digest == before.table_digest
     assert dataset.join(replace(cached, data=cached.out / "labels.csv")).table_digest == after.table_digest
 

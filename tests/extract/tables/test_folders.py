@@ -110,7 +110,7 @@ def test_a_word_that_only_looks_like_a_splits_is_none(name):
 @pytest.mark.parametrize(
     "tops", [("site A", "site B"), ("2019", "2020", "2021"), ("seg_train", "seg_test"), ("cats", "dogs")]
 )
-@pytest.mark.parametrize("inner", [("benign", "malignant"), ("train", "val"), ("x/cat", "x/dog", "x/cow")])
+@pytest.mark.parametrize("inner", [("benign", "malignant"), ("1", "2"), ("x/cat", "x/dog", "x/cow")])
 def test_folders_that_all_hold_the_same_folders_are_refused_with_both_readings_and_ways_out(tmp_path, tops, inner):
     """Either may be the classes; each way out that the message names works."""
     for i, top in enumerate(tops):
@@ -128,6 +128,25 @@ def test_folders_that_all_hold_the_same_folders_are_refused_with_both_readings_a
     assert {kind for _, kind, _ in rows(tmp_path / "a")} == {"train", "validation", "test"}.intersection(
         ("train", "validation", "test")[: len(tops)]
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/train/a.jpg", "cat/test/b.jpg", "dog/train/c.jpg", "dog/test/d.jpg"],
+        ["cat/train/a.jpg", "cat/val/b.jpg", "cat/test/c.jpg", "dog/train/d.jpg"],
+        [
+            "all/cat/Training Set/a.jpg",
+            "all/cat/Test Set/b.jpg",
+            "all/dog/Training Set/c.jpg",
+            "all/dog/Test Set/d.jpg",
+        ],
+    ],
+)
+def test_splits_inside_classes_are_refused_with_the_way_to_turn_them_around(tmp_path, names):
+    """As classes they would be nonsense; in the classes cat and dog, a split of the user's would go in silence."""
+    with pytest.raises(InputError, match=r"'cat', 'dog' hold folders named as splits.*Put the splits outside"):
+        manifest.read_table(grow(tmp_path, *names))
 
 
 @pytest.mark.parametrize(
@@ -391,7 +410,7 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / "0" / name, root / "1" / name)
     with pytest.raises(InputError, match=r"names 3 objects that the cache lacks: '1/0000img'.*Run make features"):
         dataset.join(place)
-    known = splits.read(place.out)
+    known = splits.read(place.splits)
     run.extract(run.Config(place, load=None))
     after = said_of(place)
     pd.testing.assert_frame_equal(after.drop(columns="y"), before.drop(columns="y"))
@@ -404,8 +423,8 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, labels.Known(fresh.digests(), splits.read(place.out).made), root, None)
-    assert splits.read(place.out).changes(told.rows()) == ["since the last run 2 labels and 0 splits changed"]
+    told = labels.read(swapped, labels.Known(fresh.digests(), splits.read(place.splits).made), root, None)
+    assert splits.read(place.splits).changes(told.rows()) == ["since the last run 2 labels and 0 splits changed"]
 
 
 def test_a_row_goes_from_the_manifest_only_when_its_file_is_gone_and_its_bytes_are_elsewhere(tmp_path):

@@ -105,6 +105,29 @@ def test_a_stray_quote_that_meets_another_one_is_refused_with_the_line_of_the_fi
         sheet.read(written(tmp_path, "\n".join(lines) + "\n"))
 
 
+@pytest.mark.parametrize(
+    ("where", "blanks"), [(0, ["", ""]), (1, ["", ""]), (2, ["", ""]), (3, ["", ""]), (3, ["", ","]), (2, [",,", ",,"])]
+)
+def test_two_stray_quotes_in_adjacent_rows_are_refused(tmp_path, where, blanks):
+    """What lies between them is the end of one row and the beginning of the next, and the cells come out even."""
+    rows = [[f"id{i}", str(i % 2), f"group{i}", f"note{i}"] for i in range(6)]
+    rows[2][where] = '"' + rows[2][where]
+    rows[3][where] += '"'
+    lines = [",".join(row) for row in rows]
+    lines[2] += blanks[0]
+    lines[3] += blanks[1]
+    assert len(list(csv.reader(lines, strict=True))) == 5, "the csv module alone takes a row in"
+    with pytest.raises(InputError, match=r"line 4: a quote opens a cell there .* or take the line breaks out"):
+        sheet.read(written(tmp_path, "\n".join(["objectId,value,group,note", *lines]) + "\n"))
+
+
+def test_a_stray_quote_that_another_one_closes_a_column_before_it_is_refused(tmp_path):
+    """The cell too many is empty, as those of a spreadsheet are."""
+    text = 'objectId,value,group,note\na,0,g,"x\nb,1,h",\nc,1,i,y\n'
+    with pytest.raises(InputError, match=r"line 2: a quote opens a cell there"):
+        sheet.read(written(tmp_path, text))
+
+
 def test_a_stray_quote_above_more_text_than_a_cell_may_hold_is_refused_with_its_line(tmp_path):
     """The csv module speaks of a field limit and of the line where it gave up."""
     rows = [(f"{i:05d}", "0", "x" * 50) for i in range(5000)]
@@ -116,9 +139,9 @@ def test_a_stray_quote_above_more_text_than_a_cell_may_hold_is_refused_with_its_
 
 def test_quotes_that_are_text_and_cells_of_several_lines_stay_as_they_are(tmp_path):
     """Inches, doubled quotes, and a comment that somebody wrote in two lines."""
-    text = 'objectId,value,group\na,0,12" wide\nb,1,"said ""no"""\nc,0,"one\ntwo, three"\nd,1,\n'
+    text = 'objectId,value,group\na,0,12" wide\nb,1,"said ""no"""\nc,0,"one\ntwo, three"\nd,1,\ne,0,"a\nb, c, d, e"\n'
     table = sheet.read(written(tmp_path, text))
-    assert table["group"].tolist() == ['12" wide', 'said "no"', "one\ntwo, three", ""]
+    assert table["group"].tolist() == ['12" wide', 'said "no"', "one\ntwo, three", "", "a\nb, c, d, e"]
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "\u202f", "\u3000", "\u200b", "\ufeff", "\u200e", " \u00a0 "])
@@ -169,6 +192,9 @@ def workbook(*names):
         (b"PAR1" + bytes(99) + b"PAR1", "Parquet"),
         (b'\n [{"objectId": "a", "value": 0}]', "JSON"),
         (b'{"objectId": ["a"]}', "JSON"),
+        (b'{"objectId":["a","b"],"value":[0,1]}', "JSON"),
+        (b'{"objectId":"a","value":0}\n{"objectId":"b","value":1}\n', "JSON"),
+        (b'<table class="a" id="b">\n<tr><td>objectId,"value"</td></tr></table>', "HTML"),
         (b"\xef\xbb\xbf<!DOCTYPE html><html>Sign in</html>", "HTML"),
         (b"%PDF-1.7\n...", "PDF"),
         (b"\x1f\x8b" + bytes(50), "gzip"),

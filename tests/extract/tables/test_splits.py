@@ -71,9 +71,9 @@ def test_small_data_have_each_class_in_each_split(seed):
 
 def test_the_record_of_another_table_is_kept(tmp_path):
     """Two tables share one cache and one record; splits that the table gave are not made ones."""
-    splits.read(tmp_path).write(read(["0", "1"], ids=["a", "b"], types=["train", "validation"]).rows())
-    splits.read(tmp_path).write(read(["1", "1"], ids=["b", "c"], types=["train", ""]).rows())
-    record = splits.read(tmp_path)
+    splits.read(tmp_path / "splits.csv").write(read(["0", "1"], ids=["a", "b"], types=["train", "validation"]).rows())
+    splits.read(tmp_path / "splits.csv").write(read(["1", "1"], ids=["b", "c"], types=["train", ""]).rows())
+    record = splits.read(tmp_path / "splits.csv")
     assert {name: record.splits[name] for name in "ab"} == {"a": "train", "b": "train"}
     assert record.values == {"a": "0", "b": "1", "c": "1"}
     assert record.made == {"c": record.splits["c"], "digest of c": record.splits["c"]}
@@ -82,12 +82,12 @@ def test_the_record_of_another_table_is_kept(tmp_path):
 def test_a_renamed_image_keeps_its_made_split(tmp_path):
     """The record knows it by its bytes."""
     first = read(["0", "1"] * 20, digests=[f"d{i}" for i in range(40)])
-    splits.read(tmp_path).write(first.rows())
+    splits.read(tmp_path / "splits.csv").write(first.rows())
     again = read(
         ["0", "1"] * 20,
         ids=[f"new{i}" for i in range(40)],
         digests=[f"d{i}" for i in range(40)],
-        recorded=splits.read(tmp_path).made,
+        recorded=splits.read(tmp_path / "splits.csv").made,
     )
     assert again.split.tolist() == first.split.tolist()
 

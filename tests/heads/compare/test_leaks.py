@@ -127,7 +127,7 @@ def test_where_nothing_leaks_nothing_is_said(cached):
 
 
 def splits(place):
-    return {row["objectId"]: row["type"] for row in read_rows(place.out / "splits.csv")}
+    return {row["objectId"]: row["type"] for row in read_rows(place.splits)}
 
 
 def test_made_splits_keep_near_duplicates_together_when_asked_and_it_is_remembered(tmp_path, capsys):

@@ -375,7 +375,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
     assert all(each.label != each.says and each.why_not == "missing" for each in found)
 
     photo = encoded(picture(5, 400))
-    known = Manifest.read(cached.beside_cache / "manifest.csv")
+    known = Manifest.read(cached.manifest)
     for at, each in enumerate(found[:2]):
         (cached.out / f"{at}.jpg").write_bytes(photo)
         at_row = next(i for i, row in enumerate(known.objects) if row.object_id == each.object_id)
@@ -385,7 +385,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
         if at == 0:
             sha256 = np.where(part.ids == each.object_id, digest, part.sha256)
             data = dataclasses.replace(data, parts=data.parts | {each.split: dataclasses.replace(part, sha256=sha256)})
-    known.write(cached.beside_cache / "manifest.csv")
+    known.write(cached.manifest)
     first, second, third, *_ = mistakes.worst(cached, data, head)
     assert Image.open(io.BytesIO(base64.b64decode(first.jpeg))).size == (160, 160)
     assert [each.why_not for each in (first, second, third)] == ["", "changed", "missing"]

@@ -176,13 +176,13 @@ def test_features_that_float32_sums_cannot_hold_are_refused(tmp_path, monkeypatc
 
 def quarantine(place, names):
     """Take the features of some images away: what is left says that they could not be decoded."""
-    found, rows = cache.open_cache(place.cache), read_rows(place.beside_cache / "manifest.csv")
+    found, rows = cache.open_cache(place.cache), read_rows(place.manifest)
     bad = {row["sha256"] for row in rows if row["objectId"] in names}
     keep = np.array([sha not in bad for sha in found.sha256.tolist()])
     X = found.read(np.flatnonzero(keep))
     cache.write(place.cache, found.recipe, found.provenance, found.probe, [(found.keys[keep], X)], len(X))
     failed = [(r["objectId"], r["path"], r["sha256"], "undecodable", "", "") for r in rows if r["sha256"] in bad]
-    files.write_csv(place.beside_cache / "quarantine.csv", manifest.QUARANTINE_COLUMNS, failed)
+    files.write_csv(place.quarantine, manifest.QUARANTINE_COLUMNS, failed)
 
 
 @pytest.fixture
@@ -228,3 +228,23 @@ def test_splits_given_without_one_class_are_the_tables_to_mend(small):
     write(place, rows)
     with pytest.raises(InputError, match="Correct column type"):
         dataset.join(place)
+
+
+def test_a_record_that_would_be_made_again_as_it_is_is_not_to_be_deleted(small):
+    """A few rows are split by us; what a split lacks, the table gives to others."""
+    place, _ = small
+    rows = [(n, v, "") for n, v, *_ in rows_of(place)]
+    zeros, ones = ([row for row in rows if row[1] == v] for v in "01")
+
+    def typed(rows, *splits):
+        return [(n, v, splits[i % len(splits)], "") for i, (n, v, _) in enumerate(rows)]
+
+    without_validation = typed(zeros, "train", "test") + typed(ones, "train")
+    nothing_untyped_of_1 = typed(zeros, "train", "validation", "test", "") + typed(ones, "train")
+    for table, split in [(without_validation, "test"), (nothing_untyped_of_1, "validation")]:
+        write(place, table)
+        for _ in range(2):  # without a record, and with one
+            with pytest.raises(InputError, match=rf"Split {split} of .* none of class '1'.*Correct column type"):
+                dataset.join(place)
+            dataset.read_labels(place).record(place)
+        place.splits.unlink()

@@ -93,7 +93,7 @@ def test_a_new_desk_knows_all_answers(photos, at_desk):
         for name, value in zip(part.ids, part.y, strict=True)
     }
     assert y[flipped["id"]] == 1 - int(flipped["label"])
-    assert [row["who"] for row in read_rows(photos.out / answers.FILE)] == ["anna"] * 5
+    assert [row["who"] for row in read_rows(photos.answers)] == ["anna"] * 5
 
 
 def test_two_tabs_do_not_fight(photos, at_desk):
@@ -108,7 +108,7 @@ def test_two_tabs_do_not_fight(photos, at_desk):
         at_desk.undo(number)
     with pytest.raises(Conflict):
         at_desk.undo(0)
-    assert [r["answer"] for r in read_rows(photos.out / answers.FILE)] == ["flip", "undo"]
+    assert [r["answer"] for r in read_rows(photos.answers)] == ["flip", "undo"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_nonsense_is_refused_and_not_written(photos, at_desk, word, old, new):
     """Answers come from outside: each is checked."""
     with pytest.raises(ValueError, match="is no answer for the classes '0' and '1'"):
         at_desk.answer(0, word, old=old, new=new, number=0)
-    assert not read_rows(photos.out / answers.FILE)
+    assert not read_rows(photos.answers)
 
 
 def test_a_full_disk_changes_nothing(at_desk, monkeypatch):
@@ -180,7 +180,7 @@ def test_copies_and_unlabelled_rows_have_queues_of_their_own(tmp_path):
         assert settled(desk, number).state()["queues"]["unlabelled"] == {"open": 4, "done": 1}
     finally:
         desk.close()
-    assert sorted(row["objectId"] for row in read_rows(place.out / answers.FILE))[:2] == ["copy-a", "copy-b"]
+    assert sorted(row["objectId"] for row in read_rows(place.answers))[:2] == ["copy-a", "copy-b"]
 
 
 def test_clusters_of_near_duplicates_with_both_labels_come_first():

@@ -64,7 +64,7 @@ def test_flip_ten_undo_one_kill_reopen_nothing_is_lost(photos, browser):
         until(browser, "document.getElementById('left').textContent.startsWith('9 labels changed')")
         process.kill()
         process.wait()
-    rows = read_rows(photos.out / answers.FILE)
+    rows = read_rows(photos.answers)
     assert [(row["answer"], row["objectId"]) for row in rows] == [("flip", name) for name in shown] + [
         ("undo", shown[-1])
     ]
@@ -121,7 +121,7 @@ def test_pictures_are_blurred_but_while_space_is_held(photos, browser):
         assert set(browser.run(everything)) == {"none"}
         press(browser, "b")
         assert "none" not in browser.run(everything)
-        assert answers.read(photos.out / answers.FILE) == [], "looking answers nothing"
+        assert answers.read(photos.answers) == [], "looking answers nothing"
 
 
 def test_two_tabs_do_not_fight(photos, browser):
@@ -134,10 +134,10 @@ def test_two_tabs_do_not_fight(photos, browser):
         press(other, "k")
         saved(other)
         if "Another tab" not in text(other, "said"):  # it had heard of the answer in time, and showed the next picture
-            assert len({row["objectId"] for row in read_rows(photos.out / answers.FILE)}) == 2
+            assert len({row["objectId"] for row in read_rows(photos.answers)}) == 2
         else:
             assert "Your answer was not saved" in text(other, "said")
-            assert [row["answer"] for row in read_rows(photos.out / answers.FILE)] == ["flip"]
+            assert [row["answer"] for row in read_rows(photos.answers)] == ["flip"]
 
 
 def test_what_could_not_be_saved_is_said_and_kept(photos, browser):
@@ -165,7 +165,7 @@ def test_the_grid_shows_all_and_answers_by_key(photos, browser):
         saved(browser)
         press(browser, "Enter")
         assert text(browser, "id") == second
-        assert [row["objectId"] for row in read_rows(photos.out / answers.FILE)] == [first]
+        assert [row["objectId"] for row in read_rows(photos.answers)] == [first]
         assert browser.complaints == []
 
 
@@ -228,7 +228,7 @@ def test_in_the_grid_a_refused_answer_leaves_the_tile_as_it_stands(photos, brows
         browser.run("moveFocus(-focus), answer('flip'), moveFocus(-1), answer('flip')")
         assert text(browser, "said") == "Its answer is still being saved."
         saved(browser)
-        assert [row["answer"] for row in read_rows(photos.out / answers.FILE)] == ["keep", "flip"]
+        assert [row["answer"] for row in read_rows(photos.answers)] == ["keep", "flip"]
 
 
 def test_nothing_leaves_this_machine_and_names_are_text(tmp_path, browser):

@@ -131,7 +131,7 @@ def test_malformed_answers_change_nothing(photos):
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         assert ask(f"{at}answer", json.dumps(good).encode(), **form)[0] == 422
         assert ask(f"{at}undo", {"number": 1})[0] == 409
-        assert answers.read(photos.out / answers.FILE) == []
+        assert answers.read(photos.answers) == []
         assert ask(f"{at}answer", good)[0] == 200
         status, _, body = ask(f"{at}answer", good)
         assert (status, json.loads(body)["row"]["answer"]) == (409, "flip")

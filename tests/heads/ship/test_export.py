@@ -234,6 +234,8 @@ def test_parity_looks_hardest_where_a_flip_would_be(ready):
     assert len(sample.p) == len(set(sample.sha256)) == 20
     nearest = set(found.sha256[np.argsort(np.abs(p - head.facts["threshold"]))[:5]].tolist())
     assert nearest <= set(sample.sha256)
+    assert {sample.weight[sample.sha256.index(each)] for each in nearest} == {1.0}
+    assert sample.weight.sum() == pytest.approx(40)
 
 
 def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_path):
@@ -308,6 +310,19 @@ def test_coarser_weights_may_flip_one_decision_in_a_hundred_and_no_more():
     assert not compare("model_float16.tflite", "pixels", 0, 3e-2).ok
     assert compare("model.onnx", "preprocess.py", 2, 0.0).ok
     assert not compare("model.onnx", "pixels", 1, 0.0).ok
+
+
+@pytest.mark.parametrize(
+    ("near", "others", "ok"),
+    [(6, 0, True), (0, 1, True), (6, 1, True), (7, 1, False), (0, 3, False), (12, 0, True), (13, 0, False)],
+)
+def test_a_share_of_flips_is_that_of_all_images(near, others, ok):
+    """Those nearest to the threshold stand for themselves alone, each of the others for many; of 1,200, 12 may flip."""
+    p, weight = np.r_[np.full(64, 0.499), np.full(192, 0.49)], np.r_[np.ones(64), np.full(192, 1136 / 192)]
+    given = p.copy()
+    given[:near] = given[64 : 64 + others] = 0.5
+    result = export.compare("model_float16.tflite", "pixels", np.c_[given, given >= 0.5], p, 0.5, weight)
+    assert (result.flips, result.ok) == (near + others, ok)
 
 
 def test_a_savedmodel_is_served_as_tensorflow_serving_serves_it(ready):

@@ -164,6 +164,9 @@ TARGETS = {
     "the table, otherwise spelled": lambda place: place.data.parent / "media" / ".." / place.data.name,
     "INPUT": lambda place: place.out.parent / "ids.csv",
     "a photo": lambda place: next(path for path in place.media.rglob("*") if path.is_file()),
+    "a photo that INPUT does not name": lambda place: sorted(path for path in place.media.rglob("*") if path.is_file())[
+        9
+    ],
     "a hard link to a photo": lambda place: place.out.parent / "hard.csv",
     "the cache": lambda place: place.cache,
     "the manifest, through a linked folder": lambda place: place.out.parent / "again" / "manifest.csv",
@@ -173,13 +176,13 @@ TARGETS = {
 
 @pytest.mark.parametrize(
     ("verb", "target"),
-    [(verb, target) for target in TARGETS for verb in ("predict", "labels")[: 1 + (target != "INPUT")]],
+    [(verb, target) for target in TARGETS for verb in ("predict", "labels")[: 1 + ("INPUT" not in target)]],
 )
 def test_no_output_overwrites_what_is_read(trained, target, verb, monkeypatch, capsys):
     """Refused before anything is computed, and everything is as it was."""
     monkeypatch.setattr(predict, "from_bundle", lambda *given: pytest.fail("it was computed"))
     output, before = TARGETS[target](trained), state(trained.out.parent)
-    more = ["--input", str(trained.out.parent / "ids.csv")] if target == "INPUT" else []
+    more = ["--input", str(trained.out.parent / "ids.csv")] if "INPUT" in target else []
     assert main([verb, "--out", str(trained.out), "--output", str(output), *more]) == 1
     assert "is a file that this command reads" in capsys.readouterr().err
     assert state(trained.out.parent) == before
