@@ -25,7 +25,7 @@ from extract.images import decode
 from extract.recipe import Recipe
 from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
-from extract.tables import labels
+from extract.tables import labels, splits
 from extract.workspace import Workspace
 
 PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
@@ -195,14 +195,14 @@ def _record_inputs(place: Workspace) -> None:
 
 def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
     """Record labels and splits, and tell what a person should know of them."""
-    recorded = labels.read_record(*place.all_splits)
+    recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
     said = labels.read(table, known, place.data, place.positive)
-    mine = recorded if place.out == place.beside_cache else labels.read_record(place.splits)
-    changed = labels.changes(said, mine)
-    if labels.rows(said) != mine.rows:
-        labels.write_record(place.splits, said)
+    rows = said.rows()
+    changed = recorded.changes(rows)
+    if rows != recorded.rows:
+        recorded.write(rows)
     files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from extract.ground import files
-from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
@@ -63,8 +61,3 @@ def suspects(data: Dataset, seed: int) -> Audit:
         ],
         len(y),
     )
-
-
-def write(place: Workspace, audit: Audit) -> None:
-    """Write suspects.csv."""
-    files.write_csv(place.suspects, COLUMNS, audit.rows)

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from extract import workspace
 from extract.ground.errors import InputError
 from extract.store import cache
-from extract.tables import answers, labels
+from extract.tables import answers
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
@@ -138,9 +137,9 @@ class Desk:
     """
 
     def __init__(self, place: Workspace, who: str) -> None:
-        """Read table and answers. Errors: as `dataset.read_table`; InputError if a class has no usable row."""
-        table, sha256 = dataset.read_table(place)
-        known, self.notes = dataset.complete(place, table, sha256)
+        """Read table and answers. Errors: as `dataset.read_labels`; InputError if a class has no usable row."""
+        reading = dataset.read_labels(place)
+        known, self.notes = reading.labels, reading.notes
         features = cache.open_cache(place.cache)
         at = dataset.rows_of(features, known.sha256)
         here = at >= 0
@@ -150,10 +149,16 @@ class Desk:
                 rule="Heads that learn from labels say which labels to look at",
                 then="Label some images of either class",
             )
-        labels.write_record(place.splits, known)
-        workspace.write_record(place)
+        reading.record(place)
         self.who, self.table = who, place.data.name
-        columns = (known.ids, known.sha256, known.split, known.group, known.component, table["value"].to_numpy(str))
+        columns = (
+            known.ids,
+            known.sha256,
+            known.split,
+            known.group,
+            known.component,
+            reading.table["value"].to_numpy(str),
+        )
         self.rows = rows = Rows(known.classes, *(column[here] for column in columns))
         self.pictures = Pictures(place, rows.sha256)
         self.answers = Answers(place.answers, rows, known.y[here])
