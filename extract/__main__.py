@@ -146,7 +146,7 @@ def _info(flags: argparse.Namespace) -> int:
                 "rows": len(found),
                 "dim": found.dim,
                 "fingerprint": found.fingerprint,
-                "recipe": found.recipe,
+                "recipe": found.recipe.to_json(),
                 "provenance": found.provenance,
                 "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
             },

@@ -23,6 +23,7 @@ from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError, Interrupted
 from extract.ground.progress import Progress
 from extract.images import decode
+from extract.recipe import Recipe
 from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
 from extract.tables import labels
@@ -208,7 +209,7 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     return said
 
 
-def _plan(config: Config, scan: Scan, recipe: dict[str, Any]) -> Plan:
+def _plan(config: Config, scan: Scan, recipe: Recipe) -> Plan:
     """Digests minus cached minus undecodable. Errors: CacheError when cache or parts hold another recipe."""
     place = config.workspace
     sources = _sources(place)
@@ -230,7 +231,7 @@ def _plan(config: Config, scan: Scan, recipe: dict[str, Any]) -> Plan:
     return Plan(jobs, sources, bad, known)
 
 
-def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def undecodable(place: Workspace, recipe: Recipe) -> dict[str, tuple[str, str]]:
     """Map the digest of each image that this version could not decode for this recipe to (reason, detail)."""
     return {
         row["sha256"]: (row["reason"], row["detail"])
@@ -239,8 +240,8 @@ def undecodable(place: Workspace, recipe: dict[str, Any]) -> dict[str, tuple[str
     }
 
 
-def _decoder(recipe: dict[str, Any]) -> str:
-    return f"{decode.decoder_version()} recipe {cache.fingerprint(recipe)[:12]}"
+def _decoder(recipe: Recipe) -> str:
+    return f"{decode.decoder_version()} recipe {recipe.fingerprint[:12]}"
 
 
 def _sources(place: Workspace) -> list[FeatureCache]:
@@ -250,7 +251,7 @@ def _sources(place: Workspace) -> list[FeatureCache]:
 
 
 def _embed(
-    config: Config, plan: Plan, known: Manifest, scan: Scan, source: backbone.Source, recipe: dict[str, Any]
+    config: Config, plan: Plan, known: Manifest, scan: Scan, source: backbone.Source, recipe: Recipe
 ) -> tuple[dict[str, tuple[str, str]], Pass | None]:
     """Read what is to be read, run the backbone over what is new and write parts; return what is bad, and how it went.
 
@@ -265,7 +266,7 @@ def _embed(
         return plan.bad, None
     print(f"backbone  loading {source.name}", flush=True)
     engines.share_cores()
-    network, engine, precision = config.load(source), engines.choose(config.engine), recipe["precision"]
+    network, engine, precision = config.load(source), engines.choose(config.engine), recipe.precision
     workers = engines.workers(engine)
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
@@ -423,7 +424,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 class _PartWriter:
     """Collects rows and publishes a part every PART_ROWS rows or PART_SECONDS seconds."""
 
-    def __init__(self, place: Workspace, source: backbone.Source, recipe: dict[str, Any], probe: np.ndarray) -> None:
+    def __init__(self, place: Workspace, source: backbone.Source, recipe: Recipe, probe: np.ndarray) -> None:
         self._folder, self._name, self._recipe, self._probe = _parts_folder(place), source.name, recipe, probe
         before = sorted(self._folder.glob("part-*.h5"))
         self._number = int(before[-1].stem.split("-")[1]) + 1 if before else 1
@@ -538,7 +539,7 @@ def _finish(
             "classes": said.classes,
             "notes": said.notes,
             "fingerprint": sealed.fingerprint,
-            "recipe": sealed.recipe,
+            "recipe": sealed.recipe.to_json(),
             "provenance": sealed.provenance,
         },
     )

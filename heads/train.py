@@ -88,7 +88,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         "rows": data.counts(),
         "table_digest": data.table_digest,
         "fingerprint": data.cache.fingerprint,
-        "recipe": data.cache.recipe,
+        "recipe": data.cache.recipe.to_json(),
         "backbone": data.cache.provenance.get("backbone"),
         "training": {**head.training_, "seconds": round(seconds, 3)},
         "provenance": provenance(),

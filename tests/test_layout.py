@@ -29,7 +29,15 @@ FILES = sorted([*(ROOT / "extract").rglob("*.py"), *(ROOT / "heads").rglob("*.py
 
 # from the ground up: a folder, or a file on the top level, imports only itself and what stands before it
 ORDER = (
-    *("extract.ground", "extract.images", "extract.tables", "extract.files", "extract.backbones", "extract.store"),
+    *(
+        "extract.ground",
+        "extract.recipe",
+        "extract.images",
+        "extract.tables",
+        "extract.files",
+        "extract.backbones",
+        "extract.store",
+    ),
     *("extract.workspace", "extract.demo", "extract.run", "extract.shards", "extract.cluster", "extract.link_tree"),
     *("extract.__main__", "heads.stats", "heads.menu", "heads.data", "heads.ship", "heads.train", "heads.compare"),
     *("heads.review", "heads.__main__"),

@@ -33,7 +33,7 @@ def test_a_cache_is_whole_and_its_recipe_has_its_fingerprint(old):
     found = cache.verify(old / "run" / "features.h5")
     assert found.fingerprint == FINGERPRINT and len(found) == 24
     source = backbone.resolve(str(old / "tiny.keras"))
-    assert cache.fingerprint(backbone.recipe(source)) == FINGERPRINT
+    assert backbone.recipe(source).fingerprint == FINGERPRINT
 
 
 @pytest.mark.tensorflow

@@ -24,6 +24,7 @@ from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import BackboneError
 from extract.images import decode
+from extract.recipe import Recipe
 
 # Keras' own: name -> S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
@@ -117,17 +118,12 @@ def _size_by_name(text: str) -> int:
     return sizes[f"efficientnet-{named[1]}" if named else DEFAULT]
 
 
-def recipe(source: Source, precision: str = "float32") -> dict[str, Any]:
-    """Everything that decides a feature, as JSON values. Two sources with one recipe give the same features."""
+def recipe(source: Source, precision: str = "float32") -> Recipe:
+    """Return the recipe of the features that a source gives."""
     architectures = {"weights-file": DEFAULT, "keras-file": "keras-file", "saved-model": "saved-model"}
-    return {
-        "architecture": architectures.get(source.kind, source.spec),
-        "weights_sha256": source.digest,
-        "input_size": source.input_size,
-        "pixel_range": "0-1" if source.kind == "saved-model" else "0-255",
-        **decode.RECIPE,
-        "precision": precision,
-    }
+    name = architectures.get(source.kind, source.spec)
+    pixels = "0-1" if source.kind == "saved-model" else "0-255"
+    return Recipe(name, source.digest, source.input_size, pixels, precision=precision)
 
 
 class Backbone:

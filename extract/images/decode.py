@@ -1,5 +1,7 @@
 """Encoded bytes to uint8 (S, S, 3): the one place pixels are made, for extraction and for exported graphs.
 
+A change to it that changes a pixel makes a new version in recipe.DECODED.
+
 `decode` is TensorFlow graph code, so that an exported model can hold the very same operations. It reads what TensorFlow
 gets right; other files become raw RGB through Pillow and then go through the same resize. TensorFlow is imported when
 the first pixel is needed.
@@ -42,15 +44,6 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: colour 
 Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
 REFUSAL = "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; other images go to the signature `pixels`"
-
-# What decides a pixel, in the words of the recipe. A change to `decode` or `_with_pillow` changes a line here.
-RECIPE = {
-    "decode": "jpeg: INTEGER_ACCURATE, DCT-scaled by 1/2, 1/4 or 1/8 to the smallest scale >= input_size; png, still "
-    "webp, 24-bit bmp: TensorFlow; others: Pillow, first frame; 8 bits, of 16 the upper",
-    "orientation": "exif",
-    "alpha": "over white",
-    "resize": "bilinear, antialias, aspect not kept, rounded to uint8",
-}
 
 
 class BadImage(Exception):

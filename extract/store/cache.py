@@ -29,6 +29,7 @@ import numpy as np
 from extract import __version__
 from extract.ground import files
 from extract.ground.errors import CacheError
+from extract.recipe import Recipe
 
 SCHEMA = 1
 CHUNK = 256  # rows
@@ -50,7 +51,7 @@ class FeatureCache:
     """
 
     path: Path
-    recipe: dict[str, Any]
+    recipe: Recipe
     fingerprint: str
     provenance: dict[str, Any]
     keys: np.ndarray
@@ -101,7 +102,7 @@ def open_cache(path: Path) -> FeatureCache:
             then = NOT_OURS if schema is None else ANEW
             raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
         refuse_foreign(path, file)
-        recipe = json.loads(attribute(file, "recipe"))
+        recipe = Recipe.from_json(json.loads(attribute(file, "recipe")))
         _refuse_removed(path, recipe)
         return FeatureCache(
             path,
@@ -115,9 +116,9 @@ def open_cache(path: Path) -> FeatureCache:
         )
 
 
-def _refuse_removed(path: Path, recipe: dict[str, Any]) -> None:
+def _refuse_removed(path: Path, recipe: Recipe) -> None:
     """Raise CacheError for features of a backbone that no version after 0.7 has, so that no new photo can join them."""
-    if recipe.get("weights_sha256") == EMBEDDED:
+    if recipe.weights_sha256 == EMBEDDED:
         raise CacheError(
             f"{path} was made with the embedded backbone, which was removed in version 0.8",
             then="Run make features BACKBONE=efficientnet-lite0 with a new OUT, or delete that file; "
@@ -194,7 +195,7 @@ def repair_of(path: Path) -> str:
 
 def write(
     path: Path,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     made_by: dict[str, Any],
     probe: np.ndarray,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -212,8 +213,8 @@ def write(
             sha256 = file.create_dataset("sha256", (n,), "S64", chunks=(min(CHUNK, n),), fletcher32=True)
             file.create_dataset("probe", data=probe, dtype="f4", chunks=probe.shape, fletcher32=True)
             file.attrs["schema"] = SCHEMA
-            file.attrs["fingerprint"] = np.bytes_(fingerprint(recipe))
-            for name, value in (("recipe", recipe), ("provenance", made_by)):
+            file.attrs["fingerprint"] = np.bytes_(recipe.fingerprint)
+            for name, value in (("recipe", recipe.to_json()), ("provenance", made_by)):
                 file.attrs[name] = np.bytes_(json.dumps(value, sort_keys=True))
             start = 0
             for keys, rows in blocks:
@@ -333,7 +334,7 @@ def verify(path: Path) -> FeatureCache:
     """Check a cache from its bytes up to its meaning and return it; CacheError says the first thing that is wrong."""
     check_bytes(path)
     cache = open_cache(path)
-    if fingerprint(cache.recipe) != cache.fingerprint:
+    if cache.recipe.fingerprint != cache.fingerprint:
         raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path))
     if len(np.unique(cache.keys)) != len(cache):
         raise CacheError(f"{path}: a digest stands there twice", then=repair_of(path))
@@ -353,20 +354,14 @@ def _slices(cache: FeatureCache) -> Iterator[tuple[int, np.ndarray, np.ndarray]]
             yield start, file["sha256"][start : start + SLICE], file["features"][start : start + SLICE]
 
 
-def fingerprint(of: dict[str, Any]) -> str:
-    """SHA-256 of a recipe's canonical JSON."""
-    return hashlib.sha256(json.dumps(of, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def refuse_other_recipe(found: dict[str, Any], wanted: dict[str, Any], *, where: str) -> None:
+def refuse_other_recipe(found: Recipe, wanted: Recipe, *, where: str) -> None:
     """Raise CacheError naming the first field in which two recipes differ, and both values."""
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise CacheError(
-                f"{where} has another recipe: {name} is {found.get(name)!r}, not {wanted.get(name)!r}",
-                rule="One cache holds one recipe",
-                then="Use the BACKBONE it was made with, or another OUT for this one",
-            )
+    if difference := found.difference(wanted):
+        raise CacheError(
+            f"{where} has another recipe: {difference}",
+            rule="One cache holds one recipe",
+            then="Use the BACKBONE it was made with, or another OUT for this one",
+        )
 
 
 def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
@@ -391,7 +386,7 @@ def open_parts(folder: Path) -> list[FeatureCache]:
 def write_part(
     folder: Path,
     number: int,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     backbone: str,
     probe: np.ndarray,
     keys: list[str],

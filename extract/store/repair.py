@@ -16,6 +16,7 @@ import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import CacheError
+from extract.recipe import Recipe
 from extract.store import cache
 
 END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says how long the file is
@@ -94,15 +95,17 @@ class _Padded(io.RawIOBase):
         return wanted
 
 
-def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, dict[str, Any], np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
     if file.attrs.get("schema") != cache.SCHEMA:
         raise CacheError(
             f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.remade(path)
         )
     cache.refuse_foreign(path, file, whole=False)
-    recipe = json.loads(cache.attribute(file, "recipe"))
-    if cache.fingerprint(recipe) != cache.attribute(file, "fingerprint"):
+    recipe, described = None, json.loads(cache.attribute(file, "recipe"))
+    with suppress(ValueError):
+        recipe = Recipe.from_json(described)
+    if not recipe or recipe.fingerprint != cache.attribute(file, "fingerprint"):
         raise CacheError(f"{path} cannot be repaired, its recipe is damaged", then=cache.ANEW)
     provenance: dict[str, Any] = {}
     with suppress(ValueError, KeyError, OSError):

@@ -130,7 +130,7 @@ def write(
         "table": place.data.name,
         "table_digest": data.table_digest,
         "fingerprint": data.cache.fingerprint,
-        "recipe": data.cache.recipe,
+        "recipe": data.cache.recipe.to_json(),
         "backbone": data.cache.provenance.get("backbone"),
         "features": data.cache.provenance,
         "provenance": provenance(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import HeadError
+from extract.recipe import Recipe
 from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 
@@ -90,7 +92,7 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
     for name, holds, rule in (
         ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
         ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
-        ("recipe", isinstance(facts["recipe"], dict), "It says by name how features were made"),
+        ("recipe", _is_recipe(facts["recipe"]), "It says by name how features were made"),
         (
             "operating_point",
             isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point,
@@ -99,6 +101,12 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
     ):
         if not holds:
             raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then="Train the head again with make head")
+
+
+def _is_recipe(given: Any) -> bool:
+    with suppress(ValueError):
+        return bool(Recipe.from_json(given))
+    return False
 
 
 def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
@@ -152,7 +160,9 @@ def _neighbours(arrays: Any, facts: dict[str, Any]) -> Neighbours:
 
 def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
     """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
-    refuse_other_recipe(found.recipe, bundle.facts["recipe"], where=f"{found.path}, against the trained head,")
+    refuse_other_recipe(
+        found.recipe, Recipe.from_json(bundle.facts["recipe"]), where=f"{found.path}, against the trained head,"
+    )
     if bundle.facts["dim"] != found.dim:
         raise HeadError(f"The head takes {bundle.facts['dim']} features, {found.path} has {found.dim}")
 

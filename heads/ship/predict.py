@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.images import decode
+from extract.recipe import Recipe
 from extract.run import undecodable
 from extract.store import cache
 from extract.store.cache import FeatureCache
@@ -125,14 +126,14 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
     path = path.absolute()  # its parents hold head.json, from wherever it was named
-    facts: dict[str, Any] = {"classes": ["0", "1"], "recipe": decode.RECIPE}
+    facts: dict[str, Any] = {"classes": ["0", "1"]}
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
     if (folder / "head.json").exists():
         facts = bundles.read_facts(folder)
+        recipe = Recipe.from_json(facts["recipe"])
+        cache.refuse_other_recipe(recipe, replace(recipe, decode=Recipe.decode), where=str(path))
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
-    pixels = {field: facts["recipe"].get(field) for field in decode.RECIPE}
-    cache.refuse_other_recipe(pixels, decode.RECIPE, where=str(path))
     engines.share_cores()
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from extract import demo, workspace
 from extract.__main__ import main as extract_main
 from extract.files.manifest import Manifest, Row
+from extract.recipe import Recipe
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from tests.support.album import read_rows
@@ -92,7 +93,7 @@ def left_by_0_7(out):
     place = workspace.Workspace(out, out / "features.h5", out / "data" / "split_label.csv", out / "data", "embedded")
     workspace.write_record(place, features={"status": "done"})
     block = np.array(["0" * 64], "S64"), np.zeros((1, 4), np.float32)
-    recipe = {"architecture": "efficientnet-b0", "weights_sha256": cache.EMBEDDED}
+    recipe = Recipe("efficientnet-b0", cache.EMBEDDED, 224)
     cache.write(place.cache, recipe, {"backbone": "embedded"}, np.zeros((4, 4), np.float32), [block], 1)
     (out / "labels_review.csv").write_text("answers\n")
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}

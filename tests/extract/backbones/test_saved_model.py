@@ -112,7 +112,7 @@ def test_a_savedmodel_gives_the_features_of_the_network_it_was_made_from(modules
     np.testing.assert_allclose(features, net(x.astype(np.float32), training=False), atol=1e-4)
     np.testing.assert_allclose(features, network.apply(x.astype(np.float32)), atol=1e-5)
     recipe = backbone.recipe(source)
-    assert (recipe["architecture"], recipe["pixel_range"], recipe["input_size"]) == ("saved-model", "0-1", size)
+    assert (recipe.backbone, recipe.pixels, recipe.input_size) == ("saved-model", "0-1", size)
 
 
 @tensorflow
@@ -319,4 +319,4 @@ def test_the_whole_line_with_a_module_at_a_given_size(place, modules, net, capsy
     np.testing.assert_allclose(*both, atol=2e-6)  # six digits are written
     assert heads_main(["train", "--out", str(place.out), "--input-size", "32"]) == 1
     assert "input_size is 45, not 32" in capsys.readouterr().err
-    assert cache.open_cache(place.cache).recipe["input_size"] == 45
+    assert cache.open_cache(place.cache).recipe.input_size == 45

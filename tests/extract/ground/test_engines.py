@@ -97,7 +97,7 @@ def test_a_cache_grows_by_either_engine_but_in_one_precision(place, album, capsy
     assert sum(told["shares_of_time"].values()) == pytest.approx(1, abs=0.01)
     album.fill(6, seed=500)
     assert run.extract(run.Config(place, engine="tensorflow")) == 0
-    assert first.recipe["precision"] == "float32"
+    assert first.recipe.precision == "float32"
     assert len(cache.open_cache(place.cache)) > len(first)
     with pytest.raises(CacheError, match="precision is 'float32', not 'bfloat16'"):
         run.extract(run.Config(replace(place, precision="bfloat16")))
@@ -119,7 +119,7 @@ def reduced(place, network):
 def test_an_export_of_reduced_features_is_held_against_float32(reduced):
     """Its parity is with the same images embedded anew, and how far the cache is off stands beside it."""
     train.run(reduced, dataset.join(reduced), train.Config(["logistic"]))
-    assert cache.open_cache(reduced.cache).recipe["precision"] == "bfloat16"
+    assert cache.open_cache(reduced.cache).recipe.precision == "bfloat16"
     first, *rest = export.export(reduced, "logistic", n_images=0, seed=0)
     assert (first.format, first.input, first.n_images) == ("features.h5", "bfloat16", 40)
     assert first.max_abs_diff > max(result.max_abs_diff for result in rest if result.input == "pixels")

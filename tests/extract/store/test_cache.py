@@ -17,10 +17,11 @@ import pytest
 from extract.__main__ import main
 from extract.ground import files
 from extract.ground.errors import BusyError, CacheError
+from extract.recipe import Recipe
 from extract.store import cache, repair
 from tests.support.album import ROOT
 
-RECIPE = {"architecture": "test", "input_size": 32}
+RECIPE = Recipe("test", "0" * 64, 32)
 PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)
 
 
@@ -73,7 +74,7 @@ with h5py.File({str(sealed.path)!r}) as file:
     print(json.dumps([file["features"][:].shape, file["sha256"][0].decode(), json.loads(file.attrs["recipe"])]))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd="/", env=clean_environment)
-    assert json.loads(done.stdout) == [[1000, 5], keys(1)[0], RECIPE]
+    assert json.loads(done.stdout) == [[1000, 5], keys(1)[0], RECIPE.to_json()]
 
 
 def test_the_layout_is_the_one_that_the_design_fixes(sealed):

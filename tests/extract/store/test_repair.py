@@ -1,5 +1,7 @@
 """Of a damaged cache every row is kept whose checksum holds, and none is kept wrong."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -118,11 +120,12 @@ def test_an_index_that_may_name_the_wrong_rows_is_not_believed(sound, monkeypatc
         repair.repair(path)
 
 
-def test_a_recipe_that_is_damaged_is_not_guessed(sound):
+@pytest.mark.parametrize(("field", "value"), [("architecture", "tesT"), ("alpha", "over whitE"), ("input_size", "32")])
+def test_a_recipe_that_is_damaged_is_not_guessed(sound, field, value):
     """Nobody could tell what the features are of."""
     path, _ = sound
     with h5py.File(path, "r+") as file:
-        file.attrs["recipe"] = np.bytes_('{"architecture": "tesT", "input_size": 32}')
+        file.attrs["recipe"] = np.bytes_(json.dumps({**RECIPE.to_json(), field: value}))
     with pytest.raises(CacheError, match=r"its recipe is damaged\. Delete it"):
         repair.repair(path)
 
