@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from extract.ground import engines
-from extract.images import exif
+from extract.images import exif, pillow
 
 with suppress(ImportError):
     import pillow_heif
@@ -255,9 +255,7 @@ def _with_pillow(data: bytes, size: int) -> np.ndarray:
         with opened(data) as image:
             image.load()
             orientation = _orientation(image.getexif())  # Pillow takes the tag away where it has turned the image
-            pixels = _rgb(image)
-    except BadImage:
-        raise
+            pixels = pillow.rgb(image)
     except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
         raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
     return _finisher(size)(tf.constant(pixels), tf.constant(orientation, tf.int64)).numpy()
@@ -267,18 +265,6 @@ def opened(data: bytes) -> Image.Image:
     """Open encoded bytes with Pillow, as one of FORMATS and nothing else. Errors: whatever a plugin raises."""
     Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
     return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Return an opened image's pixels as RGB over white, uint8 (h, w, 3); of 16 bits the upper 8. Errors: BadImage."""
-    if image.mode in ("I", "F"):
-        raise BadImage("undecodable", f"{image.format} with 32 bits a channel, whose range is not told")
-    if image.mode.startswith("I;16"):
-        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(upper[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        return _over_white(np.asarray(image.convert("RGBA"))).numpy()
-    return np.asarray(image.convert("RGB"))
 
 
 def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import containers
 from extract.ground import engines
-from extract.images import decode, exif
+from extract.images import decode, exif, pillow
 from extract.images.decode import BadImage
 from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
 from tests.support.album import encoded, picture
@@ -190,6 +190,14 @@ def test_transparency_is_seen_over_white(mode, kind):
     assert np.asarray(seen)[..., 3].min() < 10
     expected = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")).astype(int)
     assert np.abs(decode.from_bytes(data, 32) - expected).max() <= 1
+
+
+@tensorflow
+def test_the_graph_and_pillow_lay_over_white_alike():
+    """To the bit, each value under each alpha."""
+    alpha, value = np.indices((256, 256)).astype(np.uint8)
+    rgba = np.dstack([value, value, value, alpha])
+    np.testing.assert_array_equal(decode._over_white(rgba), pillow.rgb(Image.fromarray(rgba)))
 
 
 @tensorflow
