@@ -38,7 +38,15 @@ ORDER = (
         "extract.backbones",
         "extract.store",
     ),
-    *("extract.workspace", "extract.demo", "extract.run", "extract.shards", "extract.cluster", "extract.link_tree"),
+    *(
+        "extract.workspace",
+        "extract.demo",
+        "extract.embed",
+        "extract.run",
+        "extract.shards",
+        "extract.cluster",
+        "extract.link_tree",
+    ),
     *("extract.__main__", "heads.stats", "heads.menu", "heads.data", "heads.ship", "heads.train", "heads.compare"),
     *("heads.review", "heads.__main__"),
 )

@@ -21,7 +21,8 @@ import sys, time
 from extract.backbones import backbone
 from extract import run, workspace
 from extract.ground.errors import guard
-run.PART_ROWS = 8
+from extract.store import parts
+parts.PART_ROWS = 8
 embed = backbone.Backbone.embed
 def slowly(self, pixels):
     time.sleep(DELAY)

@@ -14,7 +14,7 @@ from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.images import decode
-from extract.store import cache
+from extract.store import cache, parts
 from tests.campaign.odd_files import odd_files
 from tests.support.album import ROOT, Album, encoded, picture, read_rows
 
@@ -186,8 +186,9 @@ def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, t
         extract(replace(place, backbone=str(other)))
     assert workspace.read_record(place.out)["inputs"]["backbone"] == place.backbone  # the mistake is not remembered
     found = cache.open_cache(place.cache)
-    one = found.read(np.array([0]))
-    cache.write_part(place.out / "features.parts", 1, found.recipe, "b", found.probe, found.sha256[:1].tolist(), one)
+    made = parts.Parts(place.out / "features.parts", found.recipe, "b", found.probe)
+    made.add(found.sha256[:1].tolist(), found.read(np.array([0])))
+    made.flush()
     place.cache.unlink()
     with pytest.raises(CacheError, match=r"part-000001\.h5, made with b, has another recipe: weights_sha256"):
         extract(replace(place, backbone=str(other)))
@@ -386,19 +387,19 @@ def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(pla
     extract(place)
     for i, path in enumerate(sorted(p for p in album.media.rglob("*") if p.is_file())):
         path.write_bytes(encoded(picture(300 + i)))
-    monkeypatch.setattr(run, "PART_ROWS", 8)
-    flush = run._PartWriter.flush
+    monkeypatch.setattr(parts, "PART_ROWS", 8)
+    flush = parts.Parts.flush
     published = []
 
     def killed(self):
         if len(published) == 3:  # from now on nothing is written, as after SIGKILL
-            monkeypatch.setattr(run, "_write_manifest", lambda *given: None)
-            monkeypatch.setattr(run._PartWriter, "flush", lambda self: None)
+            monkeypatch.setattr(manifest.Manifest, "write", lambda *given: None)
+            monkeypatch.setattr(parts.Parts, "flush", lambda self: None)
             raise KeyboardInterrupt
         flush(self)
         published.append(1)
 
-    monkeypatch.setattr(run._PartWriter, "flush", killed)
+    monkeypatch.setattr(parts.Parts, "flush", killed)
     with pytest.raises(KeyboardInterrupt):
         extract(place, batch=4)
     with pytest.raises((InputError, CacheError), match="objects"):
