@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from extract.images import decode, pillow
-from extract.images.decode import BadImage
+from extract.images import header, pillow
+from extract.images.header import BadImage
 
 QUALITY = 80
 
@@ -18,10 +18,10 @@ def load(path: Path | str, side: int, *, sha256: str | None = None) -> Image.Ima
 
     sha256: the digest that the bytes must have, so that no other file is ever shown in its place. Errors: BadImage.
     """
-    data = decode.read(path, sha256=sha256)
-    decode.refuse(data)
+    data = header.read(path, sha256=sha256)
+    header.refuse(data)
     try:
-        with decode.opened(data) as image:
+        with header.opened(data) as image:
             image.draft("RGB", (side, side))  # libjpeg scales while it decodes
             small = Image.fromarray(pillow.rgb(image))
             small.info = image.info  # the EXIF tags, which say which way is up

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import containers
 from extract.ground import engines
-from extract.images import decode, exif, pillow
-from extract.images.decode import BadImage
+from extract.images import decode, exif, header, pillow
+from extract.images.header import BadImage
 from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
 from tests.support.album import encoded, picture
 
@@ -25,8 +25,8 @@ def test_a_header_is_read_without_decoding():
     tags = Image.Exif()
     tags[exif.ORIENTATION] = 6
     data = encoded(picture(0).resize((60, 40)), exif=tags)
-    assert decode.sniff(io.BytesIO(data)) == decode.Header("JPEG", 60, 40, 6)
-    assert decode.sniff(io.BytesIO(b"GIF89a not really")) == decode.Header()
+    assert header.sniff(io.BytesIO(data)) == header.Header("JPEG", 60, 40, 6)
+    assert header.sniff(io.BytesIO(b"GIF89a not really")) == header.Header()
 
 
 @tensorflow
