@@ -22,7 +22,7 @@ from extract.files.manifest import Failure, Row, Scan
 from extract.ground import engines, signals
 from extract.ground.errors import Interrupted
 from extract.ground.progress import Progress
-from extract.images import decode
+from extract.images import decode, header
 from extract.store.cache import FeatureCache
 from extract.store.parts import Parts
 
@@ -35,7 +35,7 @@ class Job:
     """A file to read and, if its bytes are new, to embed; or bytes to embed that are known to be new.
 
     paths: the file, or the copies that have the digest. digest: "" where the bytes are yet to be read. data: the bytes,
-    where they were read already. row, number: what is to be read, and its place in the scan.
+    where they were read already. row, number: what is to be read, and its place in the scan; or what was read.
     """
 
     paths: list[str]
@@ -158,7 +158,7 @@ def unseen(plan: Plan, scan: Scan, save: Callable[[], None]) -> list[Job]:
                 for job, (number, row, data) in zip(some, pool.map(_read, some), strict=True):
                     scan.add(number, row)
                     if isinstance(row, Row) and row.sha256 not in plan.known:
-                        fresh.setdefault(row.sha256, Job(job.paths, row.sha256, data))
+                        fresh.setdefault(row.sha256, Job(job.paths, row.sha256, data, row))
                 if fresh:
                     return [*fresh.values(), *jobs[at + together :]]
                 progress.add(len(some))
@@ -242,24 +242,24 @@ def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
     """Read, decode and embed; bytes that were `seen`, or that stand in the block already, are read only."""
     block, pixels = Block(len(jobs)), []
     for job in jobs:
-        digest, data = job.digest, job.data
+        digest, data, row = job.digest, job.data, job.row
         try:
             with block.timed("reading"):
                 if not digest:
-                    number, row, data = _read(job)
-                    block.rows.append((number, row))
-                    if isinstance(row, Failure):
+                    number, found, data = _read(job)
+                    block.rows.append((number, found))
+                    if isinstance(found, Failure):
                         continue
-                    digest = row.sha256
+                    digest, row = found.sha256, found
                 if digest in seen or digest in block.keys:
                     continue
                 if data is None:
-                    data = decode.read_any(job.paths, sha256=digest)
+                    data = header.read_any(job.paths, sha256=digest)
                 job.data = None  # a job has one worker; its bytes are not kept until the pass is over
             with block.timed("decoding"):
-                pixels.append(decode.from_bytes(data, network.input_size))
+                pixels.append(decode.from_bytes(data, network.input_size, row.header if row else None))
             block.keys.append(digest)
-        except decode.BadImage as error:
+        except header.BadImage as error:
             block.bad[digest] = (error.reason, error.detail)
     if pixels:
         with block.timed("backbone"):

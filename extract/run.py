@@ -17,7 +17,7 @@ from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Scan
 from extract.ground import engines, files
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError
 from extract.ground.progress import Progress
-from extract.images import decode
+from extract.images import decode, header
 from extract.recipe import Recipe
 from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
@@ -60,7 +60,7 @@ class Report:
     @cached_property
     def reasons(self) -> dict[str, int]:
         """How many images are quarantined for each reason."""
-        return {reason: sum(failure.reason == reason for failure in self.failures) for reason in decode.REASONS}
+        return {reason: sum(failure.reason == reason for failure in self.failures) for reason in header.REASONS}
 
     def entry(self) -> dict[str, Any]:
         """Return what last_run.json says of it."""

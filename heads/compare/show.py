@@ -12,7 +12,7 @@ from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.tables import splits
 from extract.workspace import Workspace
 from heads import train

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 
 from extract.ground import files
 from extract.ground.errors import InputError
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.workspace import Workspace, shown
 from heads.review.desk import ANSWERED, Conflict, Desk
 from heads.review.queues import QUEUES

@@ -13,7 +13,7 @@ from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
-from extract.images import decode
+from extract.images import decode, header
 from extract.store import cache, parts
 from tests.campaign.odd_files import odd_files
 from tests.support.album import ROOT, Album, encoded, picture, read_rows
@@ -109,8 +109,8 @@ def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypa
     missing.parent.mkdir(parents=True, exist_ok=True)
     missing.write_bytes(encoded(picture(51)))
     tried = []
-    opening = decode.opening
-    monkeypatch.setattr(decode, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
+    opening = header.opening
+    monkeypatch.setattr(header, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
     assert extract(place)[1]["quarantined"] == 1
     assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
     tried.clear()
@@ -279,14 +279,17 @@ def test_a_file_is_opened_once(place, album, monkeypatch):
     """The bytes that are hashed are the bytes that are decoded; copies are read and not decoded."""
     album.add("copy", (album.media / "object" / "00" / "03" / "0003img").read_bytes(), "1", "train")
     album.write()
-    opened, decoded = [], []
-    opening, from_bytes = decode.opening, decode.from_bytes
-    monkeypatch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
-    monkeypatch.setattr(decode, "from_bytes", lambda data, size: decoded.append(data) or from_bytes(data, size))
+    opened, sniffed, decoded = [], [], []
+    opening, sniff, from_bytes = header.opening, header.sniff, decode.from_bytes
+    monkeypatch.setattr(header, "opening", lambda path: opened.append(str(path)) or opening(path))
+    monkeypatch.setattr(header, "sniff", lambda file: sniffed.append(file.getvalue()) or sniff(file))
+    monkeypatch.setattr(decode, "from_bytes", lambda data, *more: decoded.append(data) or from_bytes(data, *more))
     assert extract(place)[1]["hashed"] == 41
+    probes = list((ROOT / "extract" / "images" / "probe").iterdir())
     ours = [path for path in opened if str(album.media) in path]
     assert len(ours) == len(set(ours)) == 41
-    assert len(set(decoded)) == 40 + len(list((ROOT / "extract" / "images" / "probe").iterdir()))
+    assert len(sniffed) == 41 + len(probes)
+    assert len(set(decoded)) == 40 + len(probes)
 
 
 @pytest.mark.usefixtures("extracted")
@@ -302,9 +305,9 @@ def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
     album.media = tmp_path / "again"
     album.add("0015new", encoded(picture(99)), "1", "train")
     album.write()
-    opened, opening = [], decode.opening
+    opened, opening = [], header.opening
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
+        patch.setattr(header, "opening", lambda path: opened.append(str(path)) or opening(path))
         facts = extract(replace(place, media=album.media))[1]
     assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (1, 41, 41)
     assert len([path for path in opened if str(album.media) in path]) == 41
@@ -320,7 +323,7 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(place, album):
 
 def test_a_file_too_large_to_be_an_image_is_not_read(place, album, monkeypatch):
     """A film in the folder costs a row of the quarantine, not the memory."""
-    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(header, "MAX_BYTES", 10_000_000)
     film = album.add("film", b"", "0", "train")
     os.truncate(film, 10_000_001)
     album.write()
@@ -412,7 +415,7 @@ def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(pla
 
 def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, album, monkeypatch):
     """A row without digest must not condemn every other without one."""
-    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(header, "MAX_BYTES", 10_000_000)
     os.truncate(album.add("film", b"", "0", "train"), 10_000_001)
     album.add("missing", None, "0", "train")
     album.write()
