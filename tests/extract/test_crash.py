@@ -48,9 +48,9 @@ def rows_of(path):
     return found.sha256.tolist(), found.read(np.arange(len(found)))
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_killed_run_resumes_to_the_same_rows_and_features(place, tmp_path):
     """SIGKILL, then once to the end: as if nothing had happened, and nothing is left lying."""
-    run.extract(run.Config(place))
     expected = rows_of(place.cache)
     out = tmp_path / "killed"
     process = start(place, out)

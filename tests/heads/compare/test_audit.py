@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.ground import files
 from heads.__main__ import main
@@ -80,9 +79,9 @@ def test_too_few_groups_are_said_not_guessed(cached):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("extracted")
 def test_show_draws_suspects_and_predictions(place, capsys):
     """One picture of both; a photo that is gone, or has another id by now, leaves its place empty."""
-    assert run.extract(run.Config(place)) == 0
     out = str(place.out)
     assert main(["train", "--head", "logistic", "--out", out]) == 0
     assert main(["show", "--out", out]) == 1
