@@ -84,7 +84,7 @@ def _versions(path: str, size: int) -> np.ndarray:
 def photos(out: str, n: int) -> None:
     """Print what is found of the planted versions of n photos, by way, and the pairs that were not planted."""
     place = workspace.resolve(out=out)
-    found, said = cache.open_cache(place.cache), dataset.read_labels(place)[0]
+    found, said = cache.open_cache(place.cache), dataset.read_labels(place).labels
     at = dataset.rows_of(found, said.sha256)
     X, names, group = found.read(at[at >= 0]), said.ids[at >= 0], said.component[at >= 0]
     manifest = Manifest.read(place.manifest).rows

@@ -11,7 +11,7 @@ from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
 from extract.ground.progress import Progress
-from extract.tables import folders, labels
+from extract.tables import folders, labels, splits
 from extract.tables.labels import Labels
 from extract.workspace import Workspace, shown
 
@@ -32,7 +32,7 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     known = Manifest.read(place.manifest)
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
-    recorded = labels.read_record(*place.all_splits)
+    recorded = splits.read(*place.all_splits)
     said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
     artifacts.refuse_inputs(
         [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"
@@ -59,7 +59,7 @@ def _links(place: Workspace, said: Labels, lines: list[int], paths: list[str]) -
     """Return link -> target, and in words what was left out."""
     links: dict[str, str] = {}
     unlabelled = missing = 0
-    columns = (said.ids.tolist(), labels.values(said), said.split.tolist(), said.sha256.tolist())
+    columns = (said.ids.tolist(), said.values(), said.split.tolist(), said.sha256.tolist())
     for line, path, name, value, split, sha in zip(lines, paths, *columns, strict=True):
         suffix = os.path.splitext(path)[1]
         file = name if name.endswith(suffix) else name + suffix

@@ -10,7 +10,7 @@ from extract import workspace
 from extract.__main__ import main as extract_main
 from extract.backbones import backbone
 from extract.store import cache
-from extract.tables import answers, labels
+from extract.tables import answers, splits
 from heads.__main__ import main as heads_main
 from heads.data import dataset
 from heads.ship import bundle
@@ -47,11 +47,14 @@ def test_the_pass_goes_on_and_embeds_nothing_again(old):
 
 def test_splits_and_answers_hold(old):
     """Made splits stay; two answers, of which one turns a label."""
-    before = labels.read_record(old / "run" / "splits.csv")
+    before = splits.read(old / "run" / "splits.csv")
     assert (len(before.splits), len(before.made)) == (25, 8)  # four made splits, by name and by digest
     said = answers.read(old / "run" / "labels_review.csv")
     assert [each.answer for each in said] == ["keep", "flip"]
-    data = dataset.join(workspace.resolve(out=str(old / "run")))
+    place = workspace.resolve(out=str(old / "run"))
+    reading = dataset.read_labels(place)
+    data = dataset.join(place, reading)
+    reading.record(place)
     now = {row["objectId"]: row for row in read_rows(old / "run" / "splits.csv")}
     assert {name: row["type"] for name, row in now.items()} == before.splits
     assert now["0002img"]["value"] == "1" and sum(map(len, data.parts.values())) == 24

@@ -1,13 +1,12 @@
-"""What people say of the images: values, splits and groups, read afresh from the table each time; the stable split."""
+"""What people say of the images: values, splits and groups, read afresh from the table each time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,11 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from extract.ground import files
 from extract.ground.errors import InputError, visible
-from extract.tables import folders
+from extract.tables import folders, splits
+from extract.tables.splits import Deal
 
-SPLITS = ("train", "validation", "test")
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
-UNLABELLED = -1
-RECORD_COLUMNS = ("objectId", "sha256", "value", "type", "made")
+UNLABELLED = splits.UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -53,26 +48,23 @@ class Labels:
         rows = sorted(zip(self.ids.tolist(), self.y.tolist(), self.split.tolist(), self.group.tolist(), strict=True))
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
+    def values(self) -> list[str]:
+        """Return the class name of each row, "" where unlabelled."""
+        names = (*self.classes, "") if self.classes else ("", "", "")
+        return [names[value] for value in self.y.tolist()]
 
-@dataclass(frozen=True)
-class Record:
-    """What splits.csv holds of earlier runs, by objectId. splits, values, sha256: as last read; made: splits we made.
-
-    `made` has the digests as keys too, so that a renamed image keeps its split. rows: as they stand in the last folder.
-    """
-
-    splits: dict[str, str]
-    values: dict[str, str]
-    made: dict[str, str]
-    sha256: dict[str, str]
-    rows: list[list[str]]
+    def rows(self) -> list[list[str]]:
+        """Return splits.csv's rows of these labels, of `splits.COLUMNS`."""
+        made = np.where(self.made, "made", "").tolist()
+        columns = (self.ids.tolist(), self.sha256.tolist(), self.values(), self.split.tolist(), made)
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of a table's images beside what it says of them.
 
-    digests: objectId -> sha256, "" where the file cannot be read. made: `Record.made`, which wins where the table names
+    digests: objectId -> sha256, "" where the file cannot be read. made: as of a Record, wins where the table names
     no split. unusable: digests of images without features. near: str (n,), names of further groups, "" of none.
     """
 
@@ -105,9 +97,9 @@ def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None) 
     component = components(sha256, group, *([] if known.near is None else [known.near]))
     given = _given_splits(source, table["type"])
     usable = np.array([sha != "" and sha not in known.unusable for sha in sha256.tolist()], bool)
-    deal = _Deal(component, partial(_keys, component, ids, sha256, group), np.where(usable, y, UNLABELLED))
+    deal = Deal(ids, sha256, group, component, np.where(usable, y, UNLABELLED))
     before = [known.made.get(sha) or known.made.get(name, "") for name, sha in zip(ids, sha256, strict=True)]
-    split, made, notes = _complete_splits(given, np.array(before, str), deal)
+    split, made, notes = splits.complete(given, np.array(before, str), deal)
     conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
     notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
     return Labels(ids, sha256, y, split, group, component, made, classes, notes, conflicts)
@@ -165,129 +157,6 @@ def components(*keys: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:n]
 
 
-@dataclass(frozen=True)
-class _Deal:
-    """What decides a split that we make: it is dealt to whole components, int (n,).
-
-    keys: see `_keys`. y: int8 (n,), the labels, UNLABELLED for images without features: they take no part in a quota.
-    """
-
-    component: np.ndarray
-    keys: Callable[[np.ndarray], dict[int, float]]
-    y: np.ndarray
-
-    def to(self, fresh: np.ndarray, split: np.ndarray, shares: dict[str, float]) -> str:
-        """Fill `split` (n,) at the rows `fresh` and say how; shares: of each split, in the order of SPLITS."""
-        classes = [len(np.unique(self.component[self.y == value])) for value in (0, 1)]
-        parts = "/".join(f"{100 * share:.0f}" for share in shares.values())
-        if 0 < min(classes) < FEW:
-            split[fresh] = _by_quota(fresh, self, split, shares)
-            return f"{parts} by quota within each class (one has under {FEW} independent images)"
-        split[fresh] = _by_hash(fresh, self, shares)
-        return f"{parts} by a stable hash"
-
-
-def _complete_splits(given: np.ndarray, before: np.ndarray, deal: _Deal) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return the splits, str (n,), which of them we made, bool (n,), and what to say of these.
-
-    A component takes the split that most of its rows are given, else the one that most of them had before, else the
-    stable split. given, before: str (n,), "" where there is none.
-    """
-    todo, shares, why = _left_to_us(given, deal.component)
-    if not todo.any():
-        return given, todo, []
-    of_given = _most_common(deal.component, np.where(todo, "", given))
-    of_before = _most_common(deal.component, np.where(np.isin(before, list(shares)), before, ""))
-    settled = np.where(of_given != "", of_given, of_before)
-    split = np.where(todo, settled[deal.component], given)
-    fresh = np.flatnonzero(split == "")
-    how = deal.to(fresh, split, shares) if len(fresh) else ""
-    moved = int((todo & (before != "") & (before != split)).sum())
-    said = [
-        f"{len(fresh):,} split {how}" if len(fresh) else "",
-        f"{moved:,} moved to the split of their group" if moved else "",
-        f"{int(todo.sum()) - len(fresh) - moved:,} as recorded or as their group",
-    ]
-    return split, todo, [f"{int(todo.sum()):,} {why}: " + ", ".join(filter(None, said))]
-
-
-def _left_to_us(given: np.ndarray, component: np.ndarray) -> tuple[np.ndarray, dict[str, float], str]:
-    """Return the rows whose split we make, bool (n,), the shares of the splits that they are dealt to, and why.
-
-    They are the rows without a split. Where every row has one and none is validation, which no head can do without,
-    they are the rows of train, but for groups that are in test as well.
-    """
-    todo = given == ""
-    if todo.any() or "validation" in given or "train" not in given:
-        return todo, SHARES, "rows name no split"
-    train = given == "train"
-    whole = SHARES["train"] + SHARES["validation"]
-    shares = {name: SHARES[name] / whole for name in ("train", "validation")}
-    return (
-        train & ~np.isin(component, component[~train]),
-        shares,
-        "rows of train make up for a missing validation split",
-    )
-
-
-def _most_common(component: np.ndarray, splits: np.ndarray) -> np.ndarray:
-    """Return each component's most frequent split, of several the first in SPLITS; "" where it has none."""
-    counts = np.stack([np.bincount(component[splits == s], minlength=component.max() + 1) for s in SPLITS])
-    return np.where(counts.any(axis=0), np.array(SPLITS)[counts.argmax(axis=0)], "")
-
-
-def _keys(
-    component: np.ndarray, ids: np.ndarray, sha256: np.ndarray, group: np.ndarray, fresh: np.ndarray
-) -> dict[int, float]:
-    """Map the components of the rows `fresh` to numbers in [0, 1).
-
-    A number depends on the component's smallest name (group, else digest, else id) alone.
-    """
-    names: dict[int, str] = {}
-    rows = zip(*(column[fresh].tolist() for column in (component, ids, sha256, group)), strict=True)
-    for number, object_id, digest, group_name in rows:
-        name = f"group {group_name}" if group_name else f"image {digest or object_id}"
-        names[number] = min(names.get(number, name), name)
-    return {
-        number: int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:13], 16) / 16**13
-        for number, name in names.items()
-    }
-
-
-def _by_hash(fresh: np.ndarray, deal: _Deal, shares: dict[str, float]) -> np.ndarray:
-    keys = deal.keys(fresh)
-    key = np.array([keys[c] for c in deal.component[fresh].tolist()])
-    return np.array(list(shares))[np.searchsorted(np.cumsum(list(shares.values()))[:-1], key, side="right")]
-
-
-def _by_quota(fresh: np.ndarray, deal: _Deal, split: np.ndarray, shares: dict[str, float]) -> np.ndarray:
-    """Deal components, in the order of their hash, to the split that is furthest below its share of their class.
-
-    Of a component the labelled rows with features count, where it has any.
-    """
-    have = {value: Counter(split[(deal.y == value) & (split != "")].tolist()) for value in (UNLABELLED, 0, 1)}
-    members: dict[int, list[int]] = {}
-    for row in fresh.tolist():
-        members.setdefault(int(deal.component[row]), []).append(row)
-    chosen: dict[int, str] = {}
-    for number in sorted(members, key=deal.keys(fresh).__getitem__):
-        y = deal.y[members[number]]
-        y = y[y != UNLABELLED] if (y != UNLABELLED).any() else y
-        value = Counter(y.tolist()).most_common(1)[0][0]
-        total = sum(have[value].values()) + len(y)
-        # test and validation first while either is empty, so that three components reach three splits
-        chosen[number] = max(
-            shares,
-            key=lambda s: (
-                shares[s] * total
-                - have[value][s]
-                + (total if s != "train" and not have[value][s] and have[value]["train"] else 0)
-            ),
-        )
-        have[value][chosen[number]] += len(y)
-    return np.array([chosen[c] for c in deal.component[fresh].tolist()])
-
-
 def _conflicts(
     ids: np.ndarray, sha256: np.ndarray, value: np.ndarray, split: np.ndarray, group: np.ndarray
 ) -> list[tuple[str, ...]]:
@@ -318,62 +187,3 @@ def _count(conflicts: list[tuple[str, ...]]) -> list[str]:
         f"{problem}: {len(names)} rows ({visible(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''})"
         for problem, names in first.items()
     ]
-
-
-def read_record(*paths: Path) -> Record:
-    """Read what some splits.csv recorded; a later one wins."""
-    found = Record({}, {}, {}, {}, [])
-    for path in paths:
-        found.rows[:] = files.read_rows(path, RECORD_COLUMNS)
-        for name, sha, value, split, made in found.rows:
-            found.splits[name], found.values[name], found.sha256[name] = split, value, sha
-            if made:
-                found.made[name] = split
-                if sha:
-                    found.made[sha] = split
-    return found
-
-
-def changes(said: Labels, before: Record) -> list[str]:
-    """Say how many labels and splits are not as recorded; an image that was renamed or moved is known by its bytes."""
-    if rows(said) == before.rows:
-        return []
-    ids, now = said.ids.tolist(), values(said)
-    here = set(zip(ids, said.sha256.tolist(), strict=True))
-    gone = {sha: name for name, sha in before.sha256.items() if sha and (name, sha) not in here}
-    relabelled = moved = 0
-    for name, sha, value, split in zip(ids, said.sha256.tolist(), now, said.split.tolist(), strict=True):
-        old = name if before.sha256.get(name) == sha else gone.get(sha, name)
-        relabelled += before.values.get(old, value) != value
-        moved += before.splits.get(old, split) != split
-    return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
-
-
-def write_record(path: Path, labels: Labels) -> None:
-    """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
-
-    Rows of ids that this table does not name are kept: one cache serves several tables. But where it names their image
-    otherwise, as after a move, they go, unless a made split would be forgotten.
-    """
-    before, fresh = files.read_rows(path, RECORD_COLUMNS), rows(labels)
-    mine, made_here = set(labels.ids.tolist()), dict(zip(labels.sha256.tolist(), labels.made.tolist(), strict=True))
-
-    def kept(name: str, sha: str, made: str) -> bool:
-        renamed = sha != "" and sha in made_here and (made_here[sha] or not made)
-        return name not in mine and not renamed
-
-    others = [row for row in before if kept(row[0], row[1], row[4])]
-    files.write_csv(path, RECORD_COLUMNS, [*others, *fresh])
-
-
-def rows(labels: Labels) -> list[list[str]]:
-    """Return splits.csv's rows of these labels, in their order."""
-    made = np.where(labels.made, "made", "").tolist()
-    columns = (labels.ids.tolist(), labels.sha256.tolist(), values(labels), labels.split.tolist(), made)
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def values(labels: Labels) -> list[str]:
-    """Return the class name of each row, "" where unlabelled."""
-    names = (*labels.classes, "") if labels.classes else ("", "", "")
-    return [names[value] for value in labels.y.tolist()]

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.ground import files
-from extract.tables.labels import SPLITS
-from extract.workspace import Workspace
+from extract.tables.splits import SPLITS
 from heads.data import neighbours
 from heads.data.dataset import Dataset
 from heads.scored import Scored
@@ -139,8 +137,3 @@ def _notes(leaks: Leaks, without: Figures, heads: Sequence[Scored], train: int) 
 def _share(found: dict[str, Metric]) -> str:
     m = found["accuracy"]
     return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
-
-
-def write(place: Workspace, leaks: Leaks) -> None:
-    """Write leaks.csv."""
-    files.write_csv(place.leaks, COLUMNS, leaks.rows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.scored import Scored
@@ -22,7 +22,7 @@ MOST, SIDE = 24, 160  # mistakes; pixels
 class Mistake:
     """A row that a head gets wrong. says: the class it calls, p: the probability it gives that class.
 
-    jpeg: the picture in base64, "" where there is none, for the reason why_not (of images.REASONS).
+    jpeg: the picture in base64, "" where there is none, for the reason why_not (of header.REASONS).
     """
 
     object_id: str

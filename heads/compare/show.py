@@ -12,8 +12,8 @@ from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import thumbnails
-from extract.images.decode import BadImage
-from extract.tables import labels
+from extract.images.header import BadImage
+from extract.tables import splits
 from extract.workspace import Workspace
 from heads import train
 from heads.compare import audit
@@ -38,7 +38,7 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     if not place.suspects.exists():
         raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
     suspects = files.read_csv(place.suspects, audit.COLUMNS)[:COLUMNS]
-    values = labels.read_record(place.splits).values
+    values = splits.read(place.splits).values
     if any(values.get(row["objectId"]) != row["value"] for row in suspects):
         raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
     rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, train.PREDICTION_COLUMNS)

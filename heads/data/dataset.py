@@ -16,8 +16,9 @@ from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
-from extract.tables import answers, labels
-from extract.tables.labels import SPLITS, Labels
+from extract.tables import answers, labels, splits
+from extract.tables.labels import Labels
+from extract.tables.splits import SPLITS
 from extract.workspace import Workspace
 from heads.data import neighbours
 
@@ -66,12 +67,19 @@ class Dataset:
         }
 
 
-def read_labels(place: Workspace) -> tuple[Labels, list[str]]:
-    """Read the table and its review afresh, complete its splits as recorded, and say what changed since.
+@dataclass(frozen=True)
+class Reading:
+    """What the workspace's table says now. notes: for a person, among them what changed since the `recorded` splits."""
 
-    Errors: as `read_table`.
-    """
-    return complete(place, *read_table(place))
+    table: pd.DataFrame
+    labels: Labels
+    notes: list[str]
+    recorded: splits.Record
+
+    def record(self, place: Workspace) -> None:
+        """Write splits.csv, and what was given: a table that can be used is what the next verb re-reads."""
+        self.recorded.write(self.labels.rows())
+        workspace.write_record(place)
 
 
 def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
@@ -93,25 +101,25 @@ def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
     return table, [known[name] for name in table["objectId"]]
 
 
-def complete(
-    place: Workspace, table: pd.DataFrame, sha256: list[str], made: dict[str, str] | None = None
-) -> tuple[Labels, list[str]]:
-    """Turn what `read_table` returns into labels, with the answers of label review and the splits of the record.
+def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading:
+    """Read the table with the answers of label review, and complete its splits as recorded; write nothing.
 
-    made: splits to go by in place of the record's, as `labels.Record.made`.
+    made: splits to go by in place of the record's, as `Record.made`. Errors: as `read_table`.
     """
+    table, sha256 = read_table(place)
     found = answers.stacks(answers.read(place.answers))
     values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
-    table = table.assign(value=pd.Series(values, table.index, dtype=str))
-    if made is None:
-        made = labels.read_record(*place.all_splits).made
+    recorded = splits.read(*place.all_splits)
     features = cache.open_cache(place.cache)
     at = rows_of(features, np.array(sha256))
     near, notes = _near_duplicates(features, at) if place.near else (None, [])
     digests = dict(zip(table["objectId"], sha256, strict=True))
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
-    said = labels.read(table, labels.Known(digests, made, unusable, near), place.data, place.positive)
-    return said, [*labels.changes(said, labels.read_record(place.splits)), *reviewed, *notes, *said.notes]
+    known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
+    reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=str))
+    said = labels.read(reviewed_table, known, place.data, place.positive)
+    notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
+    return Reading(table, said, notes, recorded)
 
 
 def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -125,25 +133,24 @@ def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray
     return np.array([name_of.get(row, "") for row in at.tolist()], str), [told]
 
 
-def join(place: Workspace) -> Dataset:
-    """Return the labelled rows of the workspace's table with their features.
+def join(place: Workspace, reading: Reading | None = None) -> Dataset:
+    """Return the labelled rows of the workspace's table with their features; write nothing.
 
-    Memory: one copy of the features, ordered by split, so that each split is a view.
+    reading: default: read now. Memory: one copy of the features, ordered by split, so that each split is a view.
     Errors: InputError, CacheError: objects without features that nothing explains, a class absent from a split.
     """
-    said, notes = read_labels(place)
+    reading = reading or read_labels(place)
+    said = reading.labels
     found = cache.open_cache(place.cache)
     if said.classes is None:
         raise InputError(f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1")
     at = rows_of(found, said.sha256)
     quarantined = _quarantined(place, said, at)
     usable = (at >= 0) & (said.y != labels.UNLABELLED)
-    notes += _left_out(said, at)
     _refuse_absent_class(place, said, usable, said.classes)
     parts = _split(found, said, at, usable)
-    labels.write_record(place.splits, said)
-    workspace.write_record(place)  # a table that can be trained on is what the next verb re-reads
     repeated = _repeated(place, parts)
+    notes = [*reading.notes, *_left_out(said, at)]
     return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
 
 
@@ -221,7 +228,7 @@ def _remedy(place: Workspace, said: Labels, usable: np.ndarray, value: int) -> s
     if groups < len(SPLITS):
         name = said.classes[value] if said.classes else ""
         return f"Label more images of class {name!r}: it has {groups} independent ones, and each of 3 splits needs one"
-    if not said.made.any() or _absent(complete(place, *read_table(place), made={})[0], usable):
+    if not said.made.any() or _absent(read_labels(place, made={}).labels, usable):
         return "Correct column type (or the type folders), or leave it out and the splits are made for you"
     there = " and ".join(str(path) for path in reversed(place.all_splits) if path.exists())
     return f"Delete {there}, and the splits are made anew"

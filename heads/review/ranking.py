@@ -17,7 +17,7 @@ from extract.tables.labels import UNLABELLED
 from heads.data import neighbours
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
-from heads.menu.linear import CS, folds_by_group
+from heads.menu.search import CS, folds_by_group, out_of_fold
 from heads.stats import metrics
 from heads.stats.metrics import Metric
 from heads.stats.task import BINARY
@@ -71,7 +71,7 @@ class Ranker:
         rows, before = self._searched, self._C
         folds = folds_by_group(y[rows], self._groups[rows], self._seed) if len(rows) else []
         if folds:
-            _, losses = solver.out_of_fold(self._Z[rows], y[rows], CS, folds)
+            _, losses = out_of_fold(self._Z[rows], y[rows], CS, folds)
             self._C = float(CS[np.argmin(losses)])
         return before != self._C
 

@@ -214,6 +214,10 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
     for_export: leave out, unless asked for, those that cannot be exported, and say so where that changes the choice.
     """
     names = trained(heads)
+    if name and name not in names:
+        from heads.menu import registry  # here, as it loads scikit-learn
+
+        registry.create(name, 0)  # no such head: the error lists those there are
     if not names or (name and name not in names):
         raise HeadError(
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",

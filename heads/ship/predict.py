@@ -19,7 +19,7 @@ from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
-from extract.images import decode
+from extract.images import decode, header
 from extract.recipe import Recipe
 from extract.run import undecodable
 from extract.store import cache
@@ -36,7 +36,7 @@ COLUMNS = ("path", "probability", "decision", "status", "reason")
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file: p is None where it could not be read; status "ok" or "failed"; reason from images.REASONS."""
+    """One file: p is None where it could not be read; status "ok" or "failed"; reason from header.REASONS."""
 
     path: str
     p: float | None
@@ -195,7 +195,7 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
 
     def digest(file: tuple[str, Path | None]) -> str | decode.BadImage:
         try:
-            with decode.opening(_existing(file)) as opened:
+            with header.opening(_existing(file)) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
         except decode.BadImage as error:
             return error

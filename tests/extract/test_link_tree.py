@@ -12,7 +12,7 @@ from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import InputError
-from extract.tables import folders, labels
+from extract.tables import folders, labels, splits
 from extract.workspace import Workspace
 from tests.support.album import Album
 
@@ -179,17 +179,18 @@ def test_splits_are_those_of_make_features(album, tmp_path, monkeypatch, capsys)
     scan = manifest.build(table, place.media, Manifest.read(tmp_path / "none.csv"))
     made = labels.read(table, labels.Known(scan.digests()), place.data, None)
 
-    def splits(tree: str) -> dict[str, str]:
+    def splits_of(tree: str) -> dict[str, str]:
         back = manifest.read_table(tmp_path / tree)
         return {os.path.basename(name): split for name, split in zip(back["objectId"], back["type"], strict=True)}
 
     link_tree.write(place, tmp_path / "made")
-    assert splits("made") == dict(zip(made.ids.tolist(), made.split.tolist(), strict=True))
+    assert splits_of("made") == dict(zip(made.ids.tolist(), made.split.tolist(), strict=True))
     turned = replace(made, split=made.split[::-1].copy())  # a record that no rule would give
-    labels.write_record(place.splits, turned)
+    splits.read(place.splits).write(turned.rows())
     workspace.write_record(place)
     assert main(["link-tree", "--cache", str(place.cache), "--out", "recorded"]) == 0
-    assert splits("recorded") == dict(zip(turned.ids.tolist(), turned.split.tolist(), strict=True)) != splits("made")
+    expected = dict(zip(turned.ids.tolist(), turned.split.tolist(), strict=True))
+    assert splits_of("recorded") == expected != splits_of("made")
     assert "40 links in recorded; left out: none" in capsys.readouterr().out
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import containers
 from extract.ground import engines
-from extract.images import decode, exif
-from extract.images.decode import BadImage
+from extract.images import decode, exif, header, pillow
+from extract.images.header import BadImage
 from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
 from tests.support.album import encoded, picture
 
@@ -25,8 +25,8 @@ def test_a_header_is_read_without_decoding():
     tags = Image.Exif()
     tags[exif.ORIENTATION] = 6
     data = encoded(picture(0).resize((60, 40)), exif=tags)
-    assert decode.sniff(io.BytesIO(data)) == decode.Header("JPEG", 60, 40, 6)
-    assert decode.sniff(io.BytesIO(b"GIF89a not really")) == decode.Header()
+    assert header.sniff(io.BytesIO(data)) == header.Header("JPEG", 60, 40, 6)
+    assert header.sniff(io.BytesIO(b"GIF89a not really")) == header.Header()
 
 
 @tensorflow
@@ -190,6 +190,14 @@ def test_transparency_is_seen_over_white(mode, kind):
     assert np.asarray(seen)[..., 3].min() < 10
     expected = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")).astype(int)
     assert np.abs(decode.from_bytes(data, 32) - expected).max() <= 1
+
+
+@tensorflow
+def test_the_graph_and_pillow_lay_over_white_alike():
+    """To the bit, each value under each alpha."""
+    alpha, value = np.indices((256, 256)).astype(np.uint8)
+    rgba = np.dstack([value, value, value, alpha])
+    np.testing.assert_array_equal(decode._over_white(rgba), pillow.rgb(Image.fromarray(rgba)))
 
 
 @tensorflow

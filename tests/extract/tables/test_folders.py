@@ -15,8 +15,8 @@ from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
-from extract.images import decode
-from extract.tables import folders, labels
+from extract.images import header
+from extract.tables import folders, labels, splits
 from heads.__main__ import main as heads_main
 from heads.data import dataset
 from heads.ship import predict
@@ -272,7 +272,7 @@ def test_every_format_that_is_read_has_its_suffix_here():
     """Else photos of a folder would be left out that a table of the same files takes."""
     Image.init()
     known = {Image.EXTENSION.get(suffix) for suffix in folders.SUFFIXES}
-    assert set(decode.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
+    assert set(header.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
     assert {".heic", ".heif"} <= set(folders.SUFFIXES)
 
 
@@ -336,7 +336,7 @@ def test_a_folder_is_its_own_media(tmp_path, monkeypatch):
 
 def said_of(place) -> pd.DataFrame:
     """Digest, label and split of each row, whatever its id, in the order of the digests."""
-    found, _ = dataset.read_labels(place)
+    found = dataset.read_labels(place).labels
     frame = pd.DataFrame({"sha256": found.sha256, "y": found.y, "split": found.split, "made": found.made})
     return frame.sort_values("sha256", ignore_index=True)
 
@@ -410,23 +410,21 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / "0" / name, root / "1" / name)
     with pytest.raises(InputError, match=r"names 3 objects that the cache lacks: '1/0000img'.*Run make features"):
         dataset.join(place)
-    known = labels.read_record(place.splits)
+    known = splits.read(place.splits)
     run.extract(run.Config(place, load=None))
     after = said_of(place)
     pd.testing.assert_frame_equal(after.drop(columns="y"), before.drop(columns="y"))
     assert (after["y"] != before["y"]).sum() == 3
-    said = dataset.read_labels(place)[0]
-    assert labels.changes(said, known) == ["since the last run 3 labels and 0 splits changed"]
+    said = dataset.read_labels(place).labels
+    assert known.changes(said.rows()) == ["since the last run 3 labels and 0 splits changed"]
     assert len(read_rows(place.out / "manifest.csv")) == len(read_rows(place.out / "splits.csv")) == 40
     (root / "swap").mkdir()
     for old, new in (("1/0000img", "swap/x"), ("0/0006img", "1/0000img"), ("swap/x", "0/0006img")):
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, labels.Known(fresh.digests(), labels.read_record(place.splits).made), root, None)
-    assert labels.changes(told, labels.read_record(place.splits)) == [
-        "since the last run 2 labels and 0 splits changed"
-    ]
+    told = labels.read(swapped, labels.Known(fresh.digests(), splits.read(place.splits).made), root, None)
+    assert splits.read(place.splits).changes(told.rows()) == ["since the last run 2 labels and 0 splits changed"]
 
 
 def test_a_row_goes_from_the_manifest_only_when_its_file_is_gone_and_its_bytes_are_elsewhere(tmp_path):

@@ -12,8 +12,7 @@ from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache
-from extract.tables import labels
-from extract.tables.labels import SPLITS
+from extract.tables.splits import SPLITS
 from heads.data import dataset
 from tests.support import synthetic
 from tests.support.album import read_rows
@@ -25,6 +24,23 @@ def rows_of(place):
 
 def write(place, rows, header=("objectId", "value", "type", "group")):
     files.write_csv(place.data, header, rows)
+
+
+def recorded(place):
+    """Join and record, as the verbs do."""
+    reading = dataset.read_labels(place)
+    data = dataset.join(place, reading)
+    reading.record(place)
+    return data
+
+
+def test_joining_writes_nothing(small):
+    """The verb records, once it is known that the table can be used."""
+    for each in small:
+        each.out.mkdir(exist_ok=True)
+        before = {path: path.stat().st_mtime_ns for path in each.out.rglob("*")}
+        dataset.join(each)
+        assert {path: path.stat().st_mtime_ns for path in each.out.rglob("*")} == before
 
 
 def test_rows_labels_and_features_belong_together(cached):
@@ -44,10 +60,10 @@ def test_rows_labels_and_features_belong_together(cached):
 
 def test_relabelling_is_an_edit_of_the_table(cached):
     """Labels are read afresh, and what changed is said."""
-    first = dataset.join(cached)
+    first = recorded(cached)
     rows = rows_of(cached)
     write(cached, [(n, str(1 - int(v)), s, g) if i < 28 else (n, v, s, g) for i, (n, v, s, g) in enumerate(rows)])
-    second = dataset.join(cached)
+    second = recorded(cached)
     assert "since the last run 28 labels and 0 splits changed" in second.notes
     assert second.table_digest != first.table_digest
     assert sum(int(p.y.sum()) for p in second.parts.values()) != sum(int(p.y.sum()) for p in first.parts.values())
@@ -107,7 +123,7 @@ def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_pat
     table = tmp_path / "new.csv"
     files.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
     place = workspace.resolve(cache=str(cached.cache), data=str(table), out=str(tmp_path / "b"))
-    data = dataset.join(place)
+    data = recorded(place)
     assert data.classes == ("no", "yes")
     assert (tmp_path / "b" / "splits.csv").exists()
     assert workspace.resolve(out=str(tmp_path / "b")) == place
@@ -125,17 +141,17 @@ def test_what_was_given_is_remembered_once_it_could_be_used(cached, tmp_path):
     names = [(n, ("no", "yes")[int(v)], s, g) for n, v, s, g in rows_of(cached)]
     files.write_csv(tmp_path / "names.csv", ("objectId", "value", "type", "group"), names)
     out = str(cached.out)
-    dataset.join(workspace.resolve(out=out, data=str(tmp_path / "names.csv"), positive="no"))
+    recorded(workspace.resolve(out=out, data=str(tmp_path / "names.csv"), positive="no"))
     assert workspace.resolve(out=out).positive == "no"
     files.write_csv(tmp_path / "bad.csv", ("objectId", "value"), [(names[0][0], "1")])
     with pytest.raises(InputError):
-        dataset.join(workspace.resolve(out=out, data=str(tmp_path / "bad.csv")))
+        recorded(workspace.resolve(out=out, data=str(tmp_path / "bad.csv")))
     assert workspace.resolve(out=out).data == tmp_path / "names.csv"
 
 
 def test_a_moved_out_goes_on_with_its_own_cache(cached, tmp_path):
     """The usual place of the cache is not recorded as a path."""
-    dataset.join(cached)
+    recorded(cached)
     cached.out.rename(tmp_path / "moved")
     place = workspace.resolve(out=str(tmp_path / "moved"), data=str(tmp_path / "moved" / "split_label.csv"))
     assert place.cache == tmp_path / "moved" / "features.h5"
@@ -181,7 +197,7 @@ def small(tmp_path):
 def test_the_advice_for_a_class_that_a_split_lacks_changes_the_outcome(small, which):
     """Images that broke after the splits were made: what the message says to delete gives splits that can be used."""
     for each in small[: which + 1]:
-        dataset.join(each)
+        recorded(each)
     place = small[which]
     labelled = {row["objectId"]: row for row in read_rows(place.out / "splits.csv")}
     quarantine(place, [n for n, row in labelled.items() if (row["value"], row["type"]) == ("1", "validation")])
@@ -230,5 +246,5 @@ def test_a_record_that_would_be_made_again_as_it_is_is_not_to_be_deleted(small):
         for _ in range(2):  # without a record, and with one
             with pytest.raises(InputError, match=rf"Split {split} of .* none of class '1'.*Correct column type"):
                 dataset.join(place)
-            labels.write_record(place.splits, dataset.read_labels(place)[0])
+            dataset.read_labels(place).record(place)
         place.splits.unlink()
