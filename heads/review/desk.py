@@ -67,7 +67,7 @@ class Desk:
         self.pictures = Pictures(place, self.sha256)
         self._component, self._y = said.component[here], said.y[here].copy()
         self._codes = {"": UNLABELLED, said.classes[0]: 0, said.classes[1]: 1}
-        self._given = reading.table["value"].to_numpy(str)[here]
+        self._given = reading.values[here]
         self._was = np.array([self._codes[value] for value in self._given.tolist()], np.int8)
         self._X: np.ndarray | None = found.read(at[here])
         self._read_answers(place)
