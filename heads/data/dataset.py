@@ -69,9 +69,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the workspace's table says now. notes: for a person, among them what changed since the `recorded` splits."""
+    """What the workspace's table says now, label review included. values: str (n,), the table's own, without it.
 
-    table: pd.DataFrame
+    notes: for a person, among them what changed since the `recorded` splits.
+    """
+
+    values: np.ndarray
     labels: Labels
     notes: list[str]
     recorded: splits.Record
@@ -119,7 +122,7 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=str))
     said = labels.read(reviewed_table, known, place.data, place.positive)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
-    return Reading(table, said, notes, recorded)
+    return Reading(table["value"].to_numpy(str), said, notes, recorded)
 
 
 def _near_duplicates(features: FeatureCache, at: np.ndarray) -> tuple[np.ndarray, list[str]]:

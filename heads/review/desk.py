@@ -152,14 +152,7 @@ class Desk:
             )
         reading.record(place)
         self.who, self.table = who, place.data.name
-        columns = (
-            known.ids,
-            known.sha256,
-            known.split,
-            known.group,
-            known.component,
-            reading.table["value"].to_numpy(str),
-        )
+        columns = (known.ids, known.sha256, known.split, known.group, known.component, reading.values)
         self.rows = rows = Rows(known.classes, *(column[here] for column in columns))
         self.pictures = Pictures(place, rows.sha256)
         self.answers = Answers(place.answers, rows, known.y[here])

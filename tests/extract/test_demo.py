@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,15 @@ def test_features_of_the_embedded_backbone_are_refused_with_what_became_of_it(tm
         said = capsys.readouterr().err
         assert "removed in version 0.8" in said
         assert "BACKBONE=efficientnet-lite0" in said
+
+
+def test_a_positive_class_that_the_demo_has_not_is_not_remembered(tmp_path, monkeypatch, capsys):
+    """It is refused, and the next run goes on without it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sklearn.datasets.load_digits", partial(load_digits, n_class=4))
+    assert extract_main(["features", "--positive", "cat"]) == 1
+    assert "POSITIVE=cat" in capsys.readouterr().err
+    assert workspace.resolve().positive is None
 
 
 @pytest.mark.parametrize("what", ["features", "data", "half a demo"])
