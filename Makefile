@@ -5,20 +5,15 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 DEMO   := artifacts/demo
 
+# variables that are flags of the same name
+INPUTS := DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE
+PASS   := ENGINE PRECISION SHARD CLUSTER
+TRAIN  := THRESHOLD PRIOR CALIBRATE
 # only what was given: what was not is remembered from `make features`, else the demo is meant
-INPUTS := $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
-          $(if $(OUT),--out "$(OUT)") $(if $(CACHE),--cache "$(CACHE)") $(if $(POSITIVE),--positive "$(POSITIVE)") \
-          $(if $(INPUT_SIZE),--input-size "$(INPUT_SIZE)")
-# how the pass runs
-PASS   := $(if $(ENGINE),--engine "$(ENGINE)") $(if $(PRECISION),--precision "$(PRECISION)") \
-          $(if $(SHARD),--shard "$(SHARD)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
-NAMED  := $(if $(HEAD),--head "$(HEAD)")
-SHIP   := $(if $(FORMATS),--formats "$(FORMATS)")
+flags  = $(foreach name,$(1),$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-) "$($(name))"))
 # how heads are trained
-TRAIN  := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
-          $(if $(THRESHOLD),--threshold "$(THRESHOLD)") $(if $(PRIOR),--prior "$(PRIOR)") \
-          $(if $(CALIBRATE),--calibrate "$(CALIBRATE)") $(if $(filter-out 0,$(SWEEP)),--sweep "$(SWEEP)")
-FILES  := $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
+HOW    := $(if $(NEAR),$(if $(filter-out 0,$(NEAR)),--group-near,--no-group-near)) \
+          $(if $(filter-out 0,$(SWEEP)),--sweep "$(SWEEP)")
 
 RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 RAY     := $(VENV)/.cluster-installed
@@ -43,29 +38,29 @@ help:
 	@echo "make torture   kills, full disks, damage and mutated images, counted; an hour or more"
 	@echo "make test      the tests          make lint   ruff and mypy"
 	@echo
-	@echo "Variables: DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE HEAD THRESHOLD PRIOR CALIBRATE SWEEP NEAR FORMATS INPUT MODEL,"
-	@echo "           ENGINE PRECISION SHARD CLUSTER GPU=1, PYTHON, ARGS='further flags'"
+	@echo "Variables: $(INPUTS) HEAD $(TRAIN) SWEEP NEAR FORMATS INPUT MODEL,"
+	@echo "           $(PASS) GPU=1, PYTHON, ARGS='further flags'"
 
 features: $(RUNTIME) $(if $(CLUSTER),$(RAY))
-	$(PY) -m extract features $(INPUTS) $(PASS) $(ARGS)
+	$(PY) -m extract features $(call flags,$(INPUTS) $(PASS)) $(ARGS)
 
 head: $(RUNTIME)
-	$(PY) -m heads train $(INPUTS) $(NAMED) $(TRAIN) $(ARGS)
+	$(PY) -m heads train $(call flags,$(INPUTS) HEAD $(TRAIN)) $(HOW) $(ARGS)
 
 compare: $(RUNTIME)
-	$(PY) -m heads compare $(INPUTS) $(TRAIN) $(ARGS)
+	$(PY) -m heads compare $(call flags,$(INPUTS) $(TRAIN)) $(HOW) $(ARGS)
 
 export: $(RUNTIME) $(if $(FORMATS),$(SHIPPED))
-	$(PY) -m heads export $(INPUTS) $(NAMED) $(SHIP) $(ARGS)
+	$(PY) -m heads export $(call flags,$(INPUTS) HEAD FORMATS) $(ARGS)
 
 predict: $(RUNTIME) $(if $(filter %.tflite %.onnx,$(MODEL)),$(SHIPPED))
-	$(PY) -m heads predict $(INPUTS) $(NAMED) $(FILES) $(if $(ENGINE),--engine "$(ENGINE)") $(ARGS)
+	$(PY) -m heads predict $(call flags,$(INPUTS) HEAD INPUT MODEL ENGINE) $(ARGS)
 
 review: $(REVIEW)
-	$(PY) -m heads review $(INPUTS) $(ARGS)
+	$(PY) -m heads review $(call flags,$(INPUTS)) $(ARGS)
 
 labels: $(RUNTIME)
-	$(PY) -m heads labels $(INPUTS) $(ARGS)
+	$(PY) -m heads labels $(call flags,$(INPUTS)) $(ARGS)
 
 demo: $(RUNTIME)
 	$(PY) -m extract demo --out $(DEMO)
@@ -82,11 +77,11 @@ pictures: demo $(DEV)
 bench: $(DEV)
 	$(PY) -m benchmarks.heads
 	$(PY) -m benchmarks.sweep
-	$(PY) -m benchmarks.extraction $(if $(DATA),--data "$(DATA)") $(if $(MEDIA),--media "$(MEDIA)") $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.extraction $(call flags,DATA MEDIA BACKBONE)
 	$(PY) -m benchmarks.intervals
 	$(PY) -m benchmarks.operating_points
-	$(PY) -m benchmarks.probes $(if $(BACKBONE),--backbone "$(BACKBONE)")
-	$(PY) -m benchmarks.containers $(if $(BACKBONE),--backbone "$(BACKBONE)")
+	$(PY) -m benchmarks.probes $(call flags,BACKBONE)
+	$(PY) -m benchmarks.containers $(call flags,BACKBONE)
 	$(PY) -m benchmarks.leaks
 	$(PY) -m benchmarks.review
 
@@ -102,6 +97,7 @@ lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/hadolint Dockerfile
+	$(PY) -m benchmarks.house --check
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 $(PY):

@@ -112,7 +112,7 @@ def main() -> None:
         difference = np.abs(pixels[name].astype(int) - x)
         g = features[name]
         cosine = float(f @ g / (np.linalg.norm(f) * np.linalg.norm(g)))
-        by = "TensorFlow" if decode.in_graph(data, size) else "Pillow"
+        by = "TensorFlow" if decode.decoded(data, size)[1] else "Pillow"
         print(
             f"| {name} | {by} | {len(data):,} | {difference.max()}, {difference.mean():.2f} | "
             f"{np.abs(f - g).max() / np.abs(f).max():.1e} | {cosine:.6f} |"

@@ -99,7 +99,7 @@ def main() -> int:
             path = exported / name
             given, start, rate = alone(path, rows["path"].tolist(), Path(folder))
             by = "bytes" if name == "saved_model" else export.SCRIPT
-            said = export.compare(name, by, given, expected, head.facts["threshold"])
+            said = export.compare(name, by, given, expected, head.facts.threshold)
             good &= said.ok
             size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()) / 1e6
             figures = f"{said.max_abs_diff:.1e} | {said.tolerance:g} | {said.flips}"

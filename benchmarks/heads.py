@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heads.menu.keras_head import SigmoidHead
+from heads.menu.keras import SigmoidHead
 from tests.support import synthetic
 
 DIM = 1280

@@ -19,7 +19,8 @@ from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import files
 from extract.workspace import Workspace
 from heads.data import dataset
-from heads.review.desk import PAUSE, Desk
+from heads.review.desk import Desk
+from heads.review.worker import PAUSE
 from tests.support import synthetic
 
 SHARE, SEEN = 0.02, 0.04  # of the labels: flipped, and looked at
@@ -45,7 +46,7 @@ def latency(rows: int, answers: int) -> None:
         ready, seconds = time.monotonic() - started, []
         for number in range(1, answers + 1):
             top = desk.queue("suspects", 0, 1)["rows"][0]
-            new = next(name for name in desk.classes if name != top["label"])
+            new = next(name for name in desk.rows.classes if name != top["label"])
             started = time.monotonic()
             desk.answer(top["row"], "flip", old=top["label"], new=new, number=0)
             settled(desk, number)

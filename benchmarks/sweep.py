@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.heads import DIM, run
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
-from heads.menu.linear import folds_by_group
+from heads.menu.search import folds_by_group
 from tests.support import synthetic
 
 CS = np.logspace(-5, 1, 7)
@@ -157,18 +157,7 @@ def against_keras(rows: int, heads: int, epochs: int) -> None:
 
     def ours() -> None:
         zeros, ones = np.zeros(heads), np.ones((rows, heads), np.float32)
-        list(
-            solver.adam(
-                Z,
-                y,
-                ones,
-                learning_rate=np.full(heads, 1e-3),
-                label_smoothing=zeros,
-                focal_gamma=zeros,
-                seeds=np.arange(heads),
-                epochs=(epochs,),
-            )
-        )
+        list(solver.adam(Z, y, ones, solver.Adam(np.full(heads, 1e-3), zeros, zeros, np.arange(heads)), epochs, 0))
 
     ratios = []
     for _ in range(4):  # the first warms up

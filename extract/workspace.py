@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from extract import flags
 from extract.backbones.backbone import DEFAULT as BACKBONE
 from extract.backbones.backbone import NAMES, REMOVED
 from extract.backbones.lite import LITE0
-from extract.ground import files
+from extract.flags import number, option
+from extract.ground import engines, files
 from extract.ground.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")
@@ -34,7 +37,7 @@ class _File:
 class Outputs:
     """The files in one OUT, there or not. The first four are read again, the others are made anew."""
 
-    out: Path
+    out: Path = option("folder of the outputs; default: artifacts")
 
     record = _File("last_run.json")
     splits = _File("splits.csv")
@@ -62,20 +65,34 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Workspace(Outputs):
-    """Absolute paths and names. positive: the class that counts as 1, or None for the second by name.
+    """Absolute paths and names: what every verb may be given, and remembers.
 
-    input_size: S in place of the backbone's own, or None. near: 1 where near-duplicates are one group. precision: of
-    the arithmetic that makes features.
+    positive: None for the second by name. input_size: S; None for the backbone's own. near: 1 where near-duplicates are
+    one group.
     """
 
-    cache: Path
-    data: Path
-    media: Path
-    backbone: str
-    positive: str | None = None
-    input_size: int | None = None
-    near: int = 0
-    precision: str = "float32"
+    cache: Path = option("the feature cache; default: OUT/features.h5")
+    data: Path = option("label table (CSV): objectId,value[,type,path,group]; or a folder of classes")
+    media: Path = option("folder of the images; default: $MEDIA_DIR, else the table's folder")
+    backbone: str = option(
+        "efficientnet-b0 to -b7, efficientnet-lite0 to -lite2, a TF-Hub handle, a SavedModel's folder, "
+        "a .keras file, or B0's .h5"
+    )
+    positive: str | None = option("the class name that counts as 1; default: the second by name", None, of="data")
+    input_size: int | None = option(
+        "S, where the backbone takes others than its own", None, of="backbone", read=int, type=number(32)
+    )
+    near: int = option(
+        "near-duplicates are one group, in made splits too; remembered",
+        0,
+        flag="--group-near",
+        of="out",
+        read=int,
+        action=argparse.BooleanOptionalAction,
+    )
+    precision: str = option(
+        "arithmetic precision; default: float32", "float32", of="backbone", choices=engines.PRECISIONS
+    )
 
     manifest = _File("manifest.csv", "beside_cache")
     quarantine = _File("quarantine.csv", "beside_cache")
@@ -135,69 +152,73 @@ class Workspace(Outputs):
 
     def describe(self) -> str:
         """One line for the start of a run; the cache is named where it is not the one in OUT."""
-        usual: dict[str, Any] = {
-            "cache": self.out / FEATURES,
-            "media": self.data,
-            "positive": None,
-            "input_size": None,
-        }
-        usual |= {"near": 0, "precision": "float32"}
-        said = {name: value for name, value in asdict(self).items() if value != usual.get(name, "")}
-        return visible("  ".join(f"{name.upper()}={shown(value)}" for name, value in said.items()))
+        usual = {each.name: each.default for each in fields(self)} | {"cache": self.out / FEATURES, "media": self.data}
+        unusual = {name: value for name, value in asdict(self).items() if value != usual[name]}
+        return visible("  ".join(f"{name.upper()}={shown(value)}" for name, value in unusual.items()))
 
 
-def resolve(
-    *,
-    data: str | None = None,
-    media: str | None = None,
-    backbone: str | None = None,
-    out: str | None = None,
-    cache: str | None = None,
-    positive: str | None = None,
-    input_size: int | None = None,
-    near: bool | None = None,
-    precision: str | None = None,
-) -> Workspace:
-    """Complete what was given with what was recorded in OUT or beside CACHE; with neither, the demo.
+def resolve(**given: Any) -> Workspace:
+    """Complete the fields that were given with what was recorded in OUT or beside CACHE; with neither, the demo.
 
-    A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is meant, MEDIA is another, or
-    table or backbone would be overwritten.
+    None and "" are not given. A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is
+    meant, MEDIA is another, or table or backbone would be overwritten.
     """
-    if out is None and data is None and cache is None and not Outputs(ARTIFACTS).record.exists():
-        return _recorded_demo(backbone, input_size, near, precision)
-    folder = _absolute(out or ARTIFACTS)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"OUT={folder} is a file", rule="OUT is a folder, made where it does not exist")
-    mine = read_record(folder).get("inputs", {})
-    cache_path = _absolute(cache or mine.get("cache") or folder / FEATURES)
-    known = {**read_record(cache_path.parent).get("inputs", {}), **mine}
-    if data is None and "data" not in known:
+    if unknown := given.keys() - {each.name for each in fields(Workspace)}:
+        raise TypeError(f"not fields of Workspace: {unknown}")
+    given = {name: value for name, value in given.items() if value not in (None, "")}
+    if not given.keys() & {"out", "data", "cache"} and not Outputs(ARTIFACTS).record.exists():
+        return _recorded_demo(given)
+    out = _absolute(given.get("out", ARTIFACTS))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"OUT={out} is a file", rule="OUT is a folder, made where it does not exist")
+    mine = _recorded_inputs(out)
+    cache = _absolute(given.get("cache") or mine.get("cache") or out / FEATURES)
+    beside = _recorded_inputs(cache.parent)
+    known = {name: value for name, value in beside.items() if name not in _belonging("out")} | mine
+    if "data" not in {**known, **given}:
         raise InputError(
-            f"No table was given and none is recorded in {folder}",
+            f"No table was given and none is recorded in {out}",
             then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
         )
-    table = _absolute(data or known["data"])
-    if table.is_dir() and media and _absolute(media) != table:
-        raise InputError(
-            f"MEDIA={media} was given, but DATA={table} is a folder",
-            rule="A folder of photos is its own MEDIA",
-            then="Leave MEDIA out, or give a CSV as DATA",
-        )
-    where = table if table.is_dir() else media or _media_given(known) or os.environ.get("MEDIA_DIR") or table.parent
-    spec = backbone or known.get("backbone") or BACKBONE
-    if spec.endswith((".keras", ".h5")) or (spec not in (*NAMES, REMOVED) and _absolute(spec).is_dir()):
-        spec = str(_absolute(spec))
-    if input_size is None and spec == known.get("backbone") and "input_size" in known:
-        input_size = int(known["input_size"])
-    if positive is None and str(table) == known.get("data"):
-        positive = known.get("positive")
-    if precision is None:
-        precision = known.get("precision", "float32") if spec == known.get("backbone") else "float32"
-    place = Workspace(
-        folder, cache_path, table, _absolute(where), spec, positive, input_size, _near(near, mine), precision
-    )
+    data = _absolute(given.get("data") or known["data"])
+    place = Workspace(out, cache, data, _media(given, known, data), _backbone(given, known))
+    place = _with_options(place, given, known)
     files.refuse_inputs([*place.records(), *place.reports()], place.given(), then="Give another OUT or CACHE")
     return place
+
+
+def _media(given: dict[str, Any], known: dict[str, str], data: Path) -> Path:
+    """Return the folder of photos. A recorded one counts unless it was only the table's own folder, or the table."""
+    media, recorded = given.get("media"), known.get("media")
+    if data.is_dir():
+        if media and _absolute(media) != data:
+            raise InputError(
+                f"MEDIA={media} was given, but DATA={data} is a folder",
+                rule="A folder of photos is its own MEDIA",
+                then="Leave MEDIA out, or give a CSV as DATA",
+            )
+        return data
+    if recorded in ("", known.get("data"), os.path.dirname(known.get("data", ""))):
+        recorded = None
+    return _absolute(media or recorded or os.environ.get("MEDIA_DIR") or data.parent)
+
+
+def _backbone(given: dict[str, Any], known: dict[str, str]) -> str:
+    spec: str = given.get("backbone") or known.get("backbone") or BACKBONE
+    is_path = spec.endswith((".keras", ".h5")) or (spec not in (*NAMES, REMOVED) and _absolute(spec).is_dir())
+    return str(_absolute(spec)) if is_path else spec
+
+
+def _with_options(place: Workspace, given: dict[str, Any], known: dict[str, str]) -> Workspace:
+    """Complete the other fields: as given, else as recorded while what they belong to is the same."""
+    same = [name for name in ("data", "backbone") if str(getattr(place, name)) == known.get(name)]
+    valid = {name: value for name, value in known.items() if name in _belonging("out", *same)} | given
+    others = [each for each in flags.options(Workspace) if each.metadata["of"] and each.name in valid]
+    return replace(place, **{each.name: each.metadata["read"](valid[each.name]) for each in others})
+
+
+def _belonging(*owners: str) -> set[str]:
+    return {each.name for each in flags.options(Workspace) if each.metadata["of"] in owners}
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
@@ -205,18 +226,12 @@ def cache_of(*, out: str | None, cache: str | None) -> Path:
     if cache is not None:
         return _absolute(cache)
     folder = out_of(out).out
-    return _absolute(read_record(folder).get("inputs", {}).get("cache") or folder / FEATURES)
+    return _absolute(_recorded_inputs(folder).get("cache") or folder / FEATURES)
 
 
 def out_of(out: str | None) -> Outputs:
     """Return the files in OUT, for verbs that look at nothing else; with none, in the last one."""
     return Outputs(_absolute(out or (ARTIFACTS if Outputs(ARTIFACTS).record.exists() else DEMO)))
-
-
-def _media_given(known: dict[str, str]) -> str | None:
-    """Return a recorded MEDIA, unless it was only the table's own folder, or the folder that was the table."""
-    media = known.get("media")
-    return media if media and media not in (known["data"], os.path.dirname(known["data"])) else None
 
 
 def shown(path: str | Path) -> str:
@@ -229,10 +244,6 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def _near(given: bool | None, recorded: dict[str, str]) -> int:
-    return int(recorded.get("near", 0)) if given is None else int(given)
-
-
 def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
     """Return the demo's workspace in `out`, with other `inputs` than its usual ones; nothing is read or written."""
     out = _absolute(out)
@@ -241,16 +252,14 @@ def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
     return replace(usual, **inputs)
 
 
-def _recorded_demo(spec: str | None, input_size: int | None, near: bool | None, precision: str | None) -> Workspace:
+def _recorded_demo(given: dict[str, Any]) -> Workspace:
     """Complete what was given with what is recorded of the demo."""
-    known = read_record(_absolute(DEMO)).get("inputs", {})
+    usual = demo()
+    known = _recorded_inputs(usual.out)
     if known.get("backbone") in (None, REMOVED):
-        known = {"backbone": LITE0, "input_size": str(DEMO_INPUT_SIZE)}
-    if input_size is None and spec in (None, known["backbone"]) and "input_size" in known:
-        input_size = int(known["input_size"])
-    precision = precision or known.get("precision", "float32")
-    spec = spec or known["backbone"]
-    return demo(backbone=spec, input_size=input_size, near=_near(near, known), precision=precision)
+        known = {"backbone": usual.backbone, "input_size": str(usual.input_size)}
+    place = demo(backbone=given.get("backbone", known["backbone"]), input_size=None)
+    return _with_options(place, given, known)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -267,6 +276,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not as it was written: {error}", then="Delete it and give DATA and MEDIA"
         ) from error
+
+
+def _recorded_inputs(folder: Path) -> dict[str, str]:
+    return cast(dict[str, str], read_record(folder).get("inputs", {}))
 
 
 def write_record(workspace: Workspace, **entries: Any) -> None:

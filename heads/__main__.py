@@ -6,21 +6,44 @@ import argparse
 import getpass
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from extract import demo, workspace
+from extract import demo, flags, workspace
 from extract import run as extraction
-from extract.__main__ import add_workspace_flags, number, workspace_of
+from extract.__main__ import workspace_of
 from extract.backbones import backbone
 from extract.files import manifest
+from extract.flags import number
 from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache
 from extract.workspace import Outputs, Workspace, shown
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "head": {"help": "a head's name; several with commas for train"},
+    "seed": {"type": number(0), "default": 0, "help": "seed of training, resampling and sampling"},
+    "sweep": {"nargs": "?", "const": "", "metavar": "AXES", "help": "hundreds of linear heads, too"},
+    "threshold": {"default": "0.5", "metavar": "SPEC", "help": "what each head's threshold is for"},
+    "prior": {"type": float, "help": "share of positives where the threshold will be used"},
+    "calibrate": {
+        "choices": ("temperature", "platt", "isotonic"),
+        "help": "a map of each head's logits, fitted out of fold",
+    },
+    "formats": {"default": "keras,h5,saved_model", "help": "tflite and onnx, too; or all"},
+    "parity-images": {"type": number(0), "default": 256, "help": "images of parity; 0: all"},
+    "input": {"help": "a file, a folder or a table; default: the recorded table"},
+    "model": {"help": "an exported model, used alone instead of a head and the cache"},
+    "engine": {"choices": ("auto", *engines.NAMES), "default": "auto", "help": "for new images"},
+    "output": {"help": "where the CSV goes, - for stdout; default: predictions.csv or labels.csv in OUT"},
+    "allow-outside": {"action": "store_true", "help": "let the table name files outside MEDIA"},
+    "port": {"type": number(0), "default": 0, "help": "on 127.0.0.1; default: any that is free"},
+    "who": {"help": "who answers, for labels_review.csv; default: the user's name here"},
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,107 +51,62 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m heads", description="Stage 2: features.h5 to heads and full models."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    about = {
-        "train": "train heads on the cached features",
-        "compare": "set every head side by side on the same rows",
-        "export": "join backbone and head into one saved model, after parity",
-        "predict": "write probabilities for a file, a folder or a table",
-        "show": "draw the most suspect labels and some predictions as pictures",
-        "review": "look at labels in the browser, the most suspicious first, and mend them",
-        "labels": "write the table with the labels that review gave",
-        "list": "say which heads there are",
-    }
-    parsers = {name: verbs.add_parser(name, help=what) for name, what in about.items()}
-    for name, verb in parsers.items():
-        add_workspace_flags(verb)
-        if name in ("train", "export", "predict", "show"):
-            verb.add_argument("--head", help="a head's name; several with commas for train")
-        if name in ("train", "compare", "export", "show"):
-            verb.add_argument("--seed", type=number(0), default=0, help="seed of training, resampling and sampling")
-        if name in ("train", "compare"):
-            verb.add_argument(
-                "--group-near",
-                action=argparse.BooleanOptionalAction,
-                help="near-duplicates are one group, in made splits too; remembered",
-            )
-            verb.add_argument("--sweep", nargs="?", const="", metavar="AXES", help="hundreds of linear heads, too")
-            verb.add_argument("--threshold", default="0.5", metavar="SPEC", help="what each head's threshold is for")
-            verb.add_argument("--prior", type=float, help="share of positives where the threshold will be used")
-            how = ("temperature", "platt", "isotonic")
-            verb.add_argument("--calibrate", choices=how, help="a map of each head's logits, fitted out of fold")
-    parsers["review"].add_argument("--port", type=number(0), default=0, help="on 127.0.0.1; default: any that is free")
-    parsers["review"].add_argument("--who", help="who answers, for labels_review.csv; default: the user's name here")
-    parsers["labels"].add_argument("--output", help="where the table goes, - for stdout; default: OUT/labels.csv")
-    parsers["export"].add_argument("--formats", default="keras,h5,saved_model", help="tflite and onnx, too; or all")
-    parsers["export"].add_argument("--parity-images", type=number(0), default=256, help="images of parity; 0: all")
-    parsers["predict"].add_argument("--input", help="a file, a folder or a table; default: the recorded table")
-    parsers["predict"].add_argument("--model", help="an exported model, used alone instead of a head and the cache")
-    parsers["predict"].add_argument("--engine", choices=("auto", *engines.NAMES), default="auto", help="for new images")
-    parsers["predict"].add_argument("--output", help="where the CSV goes, - for stdout; default: OUT/predictions.csv")
-    parsers["predict"].add_argument(
-        "--allow-outside", action="store_true", help="let the table name files outside MEDIA"
-    )
+    for name, (_, about, names) in VERBS.items():
+        verb = verbs.add_parser(name, help=about)
+        flags.add(verb, Workspace, but=["precision"] if name in ("train", "compare") else ["precision", "near"])
+        for flag in names.split():
+            verb.add_argument(f"--{flag}", **FLAGS[flag])
     return parser
 
 
-def _place(flags: argparse.Namespace, *, heads: bool = False) -> Workspace:
+def _place(args: argparse.Namespace, *, heads: bool = False) -> Workspace:
     """Resolve the workspace; for the demo, make first what a verb needs."""
-    place = workspace_of(flags)
+    place = workspace_of(args)
     demo.first(place, place.cache, lambda: extraction.extract(extraction.Config(place)))
     if heads:
         from heads.compare import run
 
         demo.first(place, place.heads, lambda: run.head(place))
-    if flags.backbone or flags.input_size:  # what is given must be the cache's; not given, the cache's own is meant
+    if args.backbone or args.input_size:  # what is given must be the cache's; not given, the cache's own is meant
         recipe = backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
         cache.refuse_other_recipe(cache.open_cache(place.cache).recipe, recipe, where=str(place.cache))
     return place
 
 
-def _train(flags: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace) -> int:
     from heads import train
     from heads.compare import run
     from heads.menu import registry
 
-    names = list(dict.fromkeys(flags.head.split(","))) if flags.head else list(registry.DEFAULT)
-    run.head(_place(flags), train.config(names, **_options(flags)))
+    names = list(dict.fromkeys(args.head.split(","))) if args.head else list(registry.DEFAULT)
+    run.head(_place(args), train.config(names, **_options(args)))
     return DONE
 
 
-def _compare(flags: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     from heads import train
     from heads.compare import run
     from heads.menu import registry
 
-    place = _place(flags)
-    run.compare(place, train.config(list(registry.COMPARED), **_options(flags)))
+    place = _place(args)
+    run.compare(place, train.config(list(registry.COMPARED), **_options(args)))
     print(f"compare   {shown(place.comparison_html)}, .csv and .json; bundles in {shown(place.heads)}")
     return DONE
 
 
-def _options(flags: argparse.Namespace) -> dict[str, Any]:
+def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return how to train what `train` and `compare` were asked for, as `train.config` takes it."""
-    return {name: getattr(flags, name) for name in ("seed", "threshold", "prior", "calibrate", "sweep")}
+    return {name: getattr(args, name) for name in ("seed", "threshold", "prior", "calibrate", "sweep")}
 
 
-def _choose(place: Workspace, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
-    from heads.ship import bundle
+def _export(args: argparse.Namespace) -> int:
+    from heads.ship import bundle, card, export, formats
 
-    if name and name not in bundle.trained(place.heads):
-        from heads.menu import registry
-
-        registry.create(name, 0)  # no such head: the error lists those there are
-    return bundle.choose(place.heads, name, for_export=for_export)
-
-
-def _export(flags: argparse.Namespace) -> int:
-    from heads.ship import card, export, formats
-
-    asked = formats.parse(flags.formats)
-    place = _place(flags, heads=True)
-    name, why = _choose(place, flags.head or None, for_export=True)
+    asked = formats.parse(args.formats)
+    place = _place(args, heads=True)
+    name, why = bundle.choose(place.heads, args.head or None, for_export=True)
     print(f"export    head {name} ({why})", flush=True)
-    results = export.export(place, name, n_images=flags.parity_images, seed=flags.seed, asked=asked)
+    results = export.export(place, name, n_images=args.parity_images, seed=args.seed, asked=asked)
     for result in results:
         print(
             f"parity    {result.format:<21}{result.input:<14} max |dp| {result.max_abs_diff:.1e} over "
@@ -140,20 +118,20 @@ def _export(flags: argparse.Namespace) -> int:
     return DONE
 
 
-def _predict(flags: argparse.Namespace) -> int:
-    from heads.ship import predict
+def _predict(args: argparse.Namespace) -> int:
+    from heads.ship import bundle, predict
 
-    if flags.model:
-        return _predict_alone(flags)
-    place = _place(flags, heads=True)
-    name, why = _choose(place, flags.head or None)
+    if args.model:
+        return _predict_alone(args)
+    place = _place(args, heads=True)
+    name, why = bundle.choose(place.heads, args.head or None)
     print(f"predict   head {name} ({why})", flush=True)
-    listed, source = (predict.list_files, Path(flags.input)) if flags.input else (predict.list_table, place.data)
-    files = listed(source, place.media, allow_outside=flags.allow_outside)
-    output = artifacts.output(flags.output) if flags.output else place.predictions
+    listed, source = (predict.list_files, Path(args.input)) if args.input else (predict.list_table, place.data)
+    files = listed(source, place.media, allow_outside=args.allow_outside)
+    output = artifacts.output(args.output) if args.output else place.predictions
     photos = manifest.photos(place.manifest)  # beside INPUT's own: the next verb reads them
     artifacts.refuse_output(output, chain(place.inputs(), _read(source, files), photos))
-    print("predict   " + predict.write(output, predict.from_bundle(place, name, files, flags.engine)))
+    print("predict   " + predict.write(output, predict.from_bundle(place, name, files, args.engine)))
     return DONE
 
 
@@ -162,41 +140,42 @@ def _read(source: Path, files: list[tuple[str, Path | None]]) -> list[Path]:
     return ([] if source.is_dir() else [source]) + [path for _, path in files if path]
 
 
-def _predict_alone(flags: argparse.Namespace) -> int:
+def _predict_alone(args: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
     from heads.ship import predict
     from heads.ship.bundle import FACTS
 
-    if flags.engine != "auto":
+    if args.engine != "auto":
         raise UsageError(
             "--engine was given with --model", rule="An export runs on its own runtime", then="Leave ENGINE out"
         )
-    if not flags.input:
+    if not args.input:
         raise UsageError("--model was given without --input", then="Give INPUT=a file, a folder or a table")
-    source = Path(flags.input)
-    media = Path(flags.media or os.environ.get("MEDIA_DIR") or source.parent)
-    files = predict.list_files(source, media, allow_outside=flags.allow_outside)
-    print(f"predict   {flags.model}, alone", flush=True)
-    output = artifacts.output(flags.output or str(Outputs(Path(flags.out or workspace.ARTIFACTS)).predictions))
-    model = Path(flags.model).absolute()
+    source = Path(args.input)
+    media = Path(args.media or os.environ.get("MEDIA_DIR") or source.parent)
+    files = predict.list_files(source, media, allow_outside=args.allow_outside)
+    print(f"predict   {args.model}, alone", flush=True)
+    output = artifacts.output(args.output or str(Outputs(Path(args.out or workspace.ARTIFACTS)).predictions))
+    model = Path(args.model).absolute()
     facts = [folder / FACTS for folder in list(model.parents)[:2]]
     artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
-    print("predict   " + predict.write(output, predict.from_export(Path(flags.model), files)))
+    print("predict   " + predict.write(output, predict.from_export(Path(args.model), files)))
     return DONE
 
 
-def _show(flags: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from heads.compare import run, show
+    from heads.ship import bundle
 
-    place = _place(flags)
+    place = _place(args)
     demo.first(place, place.suspects, lambda: run.compare(place))
-    name, why = _choose(place, flags.head or None)
+    name, why = bundle.choose(place.heads, args.head or None)
     print(f"show      head {name} ({why})", flush=True)
-    print(f"show      {shown(show.draw(place, name, flags.seed))}: the most suspect labels, and predictions")
+    print(f"show      {shown(show.draw(place, name, args.seed))}: the most suspect labels, and predictions")
     return DONE
 
 
-def _review(flags: argparse.Namespace) -> int:
+def _review(args: argparse.Namespace) -> int:
     try:
         from heads.review import server
     except ModuleNotFoundError as error:
@@ -204,9 +183,9 @@ def _review(flags: argparse.Namespace) -> int:
             f"Label review needs {error.name}, which is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-review.txt",
         ) from error
-    place = _place(flags)
+    place = _place(args)
     print(f"review    {place.describe()}", flush=True)
-    server.run(place, flags.who or _user(), flags.port)
+    server.run(place, args.who or _user(), args.port)
     return DONE
 
 
@@ -217,11 +196,11 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _labels(flags: argparse.Namespace) -> int:
+def _labels(args: argparse.Namespace) -> int:
     from heads.review import merged
 
-    place = _place(flags)
-    target = artifacts.output(flags.output) if flags.output else place.labels
+    place = _place(args)
+    target = artifacts.output(args.output) if args.output else place.labels
     rows, changed = merged.write(place, target)
     print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
     if not artifacts.is_stdout(target):
@@ -229,14 +208,34 @@ def _labels(flags: argparse.Namespace) -> int:
     return DONE
 
 
-def _list(flags: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from heads.menu import registry
     from heads.ship import bundle
 
-    trained = bundle.trained(workspace.out_of(flags.out or None).heads)
+    trained = bundle.trained(workspace.out_of(args.out or None).heads)
     for name in registry.HEADS:
         print(f"{name:<18}{'trained' if name in trained else ''}".rstrip())
     return DONE
+
+
+VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {
+    "train": (_train, "train heads on the cached features", "head seed sweep threshold prior calibrate"),
+    "compare": (_compare, "set every head side by side on the same rows", "seed sweep threshold prior calibrate"),
+    "export": (
+        _export,
+        "join backbone and head into one saved model, after parity",
+        "head seed formats parity-images",
+    ),
+    "predict": (
+        _predict,
+        "write probabilities for a file, a folder or a table",
+        "head input model engine output allow-outside",
+    ),
+    "show": (_show, "draw the most suspect labels and some predictions as pictures", "head seed"),
+    "review": (_review, "look at labels in the browser, the most suspicious first, and mend them", "port who"),
+    "labels": (_labels, "write the table with the labels that review gave", "output"),
+    "list": (_list, "say which heads there are", ""),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,22 +244,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    flags = _parser().parse_args(argv)
-    verbs = {
-        "train": _train,
-        "compare": _compare,
-        "export": _export,
-        "predict": _predict,
-        "show": _show,
-        "review": _review,
-        "labels": _labels,
-        "list": _list,
-    }
-    output = getattr(flags, "output", None)
-    if output and artifacts.is_stdout(artifacts.output(output)):
-        with redirect_stdout(sys.stderr):  # stdout is the table's alone
-            return verbs[flags.verb](flags)
-    return verbs[flags.verb](flags)
+    args = _parser().parse_args(argv)
+    output = getattr(args, "output", None)
+    quiet = output and artifacts.is_stdout(artifacts.output(output))
+    with redirect_stdout(sys.stderr) if quiet else nullcontext():  # stdout is the table's alone
+        return VERBS[args.verb][0](args)
 
 
 if __name__ == "__main__":

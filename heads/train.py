@@ -20,7 +20,7 @@ from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu import sweep as grid
 from heads.menu.layers import forward
-from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle
+from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
 from heads.stats import decision, metrics
 from heads.stats.decision import OperatingPoint, Target
 from heads.stats.metrics import Metric
@@ -91,21 +91,21 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
     model = head.to_model()
     p = forward(model, validation.X)
     point = decision.choose(config.target, validation.y, p, validation.groups, len(data.cache))
-    facts = {
-        "head": name,
-        "classes": list(data.classes),
-        "threshold": point.threshold,
-        "operating_point": point.to_json(),
-        "dim": data.cache.dim,
-        "seed": config.seed,
-        "rows": data.counts(),
-        "table_digest": data.table_digest,
-        "fingerprint": data.cache.fingerprint,
-        "recipe": data.cache.recipe.to_json(),
-        "backbone": data.cache.provenance.get("backbone"),
-        "training": {**head.training_, "seconds": round(seconds, 3)},
-        "provenance": provenance(),
-    }
+    facts = HeadFacts(
+        head=name,
+        classes=data.classes,
+        threshold=point.threshold,
+        operating_point=point.to_json(),
+        dim=data.cache.dim,
+        seed=config.seed,
+        rows=data.counts(),
+        table_digest=data.table_digest,
+        fingerprint=data.cache.fingerprint,
+        recipe=data.cache.recipe,
+        backbone=data.cache.provenance.get("backbone"),
+        training={**head.training_, "seconds": round(seconds, 3)},
+        provenance=provenance(),
+    )
     refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
     trained = Trained(
         name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes(), *left], head.tables()

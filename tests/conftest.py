@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from extract.workspace import Workspace
 from tests.support import chromium, synthetic
 from tests.support.album import Album, save_tiny_backbone, with_features
+from tests.support.template import Exported, copied
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +44,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests' tiny backbone, see `save_tiny_backbone`."""
     path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
     save_tiny_backbone(path)
+    gc.freeze()  # Keras collects garbage for each network: TensorFlow's own million objects are none
     return path
 
 
@@ -49,6 +54,38 @@ def place(album: Album, tiny_backbone: Path, tmp_path: Path) -> Workspace:
     album.fill(40)
     out = tmp_path / "out"
     return Workspace(out, out / "features.h5", album.table, album.media, str(tiny_backbone))
+
+
+@pytest.fixture(scope="session")
+def once_extracted(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """What `extracted` copies; not to be changed."""
+    from extract import run
+
+    folder = tmp_path_factory.mktemp("extracted")
+    photos, out = Album(folder / "album").fill(40), folder / "out"
+    place = Workspace(out, out / "features.h5", photos.table, photos.media, str(tiny_backbone))
+    assert run.extract(run.Config(place)) == 0
+    return place
+
+
+@pytest.fixture(scope="session")
+def once_exported(once_extracted: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A workspace with a logistic head whose threshold is not one half, exported in every format; not to be changed."""
+    from heads import train
+    from heads.data import dataset
+    from heads.ship import export, formats
+    from heads.stats import decision
+
+    out = tmp_path_factory.mktemp("exported") / "out"
+    place = replace(once_extracted, out=Path(shutil.copytree(once_extracted.out, out)), cache=out / "features.h5")
+    train.run(place, dataset.join(place), train.Config(["logistic"], 0, decision.parse("review=20/40")))
+    return Exported(place, export.export(place, "logistic", n_images=0, seed=0, asked=list(formats.FILES)))
+
+
+@pytest.fixture
+def extracted(place: Workspace, once_extracted: Workspace) -> Workspace:
+    """`place` after `make features`: no second run of the backbone for each test."""
+    return copied(once_extracted, place)
 
 
 @pytest.fixture

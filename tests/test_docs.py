@@ -1,10 +1,12 @@
 """Docs that cannot lie: each target, verb and flag is documented, and each documented one exists."""
 
+import ast
 import re
 import subprocess
 
 import pytest
 
+from benchmarks import house
 from extract.__main__ import _parser as extract_parser
 from heads.__main__ import _parser as heads_parser
 from heads.menu import registry
@@ -36,7 +38,10 @@ def test_every_make_target_is_in_help_and_in_the_readme():
 
 def test_every_make_variable_is_in_the_readme():
     """DATA, MEDIA and the others."""
-    used = set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "ARGS"}
+    lists = re.findall(r"^(?:INPUTS|PASS|TRAIN) +:= (.*)|\$\(call flags,(.*)", MAKEFILE, re.MULTILINE)
+    listed = set(re.findall(r"(?<![(A-Z_])[A-Z_]{3,}", str(lists)))
+    used = listed | set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "SWEEP", "ARGS"}
+    assert {"DATA", "INPUT_SIZE", "SHARD", "PRIOR", "HEAD", "FORMATS", "MODEL"} <= used
     assert used <= set(re.findall(r"`([A-Z_]+)[=`]", README))
 
 
@@ -67,3 +72,30 @@ def test_no_page_names_a_package_host_or_a_machine():
     """The product knows neither the place it was made in nor where packages come from."""
     text = README + (ROOT / "CHANGELOG.md").read_text() + MAKEFILE
     assert not re.search(r"pypi|(?<!\w)/(?:home|root|tmp|work)/", text, re.IGNORECASE)
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_page_of_the_layout_names_every_room_with_its_own_words():
+    """The tree has each folder and file on the top level, and says of it what its docstring says."""
+    tree, package, told = re.search(r"```\n(.*?)```", ARCHITECTURE, re.DOTALL)[1], "", {}
+    for line in tree.splitlines():
+        names, _, words = line.strip().partition("  ")
+        package = package if line.startswith(" ") else names
+        told |= {(package, name.strip()): words.strip() for name in names.split(",") if line.startswith(" ")}
+    for name in ("extract", "heads"):
+        inside = (path for path in (ROOT / name).iterdir() if not path.name.startswith("__pycache__"))
+        rooms = {path.name + "/" * path.is_dir(): path for path in inside if path.name != "__init__.py"}
+        assert {room for where, room in told if where == f"{name}/"} == rooms.keys()
+        for room, path in rooms.items():
+            doc = ast.get_docstring(ast.parse((path / "__init__.py" if path.is_dir() else path).read_text()))
+            assert told[f"{name}/", room] in ("", doc.splitlines()[0])
+
+
+def test_the_page_of_the_layout_names_what_is_there():
+    """Each path in its text, and the picture of the imports as they are."""
+    for path in re.findall(r"`(\w+/\w+)(?:\.py)?`", ARCHITECTURE):
+        there = [ROOT, ROOT / "extract", ROOT / "heads"]
+        assert any((folder / path).is_dir() or list(folder.glob(f"{path}.*")) for folder in there), path
+    assert f"```mermaid\n{house.picture()}\n```" in ARCHITECTURE

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import house
 from tests.support.album import ROOT
 
 # rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
@@ -27,26 +28,8 @@ def imports_of(path):
 
 FILES = sorted([*(ROOT / "extract").rglob("*.py"), *(ROOT / "heads").rglob("*.py")])
 
-# from the ground up: a folder, or a file on the top level, imports only itself and what stands before it
-ORDER = (
-    *(
-        "extract.ground",
-        "extract.recipe",
-        "extract.images",
-        "extract.tables",
-        "extract.files",
-        "extract.backbones",
-        "extract.store",
-    ),
-    *("extract.workspace", "extract.demo", "extract.run", "extract.shards", "extract.cluster", "extract.link_tree"),
-    *("extract.__main__", "heads.stats", "heads.menu", "heads.data", "heads.ship", "heads.train", "heads.compare"),
-    *("heads.review", "heads.__main__"),
-)
-# what is left to mend: imports that go up, and files in circles; both may only shrink
-UPWARD: set[tuple[str, str]] = set()
-CIRCLES: set[str] = set()
-# what computes, and may know of nothing else of ours
-PURE = ("heads.data.neighbours", "heads.stats.metrics", "heads.menu.layers")
+# what computes, and may know of nothing of ours but each other
+PURE = ("heads.stats.task", "heads.data.neighbours", "heads.stats.metrics", "heads.menu.layers")
 
 
 def module_of(path):
@@ -54,45 +37,10 @@ def module_of(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def arrows():
-    """Map each module to the modules of ours that it imports, in functions and under TYPE_CHECKING too."""
-    known = {module_of(path): path for path in FILES if path.name != "__init__.py"}
-    return {name: (imports_of(path) & set(known)) - {name} for name, path in known.items()}
-
-
-def room(module):
-    """Return the place in ORDER of a module: its folder, or itself where it lies on the top level."""
-    places = [number for number, each in enumerate(ORDER) if f"{module}.".startswith(f"{each}.")]
-    assert places, f"{module} has no place in ORDER"
-    return places[0]
-
-
-def upward():
-    """Return the imports that go up."""
-    return {(here, there) for here, found in arrows().items() for there in found if room(there) > room(here)}
-
-
-def circles():
-    """Return the modules that import themselves in the end."""
-    graph, found = arrows(), set()
-    for name in graph:
-        seen, stack = set(), [name]
-        while stack:
-            fresh = graph[stack.pop()] - seen
-            seen |= fresh
-            stack += fresh
-        found |= {name} & seen
-    return found
-
-
 def test_a_folder_imports_only_folders_below_it():
-    """`__main__` -> verb -> contract -> ground; heads -> extract, never back. What is mended leaves UPWARD."""
-    assert upward() == UPWARD
-
-
-def test_no_file_imports_itself_in_the_end():
-    """What is opened leaves CIRCLES."""
-    assert circles() == CIRCLES
+    """`__main__` -> verb -> contract -> ground; heads -> extract, never back; in functions and for types too."""
+    assert house.upward() == set()
+    assert house.circles() == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -103,7 +51,8 @@ def test_the_product_needs_no_tests_and_little_of_it_needs_tensorflow(path):
     if path.relative_to(ROOT).as_posix() not in TENSORFLOW_ROOMS:
         assert not roots & TENSORFLOW
     if module_of(path) in PURE:
-        assert not roots & {"extract", "heads"}
+        ours = {name for name in imports_of(path) if name.split(".")[0] in ("extract", "heads")}
+        assert all(name.startswith(PURE) for name in ours)
 
 
 @pytest.mark.parametrize("package", ["extract", "heads"])

@@ -1,5 +1,6 @@
 """What version 0.7.0 wrote is read as it stands: cache, splits, answers, heads and exports."""
 
+import json
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from extract.tables import answers, splits
 from heads.__main__ import main as heads_main
 from heads.data import dataset
 from heads.ship import bundle
+from heads.ship.bundle import HeadFacts
 from tests.support.album import ROOT, read_rows
 
 FINGERPRINT = "ad0bde6ed28a66dd1adef51861d4ff91c52994503aa6e165081cccbb635dd74f"
@@ -70,6 +72,19 @@ def test_a_head_gives_the_probabilities_that_it_gave(old, name):
     rows = dataset.rows_of(found, np.array([digests[object_id] for object_id in given]))
     p = bundle.load(old / "run" / "heads" / name).probability(found.read(rows))
     np.testing.assert_allclose(p, list(given.values()), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["logistic", "knn"])
+def test_what_a_head_says_of_itself_is_written_as_it_was_read(old, name):
+    """head.json field by field and in order; before 0.3.0 it had no operating point, and layers did not say unit."""
+    folder = old / "run" / "heads" / name
+    given = json.loads((folder / "head.json").read_text())
+    assert json.dumps(bundle.read_facts(folder).to_json()) == json.dumps(given)
+    del given["operating_point"]
+    given["layers"] = [{key: layer[key] for key in ("units", "activation")} for layer in given.get("layers", [])]
+    facts = HeadFacts.from_json(given, folder / "head.json")
+    assert facts.operating_point == {"spec": "0.5", "prior": None}
+    assert facts.decide(np.array([0.4, 0.5])).tolist() == given["classes"]
 
 
 @pytest.mark.tensorflow

@@ -20,20 +20,21 @@ def campaign(*flags):
 
 
 def test_a_short_campaign_loses_nothing(tmp_path):
-    """Kills, damaged caches, mutated images, readers; and the report holds the new table in the place of the old."""
+    """Kills, full disks, damaged caches, mutated images, readers; the new table stands in the old one's place.
+
+    The disks: a limit on files, a file system that is too small, one that is read-only, folders of another's. The verbs
+    that need a backbone are killed in `make torture`, and in extract/test_crash at chosen moments.
+    """
     report = tmp_path / "report.md"
     report.write_text("before\n<!-- campaign -->\nold\n<!-- end -->\nafter\n")
-    harm = ["--kills=1", "--disks=0", "--damages=60", "--files=200", "--seconds=1"]
-    rows = campaign(*harm, f"--report={report}", "--only", "damage", "readers", "export", "head", "images")
-    assert len(rows) == 2 * 5  # each as it ends, and once more in the table
+    harm = ["--kills=1", "--disks=1", "--damages=60", "--files=100", "--seconds=1"]
+    rows = campaign(*harm, f"--report={report}", "--only", "damage", "readers", "head", "images")
+    assert len(rows) in (
+        2 * 6,
+        2 * 7,
+    )  # each twice; fewer where nothing can be mounted
     assert all(int(cells[1].replace(",", "")) > 0 for cells in rows)
     text = report.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-
-
-def test_a_disk_that_takes_no_more_costs_nothing_that_was_published():
-    """A limit on files, a file system that is too small, one that is read-only, folders of another's."""
-    rows = campaign("--kills=0", "--disks=1", "--only", "head")
-    assert len(rows) in (2 * 2, 2 * 3)  # no file system is too small where none can be mounted

@@ -19,7 +19,8 @@ import pandas as pd
 
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
-from extract.images import decode
+from extract.images import header
+from extract.images.header import BadImage, Header
 from extract.tables import folders, sheet
 from extract.tables.folders import SUFFIXES
 from extract.tables.sheet import COLUMNS as TABLE_COLUMNS
@@ -49,6 +50,11 @@ class Row(NamedTuple):
     def stat(self) -> tuple[int, int, int]:
         """What must be as it was for the bytes to be as they were."""
         return self[3:6]
+
+    @property
+    def header(self) -> Header:
+        """What the file's header declares."""
+        return Header(self.format, self.width, self.height, self.orientation)
 
 
 @dataclass(frozen=True)
@@ -343,7 +349,7 @@ def look(
         found = (each for stats in pool.map(stats_of, some) for each in stats)
         for number, ((name, path), stats) in enumerate(zip(objects, found, strict=True)):
             if path is None:
-                stats = decode.BadImage("missing", f"no file for this id under {media}")
+                stats = BadImage("missing", f"no file for this id under {media}")
             before = index.get(path or "")
             if before and before.sha256 and before.stat == stats:
                 scan.rows.append(before if before.object_id == name else before._replace(object_id=name))
@@ -351,45 +357,42 @@ def look(
                 continue
             scan.as_known = False
             scan.rows.append(Row(name, path or ""))
-            if isinstance(stats, decode.BadImage):
+            if isinstance(stats, BadImage):
                 scan.failures[number] = Failure(name, path or "", stats.reason, stats.detail)
             else:
                 scan.unread.add(number)
     return scan
 
 
-def _stats(
-    paths: list[str | None], *, progress: Callable[[int], None]
-) -> list[tuple[int, int, int] | decode.BadImage | None]:
+def _stats(paths: list[str | None], *, progress: Callable[[int], None]) -> list[tuple[int, int, int] | BadImage | None]:
     """Return size, mtime_ns and inode of each path, or what is wrong with it."""
     found = [_stat(path) if path else None for path in paths]
     progress(len(paths))
     return found
 
 
-def _stat(path: str) -> tuple[int, int, int] | decode.BadImage:
+def _stat(path: str) -> tuple[int, int, int] | BadImage:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return decode.BadImage("missing", "the link leads nowhere" if os.path.islink(path) else "the file is gone")
+        return BadImage("missing", "the link leads nowhere" if os.path.islink(path) else "the file is gone")
     except OSError as error:
-        return decode.BadImage("io-error", str(error))
+        return BadImage("io-error", str(error))
     if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
-        return decode.BadImage("io-error", "it is no regular file")
+        return BadImage("io-error", "it is no regular file")
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def read(row: Row) -> tuple[Row | Failure, bytes]:
     """Read the file of a Scan's row, once: return the row with all columns, or why it has no bytes, and the bytes."""
     try:
-        with decode.opening(row.path) as file:
+        with header.opening(row.path) as file:
             found = os.fstat(file.fileno())  # before the bytes: if they change meanwhile, the next run reads them again
             data = file.read()
-    except decode.BadImage as error:
+    except BadImage as error:
         return Failure(row.object_id, row.path, error.reason, error.detail), b""
-    digest, header = hashlib.sha256(data).hexdigest(), decode.sniff(io.BytesIO(data))
-    seen = Row(*row[:2], digest, found.st_size, found.st_mtime_ns, found.st_ino)
-    return seen._replace(**asdict(header)), data
+    seen = Row(*row[:2], hashlib.sha256(data).hexdigest(), found.st_size, found.st_mtime_ns, found.st_ino)
+    return seen._replace(**asdict(header.sniff(io.BytesIO(data)))), data
 
 
 def build(

@@ -9,76 +9,20 @@ the first pixel is needed.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 import re
-import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from extract.ground import engines
-from extract.images import exif
+from extract.images import exif, pillow
+from extract.images.header import BadImage, Header, opened, orientation_of, read, refuse
 
-with suppress(ImportError):
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-
-REASONS = ("missing", "io-error", "changed", "undecodable", "not-finite")  # the closed list of quarantine.csv
-# what Pillow may open; MPO: a JPEG with further pictures behind it, as some cameras write
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "HEIF", "PPM")
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-MAX_PIXELS = 100_000_000  # decoded whole, a larger image would take over 300 MB
-MAX_BYTES = 1_000_000_000  # so many pixels, uncompressed, with 16 bits a channel and alpha
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB: colour profiles of over 1 MB are no attack
-Image.MAX_IMAGE_PIXELS = None  # the limit above holds instead of Pillow's warning
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, into the middle of a progress bar
 REFUSAL = "This graph decodes JPEG, PNG, still WebP and 24-bit BMP; other images go to the signature `pixels`"
-
-
-class BadImage(Exception):
-    """One image that cannot become pixels: `reason` from REASONS, `detail` in words."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file declares of itself, before anything is decoded; format "" where Pillow does not know it."""
-
-    format: str = ""
-    width: int = 0
-    height: int = 0
-    orientation: int = 1
-
-
-def sniff(file: BinaryIO) -> Header:
-    """Read a file's header with Pillow; takes no memory for pixels and never raises on odd bytes."""
-    try:
-        with Image.open(file) as image:
-            tags = Image.Exif()
-            with suppress(Exception):  # damaged tags are no tags
-                tags.load(image.info.get("exif", b""))  # getexif() would decode a whole PNG to look behind its pixels
-            return Header(image.format or "", image.width, image.height, _orientation(tags))
-    except Exception:  # besides UnidentifiedImageError, bytes made to confuse raise struct.error, KeyError and others
-        return Header()
-
-
-def _orientation(tags: Image.Exif) -> int:
-    found = tags.get(exif.ORIENTATION, 1)
-    return found if found in range(1, 9) else 1
 
 
 def decode(encoded: Any, size: int) -> Any:
@@ -191,61 +135,25 @@ def load(path: Path | str, size: int, *, sha256: str | None = None) -> np.ndarra
     return from_bytes(read(path, sha256=sha256), size)
 
 
-@contextmanager
-def opening(path: Path | str) -> Iterator[io.BufferedReader]:
-    """Open a file to read it whole. Errors: BadImage where it cannot be read, or is too large to be an image."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
-            raise BadImage("io-error", "it is no regular file")
-        with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise BadImage("undecodable", f"{size / 1e9:.1f} GB; files of up to {MAX_BYTES / 1e9:.1f} GB are read")
-            yield file
-    except FileNotFoundError as error:
-        raise BadImage("missing", "the file is gone") from error
-    except OSError as error:
-        raise BadImage("io-error", str(error)) from error
+def from_bytes(data: bytes, size: int, header: Header | None = None) -> np.ndarray:
+    """Return the pixels of one encoded image, uint8 (size, size, 3). Errors: BadImage("undecodable").
+
+    header: what `sniff` said of these bytes, where it was asked before.
+    """
+    return decoded(data, size, header)[0]
 
 
-def read(path: Path | str, *, sha256: str | None = None) -> bytes:
-    """Return a file's bytes, which have the digest `sha256` where one is given. Errors: BadImage."""
-    with opening(path) as file:
-        data = file.read()
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise BadImage("changed", "the file changed while it was being read; it is tried again on the next run")
-    return data
-
-
-def read_any(paths: list[str], *, sha256: str) -> bytes:
-    """Return the bytes of the first of several copies that can be read; see `read`. Errors: BadImage of the last."""
-    for path in paths[:-1]:
-        with suppress(BadImage):
-            return read(path, sha256=sha256)
-    return read(paths[-1], sha256=sha256)
-
-
-def from_bytes(data: bytes, size: int) -> np.ndarray:
-    """Return the pixels of one encoded image, uint8 (size, size, 3). Errors: BadImage("undecodable")."""
+def decoded(data: bytes, size: int, header: Header | None = None) -> tuple[np.ndarray, bool]:
+    """Return the pixels as `from_bytes`, and whether `decode` reads the bytes: if so, a SavedModel does too."""
     tf, _ = engines.load()
-    header = refuse(data)
+    header = refuse(data, header)
     try:
-        return _decoder(size)(tf.constant(data)).numpy()
+        return _decoder(size)(tf.constant(data)).numpy(), True
     except tf.errors.OpError as error:
         if REFUSAL in error.message or header.format in ("JPEG", "MPO", "BMP"):  # lossless JPEG and junk behind a BMP
-            return _with_pillow(data, size)
+            return _with_pillow(data, size), False
         first_line = re.sub(r"\{\{.*?\}\} *", "", error.message or type(error).__name__).strip().splitlines()[0]
         raise BadImage("undecodable", first_line[:200]) from error
-
-
-def in_graph(data: bytes, size: int) -> bool:
-    """Say whether `decode` reads these bytes, so that an export's signature `bytes` does."""
-    tf, _ = engines.load()
-    try:
-        refuse(data)
-        _decoder(size)(tf.constant(data))
-    except (tf.errors.OpError, BadImage):
-        return False
-    return True
 
 
 def _with_pillow(data: bytes, size: int) -> np.ndarray:
@@ -254,31 +162,11 @@ def _with_pillow(data: bytes, size: int) -> np.ndarray:
     try:
         with opened(data) as image:
             image.load()
-            orientation = _orientation(image.getexif())  # Pillow takes the tag away where it has turned the image
-            pixels = _rgb(image)
-    except BadImage:
-        raise
+            orientation = orientation_of(image.getexif())  # Pillow takes the tag away where it has turned the image
+            pixels = pillow.rgb(image)
     except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
         raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
     return _finisher(size)(tf.constant(pixels), tf.constant(orientation, tf.int64)).numpy()
-
-
-def opened(data: bytes) -> Image.Image:
-    """Open encoded bytes with Pillow, as one of FORMATS and nothing else. Errors: whatever a plugin raises."""
-    Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
-    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Return an opened image's pixels as RGB over white, uint8 (h, w, 3); of 16 bits the upper 8. Errors: BadImage."""
-    if image.mode in ("I", "F"):
-        raise BadImage("undecodable", f"{image.format} with 32 bits a channel, whose range is not told")
-    if image.mode.startswith("I;16"):
-        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(upper[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        return _over_white(np.asarray(image.convert("RGBA"))).numpy()
-    return np.asarray(image.convert("RGB"))
 
 
 def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:
@@ -297,21 +185,6 @@ def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:
     except Exception:  # as `_with_pillow`; whoever asks has decoded these bytes before
         return None
     return None if values is None else (int(values.min()), int(values.max()))
-
-
-def refuse(data: bytes) -> Header:
-    """Return the header, or raise BadImage for what no decoder should be given: a foreign format, or a bomb."""
-    header = sniff(io.BytesIO(data))
-    if not data:
-        raise BadImage("undecodable", "the file is empty")
-    if not header.format and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
-        raise BadImage("undecodable", "HEIC; needs pillow-heif: .venv/bin/python -m pip install pillow-heif")
-    if header.format not in FORMATS:
-        what = header.format or "no image format that Pillow knows"
-        raise BadImage("undecodable", f"{what}; {', '.join(FORMATS)} are read")
-    if header.width * header.height > MAX_PIXELS:
-        raise BadImage("undecodable", f"declares {header.width} x {header.height} pixels; the limit is {MAX_PIXELS:,}")
-    return header
 
 
 def complaints(path: Path | str, size: int) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
-from extract.images import decode
-from extract.images.decode import BadImage
+from extract.images import header, pillow
+from extract.images.header import BadImage
 
 QUALITY = 80
 
@@ -19,12 +18,13 @@ def load(path: Path | str, side: int, *, sha256: str | None = None) -> Image.Ima
 
     sha256: the digest that the bytes must have, so that no other file is ever shown in its place. Errors: BadImage.
     """
-    data = decode.read(path, sha256=sha256)
-    decode.refuse(data)
+    data = header.read(path, sha256=sha256)
+    header.refuse(data)
     try:
-        with decode.opened(data) as image:
+        with header.opened(data) as image:
             image.draft("RGB", (side, side))  # libjpeg scales while it decodes
-            small = _over_white(image)
+            small = Image.fromarray(pillow.rgb(image))
+            small.info = image.info  # the EXIF tags, which say which way is up
             small.thumbnail((side, side))
             return ImageOps.exif_transpose(small)
     except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
@@ -36,16 +36,3 @@ def encode(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    """Return RGB, with the EXIF tags that say which way is up."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
-        flat = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    else:
-        flat = image.convert("RGB")
-    flat.info = dict(image.info)
-    return flat

@@ -383,22 +383,6 @@ def open_parts(folder: Path) -> list[FeatureCache]:
     return [open_cache(path) for path in sorted(folder.glob("part-*.h5"))]
 
 
-def write_part(
-    folder: Path,
-    number: int,
-    recipe: Recipe,
-    backbone: str,
-    probe: np.ndarray,
-    keys: list[str],
-    features: np.ndarray,
-) -> Path:
-    """Publish one slice of a running extraction. backbone: its name; keys: n digests; features: float32 (n, D)."""
-    path = folder / f"part-{number:06d}.h5"
-    blocks = [(np.array(keys, dtype="S64"), features)]
-    write(path, recipe, provenance(backbone=backbone), probe, blocks, len(keys))
-    return path
-
-
 def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> FeatureCache:
     """Join the old cache and the parts, in that order, into `path`; a digest counts once.
 

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from extract.files.manifest import Manifest, Row
-from extract.images import decode
+from extract.images import decode, header
 
 SOON = 20_000  # rows that are looked through in so little time that a run which embeds nothing does it too
 DIRECTIONS = 4  # two different images in 10^12 agree in all
@@ -67,8 +67,8 @@ def notes(sets: list[list[str]], total: int, manifest: Manifest) -> list[str]:
 def _sixteen_bits(rows: list[Row]) -> list[str]:
     ranges = []
     for row in rows:
-        with suppress(decode.BadImage):  # gone since; the note does without its range
-            ranges.append(decode.sixteen_bit_range(decode.read(row.path)))
+        with suppress(header.BadImage):  # gone since; the note does without its range
+            ranges.append(decode.sixteen_bit_range(header.read(row.path)))
     known = [each for each in ranges if each]
     if not known:
         return []

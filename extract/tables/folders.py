@@ -11,7 +11,7 @@ from pathlib import Path
 
 from extract.ground.errors import InputError
 
-SUFFIXES = (  # of images.FORMATS
+SUFFIXES = (  # of header.FORMATS
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
 )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from extract.ground import files
 from extract.ground.errors import InputError
-from extract.images import decode
+from extract.images.header import sniff
 from extract.tables import folders
 
 pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
@@ -123,7 +123,7 @@ def _kind(head: bytes) -> str:
     magic = next((name for start, name in MAGIC.items() if head.startswith(start)), "")
     if magic == "a zip archive" and any(name in head for name in OFFICE):
         return "an Office file, such as an Excel workbook (.xlsx)"
-    picture = decode.sniff(io.BytesIO(head)).format if not magic and b"\0" in head else ""
+    picture = sniff(io.BytesIO(head)).format if not magic and b"\0" in head else ""
     return f"a picture ({picture})" if picture else magic
 
 

@@ -13,9 +13,8 @@ import numpy as np
 from scipy.special import expit
 
 from heads.data.dataset import Dataset
-from heads.menu import solver
+from heads.menu import search
 from heads.menu.layers import standardisation, standardise
-from heads.menu.linear import CS, folds_by_group
 
 COLUMNS = ("objectId", "type", "value", "probability", "self_confidence")
 
@@ -43,12 +42,12 @@ def suspects(data: Dataset, seed: int) -> Audit:
     """
     y = np.concatenate([part.y for part in data.parts.values()])
     groups = np.concatenate([part.groups for part in data.parts.values()])
-    folds = folds_by_group(y, groups, seed)
+    folds = search.folds_by_group(y, groups, seed)
     if not folds:
         return Audit([], len(y), "a class has too few independent groups for two folds")
     X = np.concatenate([part.X for part in data.parts.values()])
     Z = standardise(X, *standardisation(X), out=X)
-    scores, losses = solver.out_of_fold(Z, y, CS, folds)
+    scores, losses = search.out_of_fold(Z, y, search.CS, folds)
     p = expit(scores[:, np.argmin(losses)])
     confidence = np.where(y == 1, p, 1 - p)
     ids = np.concatenate([part.ids for part in data.parts.values()])

@@ -17,6 +17,7 @@ from heads.menu import registry
 from heads.stats import decision, metrics, paired
 from heads.stats.metrics import Metric
 from heads.stats.paired import Difference
+from heads.stats.task import BINARY
 from heads.train import Trained
 
 COLUMNS = (
@@ -165,7 +166,7 @@ def _head(head: Trained) -> dict[str, Any]:
         "threshold": head.point.threshold,
         "operating_point": head.point.to_json(),
         "refused": head.point.refused or None,
-        "training": head.bundle.facts["training"],
+        "training": head.bundle.facts.training,
         "metrics": {
             split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
         },
@@ -202,4 +203,4 @@ def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
 
 
 def _decisions(head: Trained, split: str) -> np.ndarray:
-    return head.p[split] >= head.point.threshold
+    return BINARY.decide(head.p[split], head.point.threshold)

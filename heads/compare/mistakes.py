@@ -9,10 +9,11 @@ import numpy as np
 
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.stats import metrics
+from heads.stats.task import BINARY
 from heads.train import Trained
 
 MOST, SIDE = 24, 160  # mistakes; pixels
@@ -22,7 +23,7 @@ MOST, SIDE = 24, 160  # mistakes; pixels
 class Mistake:
     """A row that a head gets wrong. says: the class it calls, p: the probability it gives that class.
 
-    jpeg: the picture in base64, "" where there is none, for the reason why_not (of images.REASONS).
+    jpeg: the picture in base64, "" where there is none, for the reason why_not (of header.REASONS).
     """
 
     object_id: str
@@ -40,7 +41,7 @@ def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
         (float(loss[at]), split, at)
         for split, p in head.p.items()
         for loss in [metrics.log_losses(data.parts[split].y, p)]
-        for at in np.flatnonzero((p >= head.point.threshold) != data.parts[split].y).tolist()
+        for at in np.flatnonzero(BINARY.decide(p, head.point.threshold) != data.parts[split].y).tolist()
     ]
     known = Manifest.read(place.manifest).rows
     paths = dict(zip(known["objectId"], known["path"], strict=True))

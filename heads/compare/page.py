@@ -26,6 +26,7 @@ from heads.compare.audit import Audit
 from heads.compare.mistakes import Mistake
 from heads.menu import registry
 from heads.stats import curves, metrics, paired
+from heads.stats.task import BINARY
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 
@@ -268,7 +269,11 @@ def _matrices(told: dict[str, Any], scores: Scores, split: str) -> list[tuple[di
     """Return (head, n, counts) of each head that has the split; rows are labels, columns are what the head says."""
     shown = [(head, *scores[head["head"]][split]) for head in told["heads"] if split in scores[head["head"]]]
     return [
-        (head, len(y), np.bincount(2 * y.astype(int) + (p >= head["threshold"]), minlength=4).reshape(2, 2).tolist())
+        (
+            head,
+            len(y),
+            np.bincount(2 * y.astype(int) + BINARY.decide(p, head["threshold"]), minlength=4).reshape(2, 2).tolist(),
+        )
         for head, y, p in shown
     ]
 

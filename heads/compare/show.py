@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -13,7 +12,7 @@ from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.tables import splits
 from extract.workspace import Workspace
 from heads import train
@@ -59,9 +58,9 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     return path
 
 
-def _prediction(row: dict[str, str], facts: dict[str, Any]) -> Tile:
+def _prediction(row: dict[str, str], facts: bundle.HeadFacts) -> Tile:
     p = float(row["probability"])
-    says = str(bundle.decide(facts, np.array([p]))[0])
+    says = str(facts.decide(np.array([p]))[0])
     return Tile(row["objectId"], says, f"  {max(p, 1 - p):.2f}", says != row["value"])
 
 

@@ -17,27 +17,19 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from extract.ground.errors import HeadError
-from heads.menu.classifiers import KnnHead, LdaHead, SvmHead
+from heads.menu.head import Head, Rows
 from heads.menu.layers import Dense, forward
-from heads.menu.linear import TOO_FEW, Head, MajorityHead, folds_by_group
-from heads.menu.sweep import SweepHead
+from heads.menu.search import TOO_FEW, folds_by_group
 
 METHODS = ("temperature", "platt", "isotonic")
 ISOTONIC_ROWS = 1000  # under which isotonic regression overfits (Niculescu-Mizil & Caruana 2005)
 KNOTS = 32  # of isotonic's map, at most
 STEEPEST = 20.0  # slope of that map: float32 engines differ by 1e-6 in a logit, parity allows 1e-4 of a probability
-LEFT = {  # heads that stay as they are, and why
-    MajorityHead: "it has no scores, only the share of class 1",
-    KnnHead: "its smoothed votes are no layers",
-    LdaHead: "it calibrates itself, as Platt does",
-    SvmHead: "it calibrates itself, as Platt does",
-    SweepHead: "its settings are chosen by out-of-fold log loss already",
-}
 
 
 def wrap(head: Head, method: str, seed: int) -> tuple[Head, list[str]]:
     """Return the head with a calibration around it, or as it is and why."""
-    why = next((why for kind, why in LEFT.items() if isinstance(head, kind)), None)
+    why = head.uncalibrated
     return (head, [f"not calibrated: {why}"]) if why else (Calibrated(head, method, seed), [])
 
 
@@ -59,7 +51,7 @@ class Calibrated(Head):
         y: np.ndarray,
         *,
         groups: np.ndarray | None = None,
-        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        validation: Rows | None = None,
         log_dir: Path | None = None,
     ) -> Calibrated:
         """Fit the head on X (n, D), y (n,) of 0 and 1, and the map on logits of folds by groups (n,).

@@ -1,4 +1,4 @@
-"""The scikit-learn baselines: logistic regression with its C chosen inside train, and the floor under every head."""
+"""Linear heads of scikit-learn: logistic regression, discriminant analysis, support vectors; and the floor."""
 
 from __future__ import annotations
 
@@ -7,80 +7,37 @@ from typing import Any
 
 import numpy as np
 from joblib import parallel_config
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_predict
+from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from heads.menu.layers import Dense, Model, fold, forward, standardisation, standardise
+from extract.ground.errors import TooFewRows
+from heads.menu.head import Head
+from heads.menu.layers import Dense, fold, standardisation, standardise
+from heads.menu.search import CS, TOO_FEW, Folds, described, edges, folds_by_group, some_rows
 
-CS = np.logspace(-4, 0, 7)  # on standardised 1280-d features the best C lies around 1e-3
-FOLDS = 5
-TOO_FEW = "none: a class has too few groups"
-
-
-class Head(ClassifierMixin, BaseEstimator):
-    """What every head has: classes_, predict_proba and to_model, from the layers that fit leaves in `layers_`.
-
-    `training_` holds facts about the fit, for head.json.
-    """
-
-    layers_: list[Dense]
-    training_: dict[str, Any]
-    classes_ = np.array([0, 1])
-
-    def prepare(self) -> None:
-        """Load what fit needs, so that the seconds of a fit are its own."""
-
-    def notes(self) -> list[str]:
-        """Return what a reader of the figures should know about the fit."""
-        return []
-
-    def tables(self) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
-        """Return further tables of the fit by file name, each as columns and rows; they lie beside the bundle."""
-        return {}
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities (n, 2) of the classes 0 and 1 for features X (n, D)."""
-        p = forward(self.to_model(), X)
-        return np.stack([1 - p, p], axis=1)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return 0 or 1 for each row of X, at the threshold 0.5."""
-        return (forward(self.to_model(), X) >= 0.5).astype(np.int8)
-
-    def to_model(self) -> Model:
-        """Return what a bundle stores: the layers, but for a head that is none."""
-        return self.to_layers()
-
-    def to_layers(self) -> list[Dense]:
-        """Return the head as dense layers on raw features, standardisation folded in."""
-        return self.layers_
+SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
+LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
 
 
-def some_rows(y: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return at most `most` row numbers, the classes of y (n,) in proportion where both have more than one row."""
-    rows = np.arange(len(y))
-    if len(y) <= most:
-        return rows
-    strata = y if np.bincount(y, minlength=2).min() > 1 else None
-    return train_test_split(rows, train_size=most, stratify=strata, random_state=seed)[0]
+class MajorityHead(Head):
+    """The floor: the share of class 1 in train, whatever the image."""
 
+    uncalibrated = "it has no scores, only the share of class 1"
 
-def folds_by_group(y: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return up to FOLDS pairs (rest, fold) of row numbers, no group on both sides.
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
 
-    [] where there are none: a class has fewer than two groups, or lies in a single fold.
-    """
-    folds = min(FOLDS, *(len(np.unique(groups[y == value])) for value in (0, 1)))
-    if folds < 2:
-        return []
-    if len(np.unique(groups)) == len(groups):  # the same job, in milliseconds for seconds
-        pairs = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(y, y))
-    else:
-        pairs = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups))
-    return pairs if all(len(np.unique(y[rest])) == 2 for rest, _ in pairs) else []
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        share = float(np.average(y))
+        bias = np.array([np.log(share / (1 - share))], np.float32)
+        self.layers_ = [Dense(np.zeros((X.shape[1], 1), np.float32), bias, "sigmoid")]
+        self.training_ = {"share_of_positive": share}
 
 
 class LogisticHead(Head):
@@ -93,84 +50,138 @@ class LogisticHead(Head):
     def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
         self.cv_rows, self.seed = cv_rows, seed
 
-    def fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        sample_weight: np.ndarray | None = None,
-        *,
-        groups: np.ndarray | None = None,
-        validation: Any = None,
-        log_dir: Any = None,
-    ) -> LogisticHead:
-        """Fit on features X (n, D), labels y (n,) of 0 and 1, groups (n,); validation and log_dir are not used."""
-        with threadpool_limits(1):  # one matrix-vector product at a time is bound by memory; threads only wait
-            return self._fit(X, y, sample_weight, np.arange(len(y)) if groups is None else groups)
-
-    def _fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None, groups: np.ndarray) -> LogisticHead:
+    @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        c, searched = self._choose_c(Z, y, sample_weight, groups)
+        c, searched = self._choose_c(Z, y, groups)
         model = LogisticRegression(C=c, max_iter=1000)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(Z, y, sample_weight)
+        with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
+            model.fit(Z, y)
         self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
-        self.training_ = {
-            "C": c,
-            "cross_validation": searched,
-            "iterations": int(model.n_iter_[0]),
-            "converged": not any(w.category is ConvergenceWarning for w in caught),
-        }
-        return self
+        facts = {"iterations": int(model.n_iter_[0]), "converged": _converged(caught)}
+        self.training_ = {"C": c, "cross_validation": searched, **facts}
 
     def notes(self) -> list[str]:
-        said = [] if self.training_["converged"] else [f"not converged after {self.training_['iterations']} iterations"]
-        if self.training_["C"] in (CS[0], CS[-1]):
-            said.append(f"C = {self.training_['C']:g} lies at the edge of what was searched")
-        return said
+        training = self.training_
+        unfinished = [] if training["converged"] else [f"not converged after {training['iterations']} iterations"]
+        return unfinished + edges(training, C=CS)
 
-    def _choose_c(
-        self, Z: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None, groups: np.ndarray
-    ) -> tuple[float, str]:
+    def _choose_c(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[float, str]:
         """Return C and how it was found; where a class has too few groups for two folds, the middle of the grid."""
         rows = some_rows(y, self.cv_rows, self.seed)
         folds = folds_by_group(y[rows], groups[rows], self.seed)
         if not folds:
             return float(CS[len(CS) // 2]), TOO_FEW
-        search = LogisticRegressionCV(
-            Cs=CS,
-            cv=folds,
-            scoring="neg_log_loss",
-            tol=1e-3,
-            max_iter=1000,
-            l1_ratios=(0.0,),
-            use_legacy_attributes=False,
-        )
+        how = {"scoring": "neg_log_loss", "tol": 1e-3, "max_iter": 1000}
+        search = LogisticRegressionCV(Cs=CS, cv=folds, l1_ratios=(0.0,), use_legacy_attributes=False, **how)
         with warnings.catch_warnings(), parallel_config("threading", n_jobs=2):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the final fit reports its own
-            search.fit(Z[rows], y[rows], None if sample_weight is None else sample_weight[rows])
-        return float(
-            search.C_
-        ), f"{len(folds)} folds by group, {len(rows):,} rows, C of {CS[0]:g} to {CS[-1]:g} by log loss"
+            search.fit(Z[rows], y[rows])
+        return float(search.C_), described(folds, len(rows), C=CS)
 
 
-class MajorityHead(Head):
-    """The floor: the share of class 1 in train, whatever the image."""
+def _converged(caught: list[warnings.WarningMessage]) -> bool:
+    return not any(each.category is ConvergenceWarning for each in caught)
 
-    def fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        sample_weight: np.ndarray | None = None,
-        *,
-        groups: Any = None,
-        validation: Any = None,
-        log_dir: Any = None,
-    ) -> MajorityHead:
-        """Take the weighted mean of y (n,); of X (n, D) only the width is looked at."""
-        share = float(np.average(y, weights=sample_weight))
-        bias = np.array([np.log(share / (1 - share))], np.float32)
-        self.layers_ = [Dense(np.zeros((X.shape[1], 1), np.float32), bias, "sigmoid")]
-        self.training_ = {"share_of_positive": share}
-        return self
+
+class _SelfCalibrated(Head):
+    """A linear model whose scores become probabilities as Platt 1999 does it: scikit-learn's sigmoid by folds."""
+
+    uncalibrated = "it calibrates itself, as Platt does"
+
+    def _calibrated(self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds) -> tuple[Dense, dict[str, Any]]:
+        """Fit a model on Z (n, D), calibrate it, and return the layer and facts; without folds it is not calibrated.
+
+        Calibration rests on out-of-fold scores of all rows and is put on the scores of one fit on all rows: never on
+        scores of rows that were fitted on, but of fits that saw a fifth less than the final one.
+        """
+        slope, shift, how = 1.0, 0.0, TOO_FEW
+        if folds:
+            calibrated = CalibratedClassifierCV(model, method="sigmoid", cv=folds, ensemble=False).fit(Z, y)
+            both = calibrated.calibrated_classifiers_[0]
+            model, platt = both.estimator, both.calibrators[0]
+            slope, shift = -platt.a_, -platt.b_  # scikit-learn's p = 1 / (1 + exp(a score + b))
+            how = f"Platt, {len(folds)} folds by group"
+        else:
+            model.fit(Z, y)
+        layer = Dense(slope * model.coef_.T, slope * model.intercept_ + shift, "sigmoid")
+        return layer, {"calibration": how, "slope": float(slope), "shift": float(shift)}
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.training_["calibration"] == TOO_FEW:
+            notes.append("scores are not calibrated: a class has too few groups")
+        if self.training_["slope"] <= 0:
+            notes.append("calibration turned its scores round: out of fold they were worth nothing")
+        return notes
+
+
+class LdaHead(_SelfCalibrated):
+    """Linear discriminant analysis, each class's covariance shrunk as Ledoit and Wolf 2004 say, so that n < D will do.
+
+    Its own posterior is far too sure where rows are few, so its scores are calibrated. Time: six fits on all rows.
+    Errors: TooFewRows where a fit, of a fold too, would see under LDA_ROWS rows.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @threadpool_limits.wrap(limits=1)  # on two busy cores LAPACK's threads wait for each other, up to ten times as long
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        folds = folds_by_group(y, groups, self.seed)
+        fewest = min([len(y), *(len(rest) for rest, _ in folds)])
+        if fewest < LDA_ROWS:
+            raise TooFewRows(
+                f"lda cannot be trained on {len(y)} rows"
+                + (f": without one of its {len(folds)} folds {fewest} are left" if folds else ""),
+                rule=f"Each of its fits needs at least {LDA_ROWS} rows",
+                then="Label more images, or train another head",
+            )
+        mean, scale = standardisation(X)
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Only one sample available")  # of a class: the other gives the covariance
+            layer, facts = self._calibrated(model, standardise(X, mean, scale), y, folds)
+        self.layers_ = [fold(layer, mean, scale)]
+        self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
+
+
+class SvmHead(_SelfCalibrated):
+    """Linear support vector machine on standardised features, its scores calibrated.
+
+    C has the lowest log loss of calibrated out-of-fold scores on at most cv_rows rows, fitted to a coarse tolerance.
+    Time: six fits on all rows; memory: liblinear's copies, six times X.
+    """
+
+    def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
+        self.cv_rows, self.seed = cv_rows, seed
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        mean, scale = standardisation(X)
+        Z = standardise(X, mean, scale)
+        c, searched = self._choose_c(Z, y, groups)
+        with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
+            layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, groups, self.seed))
+        self.layers_ = [fold(layer, mean, scale)]
+        self.training_ = {"C": c, "cross_validation": searched, **facts, "converged": _converged(caught)}
+
+    def notes(self) -> list[str]:
+        unfinished = [] if self.training_["converged"] else ["not converged"]
+        return unfinished + super().notes() + edges(self.training_, C=SVM_CS)
+
+    def _svm(self, c: float, tolerance: float) -> LinearSVC:
+        return LinearSVC(C=c, dual=True, tol=tolerance, random_state=self.seed)
+
+    def _choose_c(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[float, str]:
+        """Return C and how it was found; where there are too few groups for folds, the middle of the grid."""
+        rows = some_rows(y, self.cv_rows, self.seed)
+        folds = folds_by_group(y[rows], groups[rows], self.seed)
+        if not folds:
+            return float(SVM_CS[len(SVM_CS) // 2]), TOO_FEW
+        losses = []
+        for c in SVM_CS:
+            scores = cross_val_predict(self._svm(c, 0.1), Z[rows], y[rows], cv=folds, method="decision_function")
+            platt = LogisticRegression(C=np.inf).fit(scores[:, None], y[rows])
+            losses.append(log_loss(y[rows], platt.predict_proba(scores[:, None])))
+        return float(SVM_CS[np.argmin(losses)]), described(folds, len(rows), C=SVM_CS)

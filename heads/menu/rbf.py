@@ -6,9 +6,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from heads.menu import solver
-from heads.menu.classifiers import Unweighted
+from heads.menu.head import Head
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.linear import TOO_FEW, folds_by_group, some_rows
+from heads.menu.search import TOO_FEW, described, edges, folds_by_group, out_of_fold, some_rows
 
 LANDMARKS = 512
 COMPONENTS = 64
@@ -16,7 +16,7 @@ GAMMAS = (0.125, 0.25, 0.5, 1.0, 2.0)
 CS = tuple(np.logspace(-2, 3, 11).tolist())
 
 
-class RbfHead(Unweighted):
+class RbfHead(Head):
     """Logistic regression under exp(-gamma |u - v|^2), approximated by Nystroem's method (Williams & Seeger 2001).
 
     u: standardised features on their first COMPONENTS principal axes, brought to length 1, so that the kernel is
@@ -50,13 +50,8 @@ class RbfHead(Unweighted):
         }
 
     def notes(self) -> list[str]:
-        said = [] if self.training_["converged"] else ["not converged"]
-        chosen = {"gamma": GAMMAS, "C": CS}
-        return said + [
-            f"{name} = {self.training_[name]:g} lies at the edge of what was searched"
-            for name, values in chosen.items()
-            if self.training_[name] in (values[0], values[-1]) and self.training_["cross_validation"] != TOO_FEW
-        ]
+        unfinished = [] if self.training_["converged"] else ["not converged"]
+        return unfinished + edges(self.training_, gamma=GAMMAS, C=CS)
 
     def _choose(
         self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, groups: np.ndarray
@@ -70,14 +65,10 @@ class RbfHead(Unweighted):
         losses = {}
         for gamma in GAMMAS:
             F, _ = _centred(_kernel_features(u, landmarks, gamma)[0])
-            of_c = solver.out_of_fold(F, y, np.array(CS), folds)[1]
+            of_c = out_of_fold(F, y, np.array(CS), folds)[1]
             losses.update({(gamma, c): float(loss) for c, loss in zip(CS, of_c, strict=True)})
         gamma, c = min(losses, key=losses.__getitem__)
-        searched = (
-            f"{len(folds)} folds by group, {len(rows):,} rows, gamma of {GAMMAS[0]:g} to {GAMMAS[-1]:g} and "
-            f"C of {CS[0]:g} to {CS[-1]:g} by log loss"
-        )
-        return gamma, c, searched
+        return gamma, c, described(folds, len(rows), gamma=GAMMAS, C=CS)
 
 
 def _projection(X: np.ndarray) -> Dense:

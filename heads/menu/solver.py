@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 TOLERANCE = 1e-9  # of the objective; scikit-learn's default ends between 1e-4 and 1e-7
 MOST_STEPS = 1000
+BATCH = 512  # rows of a step of Adam, as the original took
 SLOPE_LEFT = 0.3  # a line search ends where the slope has fallen to this share
 
 
@@ -49,147 +51,141 @@ def spectrum(Z: np.ndarray) -> Spectrum:
     return Spectrum(axes, np.maximum(values, 0))
 
 
+class _Problem(NamedTuple):
+    """What K heads minimise: rows Z (n, D), y (n, 1), weight (n, K), C (K,), and the spectrum of Z'Z."""
+
+    Z: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    C: np.ndarray
+    gram: Spectrum
+
+    def objective(self, W: np.ndarray, S: np.ndarray) -> np.ndarray:
+        losses = np.maximum(S, 0) - self.y * S + np.log1p(np.exp(-np.abs(S)))
+        return self.C * (self.weight * losses).sum(axis=0) + (W * W).sum(axis=0) / 2
+
+    def gradient(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the gradient by W and b, and both preconditioned."""
+        p = _sigmoid(S)
+        residual = self.weight * (p - self.y)
+        gw, gb = self.C * (self.Z.T @ residual) + W, self.C * residual.sum(axis=0)
+        curvature = np.maximum((self.weight * p * (1 - p)).sum(axis=0), 1e-3)
+        axes, values = self.gram.axes, self.gram.values[:, None]
+        zw = axes @ ((axes.T @ gw) / (values * (self.C * curvature / len(self.Z)) + 1))
+        return gw, gb, zw, gb / (self.C * curvature)
+
+    def step(self, S: np.ndarray, U: np.ndarray, w_d: np.ndarray, d_d: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Return how far each head goes from its scores S along U, (K,): Newton's method on the line, in its bracket.
+
+        w_d, d_d: products of weights and direction. slope: at the start. Slopes decide, never the objective: what the
+        last steps still gain, a float32 sum cannot tell.
+        """
+        C = self.C
+        low, high, t = np.zeros_like(C), np.full_like(C, np.inf), np.ones_like(C)
+        for _ in range(20):
+            p, wu = _sigmoid(S + t * U), self.weight * U
+            first = C * ((p - self.y) * wu).sum(axis=0) + w_d + t * d_d
+            steep = np.abs(first) > SLOPE_LEFT * np.abs(slope)
+            if not steep.any():
+                break
+            second = C * (p * (1 - p) * wu * U).sum(axis=0) + d_d
+            low, high = np.where(first < 0, t, low), np.where(first < 0, high, t)
+            t = np.where(steep, np.clip(t - first / second, low + 0.1 * (t - low), np.minimum(4 * t, high)), t)
+        return t
+
+
 def logistic(
     Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: np.ndarray | None = None
 ) -> Fit:
     """Minimise C_k sum_i weight_ik log(1 + exp(-t_i score_ik)) + |w_k|^2 / 2, t = 2y - 1, as scikit-learn does.
 
-    Z: float32 (n, D), columns of mean 0, which costs nothing as the intercept is free. y: (n,) of 0 and 1.
-    weight: float32 (n, K), 0 for a held-out row. C: (K,). gram: `spectrum(Z)`. start: weights
-    over intercepts (D + 1, K) to begin at, else W = 0.
+    Z: float32 (n, D), columns of mean 0, which costs nothing as the intercept is free. y: (n,) of 0 and 1. weight:
+    float32 (n, K), 0 for a held-out row. C: (K,). gram: `spectrum(Z)`. start: weights over intercepts (D + 1, K) to
+    begin at, else W = 0. Memory: six float32 arrays of (n, K).
 
-    Conjugate gradients after Polak and Ribiere, restarted where they would ascend (Nocedal & Wright 2006, 5.2). The
-    preconditioner is the inverse Hessian as it would be if all rows had the head's mean curvature. A head stops once
-    the decrease that one more step promises is under TOLERANCE of its objective.
-    Memory: six float32 arrays of (n, K).
+    Conjugate gradients; the preconditioner is the inverse Hessian as it would be if all rows had the head's mean
+    curvature. A head stops once the decrease that one more step promises is under TOLERANCE of its objective.
     """
-    y = y.astype(np.float32)[:, None]
-    C = C.astype(np.float32)
-    done = _empty(Z.shape[1], len(C))
-    live = np.arange(len(C))  # the heads still being solved
-    W, b = (np.zeros_like(done.W), _log_odds(y, weight)) if start is None else (start[:-1], start[-1])
+    heads = _Problem(Z, y.astype(np.float32)[:, None], weight, C.astype(np.float32), gram)
+    done, live = _empty(Z.shape[1], len(C)), np.arange(len(C))  # live: the heads still being solved
+    W, b = (np.zeros_like(done.W), _log_odds(heads.y, weight)) if start is None else (start[:-1], start[-1])
     S = Z @ W + b
-    last: tuple[np.ndarray, ...] | None = None  # gradient, its preconditioned square, direction of the step before
+    last: list[np.ndarray] = []  # what `_direction` needs of the step before
     for step in range(MOST_STEPS + 1):
-        p = _sigmoid(S)
-        residual = weight * (p - y)
-        gw, gb = C * (Z.T @ residual) + W, C * residual.sum(axis=0)
-        curvature = np.maximum((weight * p * (1 - p)).sum(axis=0), 1e-3)
-        zw = gram.axes @ ((gram.axes.T @ gw) / (gram.values[:, None] * (C * curvature / len(Z)) + 1))
-        zb = gb / (C * curvature)
+        gw, gb, zw, zb = heads.gradient(W, S)
         promised = _dot(gw, gb, zw, zb)
-        converged = promised / 2 <= TOLERANCE * _objective(S, y, weight, C, W)
+        converged = promised / 2 <= TOLERANCE * heads.objective(W, S)
         if (out := converged | (step == MOST_STEPS)).any():
             done.W[:, live[out]], done.b[live[out]] = W[:, out], b[out]
             done.steps[live[out]], done.converged[live[out]] = step, converged[out]
             if out.all():
                 break
-            live, C, b, gb, zb, promised = (a[~out] for a in (live, C, b, gb, zb, promised))
-            W, S, weight, gw, zw = (a[:, ~out] for a in (W, S, weight, gw, zw))
-            last = last and tuple(a[..., ~out] for a in last)
-        dw, db = -zw, -zb
-        if last:
-            gw0, gb0, promised0, dw0, db0 = last
-            beta = np.maximum(_dot(gw - gw0, gb - gb0, zw, zb) / promised0, 0)
-            beta[_dot(gw, gb, dw + beta * dw0, db + beta * db0) >= 0] = 0
-            dw, db = dw + beta * dw0, db + beta * db0
+            heads = heads._replace(weight=heads.weight[:, ~out], C=heads.C[~out])
+            arrays = (a[..., ~out] for a in (live, W, b, S, gw, gb, zw, zb, promised, *last))
+            live, W, b, S, gw, gb, zw, zb, promised, *last = arrays
+        dw, db = _direction(gw, gb, zw, zb, last)
         U = Z @ dw + db
-        t = _step(S, U, y, weight, C, (W * dw).sum(axis=0), (dw * dw).sum(axis=0), _dot(gw, gb, dw, db))
+        t = heads.step(S, U, (W * dw).sum(axis=0), (dw * dw).sum(axis=0), _dot(gw, gb, dw, db))
         S += t * U
-        W, b = W + t * dw, b + t * db
-        last = (gw, gb, promised, dw, db)
+        W, b, last = W + t * dw, b + t * db, [gw, gb, promised, dw, db]
     return done
 
 
-def out_of_fold(
-    Z: np.ndarray, y: np.ndarray, C: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+def _direction(
+    gw: np.ndarray, gb: np.ndarray, zw: np.ndarray, zb: np.ndarray, last: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits (n, K) of each row by the logistic heads that did not see it, and their mean log loss (K,).
+    """Return Polak and Ribiere's conjugate direction, or the steepest where that ascends (Nocedal & Wright 2006, 5.2).
 
-    Z, y, C: as in `logistic`. folds: (rest, held out) row numbers; each row is held out once.
+    last: gradient, its preconditioned square and direction of the step before; empty at the first.
     """
-    weight, fold_of = np.ones((len(y), len(folds)), np.float32), np.empty(len(y), int)
-    for number, (_, held_out) in enumerate(folds):
-        weight[held_out, number], fold_of[held_out] = 0, number
-    fit = logistic(Z, y, np.tile(weight, len(C)), np.repeat(C, len(folds)), spectrum(Z))
-    scores = fit.scores(Z).reshape(len(y), len(C), len(folds))[np.arange(len(y)), :, fold_of].astype(np.float64)
-    return scores, np.logaddexp(0, np.where(y == 1, -1, 1)[:, None] * scores).mean(axis=0)
+    if not last:
+        return -zw, -zb
+    gw0, gb0, promised0, dw0, db0 = last
+    beta = np.maximum(_dot(gw - gw0, gb - gb0, zw, zb) / promised0, 0)
+    beta[_dot(gw, gb, beta * dw0 - zw, beta * db0 - zb) >= 0] = 0
+    return beta * dw0 - zw, beta * db0 - zb
 
 
-def _step(
-    S: np.ndarray,
-    U: np.ndarray,
-    y: np.ndarray,
-    weight: np.ndarray,
-    C: np.ndarray,
-    w_d: np.ndarray,
-    d_d: np.ndarray,
-    slope: np.ndarray,
-) -> np.ndarray:
-    """Return how far each head goes from its scores S along U, (K,): Newton's method on the line, within its bracket.
+class Adam(NamedTuple):
+    """How each of K heads is trained, (K,) each. seed: of its start."""
 
-    w_d, d_d: products of weights and direction. slope: at the start. Slopes decide, never the objective: what the last
-    steps still gain, a float32 sum cannot tell.
-    """
-    low, high, t = np.zeros_like(C), np.full_like(C, np.inf), np.ones_like(C)
-    for _ in range(20):
-        p, wu = _sigmoid(S + t * U), weight * U
-        first = C * ((p - y) * wu).sum(axis=0) + w_d + t * d_d
-        steep = np.abs(first) > SLOPE_LEFT * np.abs(slope)
-        if not steep.any():
-            break
-        second = C * (p * (1 - p) * wu * U).sum(axis=0) + d_d
-        low, high = np.where(first < 0, t, low), np.where(first < 0, high, t)
-        t = np.where(steep, np.clip(t - first / second, low + 0.1 * (t - low), np.minimum(4 * t, high)), t)
-    return t
+    learning_rate: np.ndarray
+    label_smoothing: np.ndarray
+    focal_gamma: np.ndarray
+    seed: np.ndarray
 
 
-def adam(
-    Z: np.ndarray,
-    y: np.ndarray,
-    weight: np.ndarray,
-    *,
-    learning_rate: np.ndarray,
-    label_smoothing: np.ndarray,
-    focal_gamma: np.ndarray,
-    seeds: np.ndarray,
-    epochs: tuple[int, ...],
-    batch_size: int = 512,
-    order_seed: int = 0,
-) -> Iterator[tuple[int, Fit]]:
-    """Train K heads on the same batches and yield (epoch, fit) after each of `epochs`, rising.
+def adam(Z: np.ndarray, y: np.ndarray, weight: np.ndarray, heads: Adam, epochs: int, order_seed: int) -> Iterator[Fit]:
+    """Train K heads on the same batches of BATCH rows and yield their fit after each epoch.
 
     Each head equals a training by itself with Keras: Dense(1, sigmoid) from its seed's Glorot uniform start, Adam, and
     BinaryFocalCrossentropy (Lin et al. 2017) with its gamma and label smoothing, gamma 0 being BinaryCrossentropy; the
     loss is summed over the batch, weighted, and divided by its rows, as Keras does with sample weights.
-    A row of weight 0 is not in the head's batch. Z: float32 (n, D); y: (n,); weight: (n, K); the settings: (K,).
+    A row of weight 0 is not in the head's batch. Z: float32 (n, D); y: (n,); weight: (n, K).
     """
     y = y.astype(np.float32)[:, None]
-    D, K = Z.shape[1], len(learning_rate)
-    label_smoothing, focal_gamma = label_smoothing.astype(np.float32), focal_gamma.astype(np.float32)
-    limit = np.sqrt(6 / (D + 1))
-    W = np.stack([np.random.default_rng(s).uniform(-limit, limit, D) for s in seeds], axis=1)
+    limit = np.sqrt(6 / (Z.shape[1] + 1))
+    start = [np.random.default_rng(seed).uniform(-limit, limit, Z.shape[1]) for seed in heads.seed]
     # the intercept is the last row, so that Adam treats it as any weight
-    parameters = np.concatenate([W, np.zeros((1, K))]).astype(np.float32)
-    m, v, steps = np.zeros_like(parameters), np.zeros_like(parameters), np.zeros(K, int)
+    parameters = np.pad(np.stack(start, axis=1), ((0, 1), (0, 0))).astype(np.float32)
+    m, v, steps = np.zeros_like(parameters), np.zeros_like(parameters), np.zeros(len(start), int)
+    smoothing, gamma = heads.label_smoothing.astype(np.float32), heads.focal_gamma.astype(np.float32)
     rng = np.random.default_rng(order_seed)
-    for epoch in range(1, max(epochs) + 1):
-        order = rng.permutation(len(y))
-        for rows in np.split(order, range(batch_size, len(y), batch_size)):
+    for _ in range(epochs):
+        for rows in np.split(rng.permutation(len(y)), range(BATCH, len(y), BATCH)):
             x, w = Z[rows], weight[rows]
             count = (w > 0).sum(axis=0, dtype=np.float32)
             moves = np.minimum(count, 1)
-            target = y[rows] * (1 - label_smoothing) + label_smoothing / 2
-            slope = w * _loss_slope(x @ parameters[:-1] + parameters[-1], target, focal_gamma) / np.maximum(count, 1)
+            target = y[rows] * (1 - smoothing) + smoothing / 2
+            slope = w * _loss_slope(x @ parameters[:-1] + parameters[-1], target, gamma) / np.maximum(count, 1)
             gradient = np.concatenate([x.T @ slope, slope.sum(axis=0, keepdims=True)])
             steps += moves.astype(int)
             m += np.float32(0.1) * moves * (gradient - m)
             v += np.float32(0.001) * moves * (gradient * gradient - v)
             after = np.maximum(steps, 1)
-            rate = learning_rate * np.sqrt(1 - 0.999**after) / (1 - 0.9**after) * moves
+            rate = heads.learning_rate * np.sqrt(1 - 0.999**after) / (1 - 0.9**after) * moves
             parameters -= rate.astype(np.float32) * m / (np.sqrt(v) + np.float32(1e-7))
-        if epoch in epochs:
-            yield epoch, Fit(parameters[:-1].copy(), parameters[-1].copy(), steps.copy(), np.ones(K, bool))
+        yield Fit(parameters[:-1].copy(), parameters[-1].copy(), steps.copy(), np.ones(len(start), bool))
 
 
 def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndarray:
@@ -198,9 +194,8 @@ def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndar
     if not gamma.any():
         return p - target
     entropy = np.maximum(S, 0) - target * S + np.log1p(np.exp(-np.abs(S)))
-    missed = np.maximum(
-        1 - (target * p + (1 - target) * (1 - p)), np.float32(1e-7)
-    )  # Keras' floor; 0^-0.5 has no value
+    missed = 1 - (target * p + (1 - target) * (1 - p))
+    missed = np.maximum(missed, np.float32(1e-7))  # Keras' floor; 0^-0.5 has no value
     turning = gamma * missed ** (gamma - 1) * (2 * target - 1) * p * (1 - p) * entropy
     return missed**gamma * (p - target) - turning
 
@@ -211,11 +206,6 @@ def _empty(D: int, K: int) -> Fit:
 
 def _sigmoid(S: np.ndarray) -> np.ndarray:
     return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * S)  # ten times as fast as SciPy's expit
-
-
-def _objective(S: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, W: np.ndarray) -> np.ndarray:
-    losses = np.maximum(S, 0) - y * S + np.log1p(np.exp(-np.abs(S)))
-    return C * (weight * losses).sum(axis=0) + (W * W).sum(axis=0) / 2
 
 
 def _log_odds(y: np.ndarray, weight: np.ndarray) -> np.ndarray:

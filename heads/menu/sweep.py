@@ -16,15 +16,19 @@ import numpy as np
 from extract.ground.errors import TooFewRows, UsageError
 from extract.ground.progress import Progress
 from heads.menu import solver
-from heads.menu.classifiers import Unweighted
+from heads.menu.head import Head
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.linear import folds_by_group
+from heads.menu.search import edges, fold_of, folds_by_group, log_losses
 from heads.stats import metrics
+from heads.stats.task import BINARY
+
+Setting = dict[str, Any]  # an axis -> its value
+Axes = dict[str, dict[str, tuple[Any, ...]]]  # a family of heads -> an axis -> its values
 
 SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1
 CLASS_WEIGHTS = ("none", "balanced")
 # every head of a family is one choice from each of its axes; SWEEP="C=0.001,0.01 epochs=10" replaces axes by name
-AXES: dict[str, dict[str, tuple[Any, ...]]] = {
+AXES: Axes = {
     "logistic": {  # solved to convergence
         "scaling": SCALINGS,
         "class_weight": CLASS_WEIGHTS,
@@ -58,7 +62,7 @@ class Tried:
     """One setting: its axes' values, and figures from out-of-fold scores of all rows; layers: of its fit on all."""
 
     solver: str
-    setting: dict[str, Any]
+    setting: Setting
     log_loss: metrics.Metric
     accuracy: float
     steps: int
@@ -71,12 +75,8 @@ class Tried:
         figures = (m.value, m.low, m.high, self.accuracy, m.n, m.groups, self.steps, self.converged)
         return (self.solver, *(self.setting.get(name, "") for name in COLUMNS[1:]), *figures)
 
-    def describe(self) -> str:
-        """Return the setting as SWEEP= would name it."""
-        return " ".join(f"{name}={_word(value)}" for name, value in self.setting.items())
 
-
-def parse(text: str) -> dict[str, dict[str, tuple[Any, ...]]]:
+def parse(text: str) -> Axes:
     """Return AXES as overridden by `text`: "" or "1" as they are; a family with an empty axis is left out.
 
     Errors: UsageError that lists the axes.
@@ -96,10 +96,10 @@ def parse(text: str) -> dict[str, dict[str, tuple[Any, ...]]]:
 
 
 def _read(name: str, text: str) -> Any:
-    words = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}.get(name)
+    words = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}.get(name, ())
+    if text in words:
+        return text
     if words:
-        if text in words:
-            return text
         raise UsageError(f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}")
     least, below, whole = RANGES[name]
     try:
@@ -115,20 +115,16 @@ def _read(name: str, text: str) -> Any:
     return value
 
 
-def _word(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-class SweepHead(Unweighted):
+class SweepHead(Head):
     """The best of many linear heads by log loss in grouped cross-validation inside train.
 
     axes: as `parse` returns; None for AXES. tried_: all of them, the best first. Memory: one copy of X, and a dozen
     arrays of (n, TOGETHER). Errors: TooFewRows where a class has too few groups for folds.
     """
 
-    tried_: list[Tried]
+    uncalibrated = "its settings are chosen by out-of-fold log loss already"
 
-    def __init__(self, axes: dict[str, dict[str, tuple[Any, ...]]] | None = None, seed: int = 0) -> None:
+    def __init__(self, axes: Axes | None = None, seed: int = 0) -> None:
         self.axes, self.seed = axes, seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
@@ -139,11 +135,7 @@ class SweepHead(Unweighted):
                 rule="Settings are compared by grouped cross-validation inside train",
                 then="Label more, or leave SWEEP out",
             )
-        fold_of = np.zeros(len(y), int)
-        for number, (_, held_out) in enumerate(folds):
-            fold_of[held_out] = number
-        axes = self.axes or AXES
-        tried = _tried(X, y, groups, fold_of, axes, self.seed)
+        tried = _tried(X, y, groups, fold_of(folds), self.axes or AXES, self.seed)
         self.tried_ = sorted(tried, key=lambda each: np.nan_to_num(each.log_loss.value or 0, nan=np.inf))
         best = self.tried_[0]
         self.layers_ = best.layers
@@ -161,42 +153,39 @@ class SweepHead(Unweighted):
 
     def notes(self) -> list[str]:
         best = self.tried_[0]
-        said = [
+        setting = " ".join(
+            f"{name}={value:.12g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in best.setting.items()
+        )
+        notes = [
             f"best of {len(self.tried_):,} heads x {self.training_['folds']} folds by log loss inside train: "
-            f"{best.solver} {best.describe()}"
+            f"{best.solver} {setting}"
         ]
         if left := sum(not each.converged for each in self.tried_):
-            said.append(f"{left} of the heads did not converge")
+            notes.append(f"{left} of the heads did not converge")
         values = sorted((self.axes or AXES)["logistic"]["C"]) if best.solver == "logistic" else []
-        if len(values) > 1 and best.setting["C"] in (values[0], values[-1]):
-            said.append(f"C = {best.setting['C']:g} lies at the edge of what was searched")
-        return said
+        return notes + (edges(best.setting, C=values) if len(values) > 1 else [])
 
 
-def _tried(
-    X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, axes: dict[str, Any], seed: int
-) -> Iterator[Tried]:
+def _tried(X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, axes: Axes, seed: int) -> list[Tried]:
     settings = {
-        family: [dict(zip(each, v, strict=True)) for v in itertools.product(*each.values())]
+        family: [dict(zip(each, values, strict=True)) for values in itertools.product(*each.values())]
         for family, each in axes.items()
     }
     progress = Progress(sum(map(len, settings.values())), "sweep", "heads")
+    tried: list[Tried] = []
     for scaling in SCALINGS:
-        here = {family: [s for s in each if s["scaling"] == scaling] for family, each in settings.items()}
+        here = {family: [each for each in some if each["scaling"] == scaling] for family, some in settings.items()}
         if not any(here.values()):
             continue
-        Z, mean, scale = scaled(X, scaling)
-        columns = _Columns(Z, y, groups, fold_of)
-        for family, some in here.items():
-            if not some:
-                continue
-            for found, fit in {"logistic": _logistic, "adam": _adam}[family](columns, some, seed):
-                for setting, own, scores in columns.each_of(found, fit):
-                    layer = Dense(own.W[:, :1], own.b[:1], "sigmoid", unit=scaling != "standard")
-                    yield columns.tried(family, setting, own, scores, [fold(layer, mean, scale)])
-                progress.add(len(found))
-        del Z, columns
+        columns = _Columns(X, y, groups, fold_of, scaling)
+        for family in filter(here.get, here):
+            for lot, fit in {"logistic": _logistic, "adam": _adam}[family](columns, here[family], seed):
+                tried += columns.tried(family, lot, fit)
+                progress.add(len(lot))
+        del columns  # before the next copy of X
     progress.close()
+    return tried
 
 
 def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,99 +193,76 @@ def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
     Of rows at length 1 the scale is 1 / sqrt(D) where they are not standardised, so that C means about the same.
     """
-    if scaling == "standard":
-        mean, scale = standardisation(X)
-        return standardise(X, mean, scale), mean, scale
-    Z = unit(X)
+    Z = X if scaling == "standard" else unit(X)
     mean, scale = standardisation(Z)
     if scaling == "unit":
         scale = np.full_like(scale, 1 / np.sqrt(X.shape[1]))
-    return standardise(Z, mean, scale, out=Z), mean, scale
+    return standardise(Z, mean, scale, out=None if Z is X else Z), mean, scale
 
 
 class _Columns:
     """Rows as the solver takes them: each setting is 1 + folds columns, the first fitted on all rows."""
 
-    def __init__(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray) -> None:
-        self.Z, self.y, self.groups, self.fold_of = Z, y, groups, fold_of
+    def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, scaling: str) -> None:
+        self.Z, self.mean, self.scale = scaled(X, scaling)
+        self.y, self.groups, self.fold_of, self.unit = y, groups, fold_of, scaling != "standard"
         self.each = 2 + int(fold_of.max())
-        kept = [np.ones(len(y)), *(fold_of != number for number in range(self.each - 1))]
-        self.kept = np.stack(kept, axis=1).astype(np.float32)  # (n, 1 + folds)
-        self.balanced = (len(y) / (2 * np.bincount(y)))[y].astype(np.float32)[:, None]
+        kept = (fold_of[:, None] != np.arange(-1, self.each - 1)).astype(np.float32)  # (n, 1 + folds)
+        balanced = (len(y) / (2 * np.bincount(y)))[y].astype(np.float32)[:, None]
+        self.weights = {"none": kept, "balanced": kept * balanced}
 
-    def weight(self, settings: list[dict[str, Any]]) -> np.ndarray:
-        """Return the weight of each row in each column, float32 (n, settings x (1 + folds))."""
-        by_class = {"none": self.kept, "balanced": self.kept * self.balanced}
-        return np.concatenate([by_class[each["class_weight"]] for each in settings], axis=1)
+    def lots(self, settings: list[Setting]) -> Iterator[tuple[list[Setting], np.ndarray]]:
+        """Yield so many settings as are solved together, and each row's weight (n, settings x (1 + folds))."""
+        size = max(1, TOGETHER // self.each)
+        for begin in range(0, len(settings), size):
+            some = settings[begin : begin + size]
+            yield some, np.concatenate([self.weights[each["class_weight"]] for each in some], axis=1)
 
-    def repeated(self, settings: list[dict[str, Any]], name: str) -> np.ndarray:
+    def repeated(self, settings: list[Setting], name: str) -> np.ndarray:
         """Return an axis' value of each column, (settings x (1 + folds),)."""
         return np.repeat([each[name] for each in settings], self.each)
 
-    def each_of(
-        self, settings: list[dict[str, Any]], fit: solver.Fit
-    ) -> Iterator[tuple[dict[str, Any], solver.Fit, np.ndarray]]:
-        """Yield each setting, its columns of a fit, and the score of each row by the fold that did not see it, (n,)."""
-        scores = fit.scores(self.Z).reshape(len(self.y), len(settings), self.each)
-        unseen = scores[np.arange(len(self.y)), :, 1 + self.fold_of].astype(np.float64)
+    def tried(self, family: str, settings: list[Setting], fit: solver.Fit) -> Iterator[Tried]:
+        """Measure each setting by the scores of rows that its folds did not see."""
+        rows = np.arange(len(self.y))
+        scores = fit.scores(self.Z).reshape(len(rows), len(settings), self.each)
+        unseen = scores[rows, :, 1 + self.fold_of].astype(np.float64)
         for i, setting in enumerate(settings):
-            at = slice(i * self.each, (i + 1) * self.each)
-            yield setting, solver.Fit(fit.W[:, at], fit.b[at], fit.steps[at], fit.converged[at]), unseen[:, i]
-
-    def tried(
-        self, family: str, setting: dict[str, Any], fit: solver.Fit, scores: np.ndarray, layers: list[Dense]
-    ) -> Tried:
-        """Measure one setting by the scores (n,) of rows that its folds did not see."""
-        losses = np.logaddexp(0, np.where(self.y == 1, -scores, scores))
-        return Tried(
-            family,
-            setting,
-            metrics.mean_loss(losses, self.groups),
-            float(((scores >= 0) == self.y).mean()),
-            int(fit.steps.max()),
-            bool(fit.converged.all()),
-            layers,
-        )
+            at, own = slice(i * self.each, (i + 1) * self.each), unseen[:, i]
+            layer = Dense(fit.W[:, at.start, None], fit.b[at.start, None], "sigmoid", unit=self.unit)
+            yield Tried(
+                family,
+                setting,
+                metrics.mean_loss(log_losses(own, self.y), self.groups),
+                float((BINARY.decide(own, 0) == self.y).mean()),
+                int(fit.steps[at].max()),
+                bool(fit.converged[at].all()),
+                [fold(layer, self.mean, self.scale)],
+            )
 
 
-Fitted = Iterator[tuple[list[dict[str, Any]], solver.Fit]]  # settings, and their columns side by side
+Fitted = Iterator[tuple[list[Setting], solver.Fit]]  # settings, and their columns side by side
 
 
-def _logistic(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> Fitted:
+def _logistic(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
     """Solve from the smallest C up, some at a time; each starts where the last one of its class weight ended."""
     gram = solver.spectrum(columns.Z)
-    settings = sorted(settings, key=lambda each: each["C"])
-    lot = max(1, TOGETHER // columns.each)
     ended: dict[str, np.ndarray] = {}
-    for begin in range(0, len(settings), lot):
-        some = settings[begin : begin + lot]
-        weight, C = columns.weight(some), columns.repeated(some, "C")
+    for some, weight in columns.lots(sorted(settings, key=lambda each: each["C"])):
         known = all(each["class_weight"] in ended for each in some)
         start = np.concatenate([ended[each["class_weight"]] for each in some], axis=1) if known else None
-        fit = solver.logistic(columns.Z, columns.y, weight, C, gram, start)
+        fit = solver.logistic(columns.Z, columns.y, weight, columns.repeated(some, "C"), gram, start)
         yield some, fit
         for i, setting in enumerate(some):
             at = slice(i * columns.each, (i + 1) * columns.each)
             ended[setting["class_weight"]] = np.concatenate([fit.W[:, at], fit.b[None, at]])
 
 
-def _adam(columns: _Columns, settings: list[dict[str, Any]], seed: int) -> Fitted:
+def _adam(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
     """Train some at a time to the most epochs, and take each setting at its own number of them."""
-    epochs = tuple(sorted({each["epochs"] for each in settings}))
-    runs = [each for each in settings if each["epochs"] == epochs[-1]]
-    lot = max(1, TOGETHER // columns.each)
-    for begin in range(0, len(runs), lot):
-        some = runs[begin : begin + lot]
-        fits = solver.adam(
-            columns.Z,
-            columns.y,
-            columns.weight(some),
-            learning_rate=columns.repeated(some, "learning_rate"),
-            label_smoothing=columns.repeated(some, "label_smoothing"),
-            focal_gamma=columns.repeated(some, "focal_gamma"),
-            seeds=columns.repeated(some, "seed"),
-            epochs=epochs,
-            order_seed=seed,
-        )
-        for epoch, fit in fits:
-            yield [{**run, "epochs": epoch} for run in some], fit
+    epochs = {each["epochs"] for each in settings}
+    for some, weight in columns.lots([each for each in settings if each["epochs"] == max(epochs)]):
+        asked = solver.Adam(*(columns.repeated(some, name) for name in solver.Adam._fields))
+        for epoch, fit in enumerate(solver.adam(columns.Z, columns.y, weight, asked, max(epochs), seed), 1):
+            if epoch in epochs:
+                yield [{**run, "epochs": epoch} for run in some], fit

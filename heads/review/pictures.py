@@ -11,7 +11,7 @@ import numpy as np
 
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.workspace import Workspace
 
 SMALL, LARGE = 200, 1600  # pixels of the longer side

@@ -17,9 +17,10 @@ from extract.tables.labels import UNLABELLED
 from heads.data import neighbours
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
-from heads.menu.linear import CS, folds_by_group
+from heads.menu.search import CS, folds_by_group, out_of_fold
 from heads.stats import metrics
 from heads.stats.metrics import Metric
+from heads.stats.task import BINARY
 
 SEARCHED = 2000  # rows of train that the choice of C looks at
 SHOWN = 8  # neighbours beside a picture
@@ -70,7 +71,7 @@ class Ranker:
         rows, before = self._searched, self._C
         folds = folds_by_group(y[rows], self._groups[rows], self._seed) if len(rows) else []
         if folds:
-            _, losses = solver.out_of_fold(self._Z[rows], y[rows], CS, folds)
+            _, losses = out_of_fold(self._Z[rows], y[rows], CS, folds)
             self._C = float(CS[np.argmin(losses)])
         return before != self._C
 
@@ -90,7 +91,7 @@ class Ranker:
         own = scores[np.arange(len(y)), self._fold]  # of the one head that did not see a labelled row
         every = scores[:, : self._fold.max() + 1].mean(axis=1)  # none of them saw an unlabelled one
         p = expit(np.where(labelled, own, every).astype(np.float64))
-        hits = (scores[measured, -1] >= 0) == y[measured]
+        hits = BINARY.decide(scores[measured, -1], 0) == y[measured]
         return Ranking(
             p,
             np.where(labelled, 1 - self._confidence(y, p), np.nan),

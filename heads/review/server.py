@@ -17,9 +17,10 @@ from fastapi.responses import JSONResponse
 
 from extract.ground import files
 from extract.ground.errors import InputError
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from extract.workspace import Workspace, shown
-from heads.review.desk import ANSWERED, QUEUES, Conflict, Desk
+from heads.review.desk import ANSWERED, Conflict, Desk
+from heads.review.queues import QUEUES
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
@@ -140,7 +141,7 @@ def _add_answers(pages: APIRouter, desk: Desk) -> None:
 
 
 def _existing(desk: Desk, row: int) -> int:
-    if not 0 <= row < len(desk.ids):
+    if not 0 <= row < len(desk.rows.ids):
         raise HTTPException(404)
     return row
 

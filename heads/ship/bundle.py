@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,77 @@ from extract.ground.errors import HeadError
 from extract.recipe import Recipe
 from extract.store.cache import FeatureCache, refuse_other_recipe
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
+from heads.stats.task import Task
 
 SCHEMA = 1
-FIELDS = ("head", "classes", "threshold", "dim", "fingerprint", "recipe", "table_digest")
+OF_WEIGHTS = ("layers", "neighbours")  # of HeadFacts: one of them describes what weights.npz holds
+AGAIN = "Train the head again with make head"
 BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
 FACTS, WEIGHTS = "head.json", "weights.npz"
 FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A head that can be used without its training code. model: dense layers, or stored neighbours.
+@dataclass(frozen=True, kw_only=True)
+class HeadFacts:
+    """What head.json says, in its order; a field without a default is needed to use a head.
 
-    facts: head.json: head, classes (negative, positive), threshold, dim, recipe, fingerprint, table_digest, training.
+    classes: (negative, positive). operating_point: see `OperatingPoint.to_json`. One of OF_WEIGHTS.
     """
 
+    head: str
+    classes: tuple[str, ...]
+    threshold: float
+    operating_point: dict[str, Any] = field(default_factory=BEFORE.copy)
+    dim: int
+    seed: int | None = None
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    table_digest: str
+    fingerprint: str
+    recipe: Recipe
+    backbone: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    layers: list[dict[str, Any]] | None = None
+    neighbours: dict[str, int] | None = None
+
+    @property
+    def task(self) -> Task:
+        return Task("binary", self.classes)
+
+    def decide(self, p: np.ndarray) -> np.ndarray:
+        """Return the class name of each probability (n,)."""
+        return self.task.names(self.task.decide(p, self.threshold))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what head.json holds."""
+        values = {"schema": SCHEMA, **{each.name: getattr(self, each.name) for each in fields(self)}}
+        values["recipe"] = self.recipe.to_json()
+        return {name: value for name, value in values.items() if value is not None or name not in OF_WEIGHTS}
+
+    @classmethod
+    def from_json(cls, given: Any, path: Path) -> HeadFacts:
+        """Take what `path`, a head.json of 0.2.0 or later, holds. Errors: HeadError naming the field."""
+        if not isinstance(given, dict) or given.get("schema") != SCHEMA:
+            raise HeadError(f"{path} has no schema {SCHEMA}", then=AGAIN)
+        needed = [each.name for each in fields(cls) if each.default is each.default_factory is MISSING]
+        lacking = [name for name in needed if name not in given]
+        if not any(given.get(name) is not None for name in OF_WEIGHTS):
+            lacking.append(OF_WEIGHTS[0])
+        if lacking:
+            raise HeadError(f"{path} lacks {', '.join(lacking)}", then=AGAIN)
+        values = {"operating_point": BEFORE} | {
+            each.name: given[each.name] for each in fields(cls) if each.name in given
+        }
+        _refuse_unsound(path, values)
+        return cls(**values | {"classes": tuple(values["classes"]), "recipe": Recipe.from_json(values["recipe"])})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A head that can be used without its training code. model: dense layers, or stored neighbours."""
+
     model: Model
-    facts: dict[str, Any]
+    facts: HeadFacts
 
     def probability(self, X: np.ndarray) -> np.ndarray:
         """Return the probability of the positive class for features X (n, D): float64 (n,)."""
@@ -41,7 +95,7 @@ class Bundle:
         """Write head.json and weights.npz into an existing folder."""
         described, arrays = _describe(self.model)
         np.savez(folder / WEIGHTS, **arrays)
-        facts = {"schema": SCHEMA, **self.facts, **described}
+        facts = replace(self.facts, **described).to_json()
         (folder / FACTS).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -56,51 +110,36 @@ def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"layers": described}, {f"{p}_{i}": getattr(layer, p) for i, layer in enumerate(model) for p in parts}
 
 
-def decide(facts: dict[str, Any], p: np.ndarray) -> np.ndarray:
-    """Return the class name of each probability (n,), by the classes and the threshold of a head.json."""
-    return np.array(facts["classes"])[(p >= facts["threshold"]).astype(int)]
-
-
 def load(folder: Path) -> Bundle:
     """Read a bundle. Errors: HeadError naming what is missing or does not fit."""
     facts = read_facts(folder)
     return Bundle(_read_model(folder, facts), facts)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> HeadFacts:
     """Read head.json from a bundle or an export. Errors: HeadError."""
+    path = folder / FACTS
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        files.raise_unless_damage(folder / FACTS, error)
+        files.raise_unless_damage(path, error)
         raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise HeadError(f"{folder / FACTS} has no schema {SCHEMA}", then="Train the head again with make head")
-    fields = FIELDS if "neighbours" in facts else (*FIELDS, "layers")
-    missing = [name for name in fields if name not in facts]
-    if missing:
-        raise HeadError(f"{folder / FACTS} lacks {', '.join(missing)}", then="Train the head again with make head")
-    _refuse_unsound(folder / FACTS, facts)
-    return facts
+    return HeadFacts.from_json(given, path)
 
 
 def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
     """Raise HeadError, naming the field, unless head.json holds what a decision needs."""
-    facts = {"operating_point": BEFORE, **facts}
     threshold, classes, point = facts["threshold"], facts["classes"], facts["operating_point"]
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    sound_point = isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point
     for name, holds, rule in (
         ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
         ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
         ("recipe", _is_recipe(facts["recipe"]), "It says by name how features were made"),
-        (
-            "operating_point",
-            isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point,
-            "It says spec and prior",
-        ),
+        ("operating_point", sound_point, "It says spec and prior"),
     ):
         if not holds:
-            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then="Train the head again with make head")
+            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then=AGAIN)
 
 
 def _is_recipe(given: Any) -> bool:
@@ -109,26 +148,26 @@ def _is_recipe(given: Any) -> bool:
     return False
 
 
-def _read_model(folder: Path, facts: dict[str, Any]) -> Model:
+def _read_model(folder: Path, facts: HeadFacts) -> Model:
     path = folder / WEIGHTS
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if any(member.compress_type for member in arrays.zip.infolist()):
                 raise ValueError("its arrays are compressed, and might unfold without end")  # ours are not
-            return _neighbours(arrays, facts) if "neighbours" in facts else _layers(arrays, facts)
+            if facts.neighbours is not None:
+                return _neighbours(arrays, facts.neighbours, facts.dim)
+            return _layers(arrays, facts.layers, facts.dim)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         files.raise_unless_damage(path, error)
-        raise HeadError(
-            f"{path} does not hold what head.json describes: {error}", then="Train the head again with make head"
-        ) from error
+        raise HeadError(f"{path} does not hold what head.json describes: {error}", then=AGAIN) from error
 
 
-def _layers(arrays: Any, facts: dict[str, Any]) -> list[Dense]:
-    layers, width = [], facts["dim"]
-    for i, described in enumerate(facts["layers"]):
-        unit = described.get("unit", False)  # bundles before 0.3.0 do not say
-        layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], described["activation"], unit)
-        units = described["units"]
+def _layers(arrays: Any, described: Any, dim: int) -> list[Dense]:
+    layers, width = [], dim
+    for i, each in enumerate(described):
+        unit = each.get("unit", False)  # bundles before 0.3.0 do not say
+        layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], each["activation"], unit)
+        units = each["units"]
         if layer.kernel.shape != (width, units) or layer.bias.shape != (units,):
             raise ValueError(f"layer {i} has shape {layer.kernel.shape}, not ({width}, {units})")
         if layer.activation not in ACTIVATIONS:
@@ -142,13 +181,11 @@ def _layers(arrays: Any, facts: dict[str, Any]) -> list[Dense]:
     return layers
 
 
-def _neighbours(arrays: Any, facts: dict[str, Any]) -> Neighbours:
-    n, k = facts["neighbours"]["rows"], facts["neighbours"]["k"]
+def _neighbours(arrays: Any, described: dict[str, int], dim: int) -> Neighbours:
+    n, k = described["rows"], described["k"]
     rows, labels = arrays["rows"], arrays["labels"]
-    if rows.shape != (n, facts["dim"]) or labels.shape != (n,):
-        raise ValueError(
-            f"rows have shape {rows.shape} and labels {labels.shape}, not ({n}, {facts['dim']}) and ({n},)"
-        )
+    if rows.shape != (n, dim) or labels.shape != (n,):
+        raise ValueError(f"rows have shape {rows.shape} and labels {labels.shape}, not ({n}, {dim}) and ({n},)")
     if rows.dtype != np.float32 or not np.isfinite(rows).all():
         raise ValueError("rows are not finite numbers of float32")
     if not np.isin(labels, (0, 1)).all():
@@ -160,11 +197,9 @@ def _neighbours(arrays: Any, facts: dict[str, Any]) -> Neighbours:
 
 def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
     """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
-    refuse_other_recipe(
-        found.recipe, Recipe.from_json(bundle.facts["recipe"]), where=f"{found.path}, against the trained head,"
-    )
-    if bundle.facts["dim"] != found.dim:
-        raise HeadError(f"The head takes {bundle.facts['dim']} features, {found.path} has {found.dim}")
+    refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
+    if bundle.facts.dim != found.dim:
+        raise HeadError(f"The head takes {bundle.facts.dim} features, {found.path} has {found.dim}")
 
 
 def trained(heads: Path) -> list[str]:
@@ -179,6 +214,10 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
     for_export: leave out, unless asked for, those that cannot be exported, and say so where that changes the choice.
     """
     names = trained(heads)
+    if name and name not in names:
+        from heads.menu import registry  # here, as it loads scikit-learn
+
+        registry.create(name, 0)  # no such head: the error lists those there are
     if not names or (name and name not in names):
         raise HeadError(
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
@@ -212,7 +251,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
 
 def exportable(folder: Path) -> bool:
     """Whether a trained head is layers."""
-    return "layers" in read_facts(folder)
+    return read_facts(folder).layers is not None
 
 
 def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
@@ -220,7 +259,7 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
     if isinstance(bundle.model, Neighbours):
         others = [each for each in trained(heads) if exportable(heads / each)]
         raise HeadError(
-            f"Head {bundle.facts['head']} cannot be exported",
+            f"Head {bundle.facts.head} cannot be exported",
             rule=f"An export is made of layers; {len(bundle.model.rows):,} stored rows are none",
             then=f"Run make export HEAD= with one of {', '.join(others)}"
             if others
@@ -232,8 +271,7 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
 def _made_of(folder: Path) -> tuple[Any, ...]:
     """Return labels, recipe and target of a trained head: losses on others do not compare, nor do other promises."""
     facts = read_facts(folder)
-    point = facts.get("operating_point", BEFORE)
-    return facts["table_digest"], facts["fingerprint"], point["spec"], point["prior"]
+    return facts.table_digest, facts.fingerprint, facts.operating_point["spec"], facts.operating_point["prior"]
 
 
 def validation_log_loss(folder: Path) -> float:

@@ -22,8 +22,7 @@ import numpy as np
 from extract.backbones import backbone
 from extract.files import manifest
 from extract.files.manifest import Manifest
-from extract.ground import engines
-from extract.ground import files as artifacts
+from extract.ground import engines, files
 from extract.ground.errors import HeadError
 from extract.images import decode, pillow
 from extract.store import cache
@@ -31,7 +30,8 @@ from extract.workspace import Workspace
 from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
 from heads.ship import card, formats
-from heads.ship.bundle import Bundle
+from heads.ship.bundle import Bundle, HeadFacts
+from heads.stats.task import BINARY
 
 SCRIPT = "preprocess.py"
 LABELS = "labels.txt"
@@ -47,7 +47,7 @@ BATCH = 32
 class Parity:
     """One file against the cached features. input: "pixels", SCRIPT or "bytes"; n_images: how many it was fed.
 
-    max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that are not probability >= threshold.
+    max_abs_diff: of probabilities; flips: see `compare`; wrong_decisions: that its own probability does not give.
     """
 
     format: str
@@ -83,7 +83,7 @@ def export(
     """
     target = place.export(name)
     read: Iterator[str | Path] = chain(place.inputs(), manifest.photos(place.manifest))
-    artifacts.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
+    files.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
     layers = bundles.layers_of(bundle, place.heads)
@@ -91,6 +91,28 @@ def export(
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
+    network = _network(source, sample, asked)
+    sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
+    version, threshold = formats.newest(target / "saved_model") + 1, bundle.facts.threshold
+    with files.replacing_folder(target) as folder:
+        written = formats.write(network, layers, threshold, folder, version=version, formats=asked)
+        results = check(folder, written, sample, threshold, network.input_size)
+        failed = _remove_failed(folder, results)
+        if {result.format for result in results} - {result.format for result in failed} != {"saved_model"}:
+            (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
+        results = reduced + results
+        no_keras = network.model is None and bool(KERAS & set(asked))
+        _describe(folder, place.head(name), bundle.facts, results, no_keras=no_keras)
+    if failed:
+        raise _parity_error(failed)
+    return results
+
+
+def _network(source: backbone.Source, sample: Sample, asked: Sequence[str]) -> backbone.Backbone:
+    """Load the backbone, with its Keras network where one is asked for and can be found by the sample's images.
+
+    Errors: HeadError where nothing else is asked for, and there is none.
+    """
     network = backbone.load(source)
     if network.model is None and KERAS & set(asked):
         some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
@@ -98,32 +120,35 @@ def export(
             network.find_model(np.stack(list(some.values())))
         if network.model is None and set(asked) <= KERAS:
             raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
-    sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    threshold = bundle.facts["threshold"]
-    version = formats.newest(target / "saved_model") + 1
-    with artifacts.replacing_folder(target) as folder:
-        files = formats.write(network, layers, threshold, folder, version=version, formats=asked)
-        results = check(folder, files, sample, threshold, network.input_size)
-        failed = [result for result in results if not result.ok]
-        for each in {result.format for result in failed}:
-            _remove(folder / each)
-        published = {result.format for result in results} - {result.format for result in failed}
-        if not published:
-            raise _parity_error(failed)  # before the folder replaces an export that was good
-        results = reduced + results
-        told = json.dumps([asdict(result) for result in results], indent=2)
-        (folder / "parity.json").write_text(told + "\n", encoding="utf-8")
-        shutil.copy(place.head(name) / bundles.FACTS, folder / bundles.FACTS)
-        (folder / LABELS).write_text(labels(bundle.facts["classes"]), encoding="utf-8", errors="replace")
-        if published != {"saved_model"}:
-            (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
-        figures = json.loads((place.head(name) / bundles.FIGURES).read_text(encoding="utf-8"))
-        no_keras = network.model is None and bool(KERAS & set(asked))
-        text = card.render(bundle.facts, figures, [asdict(r) for r in results], no_keras=no_keras)
-        (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
-    if failed:
+    return network
+
+
+def _remove_failed(folder: Path, results: list[Parity]) -> list[Parity]:
+    """Remove the files that failed and return their rows.
+
+    Errors: HeadError where none is left, before the folder replaces an export that was good.
+    """
+    failed = [result for result in results if not result.ok]
+    names = {result.format for result in failed}
+    if names == {result.format for result in results}:
         raise _parity_error(failed)
-    return results
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return failed
+
+
+def _describe(folder: Path, head: Path, facts: HeadFacts, results: list[Parity], *, no_keras: bool) -> None:
+    """Write what lies beside the models: parity.json, head.json, labels.txt, MODEL_CARD.md. head: the bundle."""
+    parity = [asdict(result) for result in results]
+    (folder / "parity.json").write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+    shutil.copy(head / bundles.FACTS, folder / bundles.FACTS)
+    (folder / LABELS).write_text(labels(facts.classes), encoding="utf-8", errors="replace")
+    figures = json.loads((head / bundles.FIGURES).read_text(encoding="utf-8"))
+    text = card.render(facts, figures, parity, no_keras=no_keras)
+    (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
 
 
 def script(size: int) -> str:
@@ -152,7 +177,7 @@ def in_float32(
         if pixels := _batch(sample, rows, network.input_size)["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
             seen[list(pixels)] = True
-    there, threshold = np.flatnonzero(seen), bundle.facts["threshold"]
+    there, threshold = np.flatnonzero(seen), bundle.facts.threshold
     _refuse_most_gone(len(there), len(p))
     if not np.isfinite(p[there]).all():
         raise HeadError(
@@ -161,7 +186,7 @@ def in_float32(
     paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
     kept = Sample(paths, sha256, p[there], sample.weight[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
-    flipped = (sample.p[there] >= threshold) != (kept.p >= threshold)
+    flipped = BINARY.decide(sample.p[there], threshold) != BINARY.decide(kept.p, threshold)
     flips = int(flipped.sum())
     if np.average(flipped, weights=kept.weight) > MOST_FLIPPED:
         raise HeadError(
@@ -198,7 +223,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
         )
     p = bundle.probability(found.read(at))
     n = min(n_images or len(at), len(at))
-    near = np.argsort(np.abs(p - bundle.facts["threshold"]), kind="stable")[: n // 4]
+    near = np.argsort(np.abs(p - bundle.facts.threshold), kind="stable")[: n // 4]
     others = np.setdiff1d(np.arange(len(at)), near)
     drawn = np.random.default_rng(seed).choice(others, n - len(near), replace=False)
     weight = np.ones(len(at))
@@ -207,17 +232,17 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen], weight[chosen])
 
 
-def check(folder: Path, files: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
-    """Open each of `files` and compare it, by each of its inputs, on the sample's raw files.
+def check(folder: Path, names: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
+    """Open each of the files `names` and compare it, by each of its inputs, on the sample's raw files.
 
     By bytes only images that `decode.decode` reads count, by SCRIPT those that Pillow alone reads; where there is none,
     there is no row of it.
     Errors: HeadError when most images are gone.
     """
-    opened = {file: formats.open_export(folder / file) for file in files}
+    opened = {file: formats.open_export(folder / file) for file in names}
     inputs = {file: ("pixels", "bytes" if "bytes" in each.inputs else SCRIPT) for file, each in opened.items()}
     n, step = len(sample.p), backbone.batch(BATCH, size)
-    given = {(file, by): np.full((n, len(formats.OUTPUTS)), np.nan) for file in files for by in inputs[file]}
+    given = {(file, by): np.full((n, len(formats.OUTPUTS)), np.nan) for file in names for by in inputs[file]}
     seen = {key: np.zeros(n, bool) for key in given}
     for start in range(0, n, step):
         batch = _batch(sample, range(start, min(start + step, n)), size)
@@ -225,7 +250,7 @@ def check(folder: Path, files: list[str], sample: Sample, threshold: float, size
             if rows := list(batch[by]):
                 run, values = opened[file].inputs["pixels" if by == SCRIPT else by], list(batch[by].values())
                 got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
-    _refuse_most_gone(int(seen[files[0], "pixels"].sum()), n)
+    _refuse_most_gone(int(seen[names[0], "pixels"].sum()), n)
     return [
         compare(file, by, got[there], sample.p[there], threshold, sample.weight[there])
         for (file, by), got in given.items()
@@ -248,12 +273,12 @@ def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
     for i in rows:
         try:
             data = decode.read(sample.paths[i], sha256=sample.sha256[i])
-            found["pixels"][i] = decode.from_bytes(data, size)
+            found["pixels"][i], by_graph = decode.decoded(data, size)
         except decode.BadImage:
             continue
         with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many words for it
             found[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]
-        if decode.in_graph(data, size):
+        if by_graph:
             found["bytes"][i] = data
     return found
 
@@ -271,16 +296,10 @@ def compare(
     coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     clear = np.abs(expected - threshold) > TOLERANCE
-    flipped = ((got >= threshold) != (expected >= threshold)) & clear
+    says = BINARY.decide(got, threshold)
+    flipped = (says != BINARY.decide(expected, threshold)) & clear
     flips, most = int(flipped.sum()), MOST_FLIPPED * bool(coarser)
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
-    wrong = int((decision != (got >= threshold)).sum())
+    wrong = int((decision != says).sum())
     ok = largest <= TOLERANCE + coarser and bool(np.average(flipped, weights=weight) <= most) and not wrong
     return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

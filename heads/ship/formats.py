@@ -40,7 +40,7 @@ NEEDS = {
     "onnx": ("onnxruntime", "tf2onnx"),
 }  # beyond requirements.txt; to read, the first
 OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
-PROBE = Path(decode.__file__).parent / "probe"  # encoded files that may be given to anybody
+WARMUP = Path(__file__).with_name("warmup.tfrecord")  # a probe file for each signature that takes encoded images
 
 
 def parse(text: str) -> list[str]:
@@ -170,29 +170,14 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     module.by_bytes = tf.function(from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     signatures = {"pixels": module.by_pixels, "bytes": module.by_bytes, "serving_default": module.by_bytes}
     _save(module, path, signatures)
-    _write_warmup(path / "assets.extra" / "tf_serving_warmup_requests")
+    (path / "assets.extra").mkdir()
+    shutil.copyfile(WARMUP, path / "assets.extra" / "tf_serving_warmup_requests")
 
 
 def _save(module: Any, path: Path, signatures: dict[str, Any]) -> None:
     tf, _ = engines.load()
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
     tf.saved_model.save(module, str(path), signatures, options)
-
-
-def _write_warmup(path: Path) -> None:
-    """Write one request for each signature that takes images, of a probe file, as Serving's warm-up replays them."""
-    tf, _ = engines.load()
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-    path.parent.mkdir()
-    photo = next(file for file in sorted(PROBE.iterdir()) if file.suffix == ".jpg").read_bytes()
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in ("bytes", "serving_default"):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "onepass", signature
-            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([photo]))
-            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-            writer.write(log.SerializeToString())
 
 
 def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
-from extract.images import decode
+from extract.images import decode, header
 from extract.recipe import Recipe
 from extract.run import undecodable
 from extract.store import cache
@@ -30,13 +29,14 @@ from extract.workspace import Workspace, shown
 from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
 from heads.ship.formats import open_export
+from heads.stats.task import BINARY
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file: p is None where it could not be read; status "ok" or "failed"; reason from images.REASONS."""
+    """One file: p is None where it could not be read; status "ok" or "failed"; reason from header.REASONS."""
 
     path: str
     p: float | None
@@ -97,13 +97,13 @@ def from_bundle(
     rest = [i for i in np.flatnonzero(at < 0).tolist() if i not in bad]
     if rest:
         network, engine = _open_backbone(place, found, engine)
-        workers = engines.workers(engine)
 
         def probability(pixels: np.ndarray) -> np.ndarray:
             return bundle.probability(network.embed(pixels))
 
-        bad |= run_model(files, rest, network.input_size, probability, p, network.step, workers)
-    return _predictions(files, p, p >= bundle.facts["threshold"], bad, bundle.facts)
+        runner = Runner(probability, network.input_size, network.step, engines.workers(engine))
+        bad |= runner.run(files, rest, p)
+    return _predictions(files, p, bundle.facts.decide(p), bad)
 
 
 def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[backbone.Backbone, str]:
@@ -126,11 +126,11 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
     """
     path = path.absolute()  # its parents hold head.json, from wherever it was named
-    facts: dict[str, Any] = {"classes": ["0", "1"]}
+    task = BINARY
     folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
     if (folder / bundles.FACTS).exists():
         facts = bundles.read_facts(folder)
-        recipe = Recipe.from_json(facts["recipe"])
+        task, recipe = facts.task, facts.recipe
         cache.refuse_other_recipe(recipe, replace(recipe, decode=Recipe.decode), where=str(path))
     else:
         print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
@@ -138,46 +138,50 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
     step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
-    rows = list(range(len(files)))
-    bad = run_model(files, rows, exported.size, exported.inputs["pixels"], given, step, engines.cores())
-    return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
+    rows = range(len(files))
+    bad = Runner(exported.inputs["pixels"], exported.size, step, engines.cores()).run(files, rows, given)
+    return _predictions(files, given[:, 0], task.names(given[:, 1] == 1), bad)
 
 
-def run_model(
-    files: list[tuple[str, Path | None]],
-    rows: list[int],
-    size: int,
-    model: Callable[[np.ndarray], np.ndarray],
-    out: np.ndarray,
-    step: int,
-    workers: int,
-) -> dict[int, decode.BadImage]:
-    """Fill `out` (n, ...) with what a model gives for the files at `rows`; return why for those that cannot be read.
+@dataclass(frozen=True)
+class Runner:
+    """A model over files. model: uint8 (b, size, size, 3) -> (b, ...); step: images at once; workers: threads."""
 
-    As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
-    """
-    bad: dict[int, decode.BadImage] = {}
+    model: Callable[[np.ndarray], np.ndarray]
+    size: int
+    step: int
+    workers: int
 
-    def work(block: Sequence[int]) -> int:
-        pixels = {}
-        for i in block:
-            try:
-                pixels[i] = decode.load(_existing(files[i]), size)
-            except decode.BadImage as error:
-                bad[i] = error
-        if pixels:
-            out[list(pixels)] = model(np.stack(list(pixels.values())))
-        return len(block)
+    def run(
+        self, files: list[tuple[str, Path | None]], rows: Sequence[int], out: np.ndarray
+    ) -> dict[int, decode.BadImage]:
+        """Fill `out` (n, ...) with what the model gives for the files at `rows`; return why for those it cannot read.
 
-    progress = Progress(len(rows), "predicting")
-    started, before = time.monotonic(), 0
-    with engines.held_stderr(), ThreadPoolExecutor(workers) as pool, closing(progress):
-        for done in engines.ahead(pool, work, rows, step, 2 * workers):
-            progress.add(done, bad=len(bad) - before)
-            before = len(bad)
-    rate = len(rows) / max(time.monotonic() - started, 1e-9)
-    print(f"predict   {len(rows):,} images through the network at {rate:.1f} images/s, {workers} threads", flush=True)
-    return bad
+        As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
+        """
+        bad: dict[int, decode.BadImage] = {}
+
+        def work(block: Sequence[int]) -> int:
+            pixels = {}
+            for i in block:
+                try:
+                    pixels[i] = decode.load(_existing(files[i]), self.size)
+                except decode.BadImage as error:
+                    bad[i] = error
+            if pixels:
+                out[list(pixels)] = self.model(np.stack(list(pixels.values())))
+            return len(block)
+
+        progress = Progress(len(rows), "predicting")
+        started, before = time.monotonic(), 0
+        with engines.held_stderr(), ThreadPoolExecutor(self.workers) as pool, closing(progress):
+            for done in engines.ahead(pool, work, rows, self.step, 2 * self.workers):
+                progress.add(done, bad=len(bad) - before)
+                before = len(bad)
+        rate = len(rows) / max(time.monotonic() - started, 1e-9)
+        counted = f"{len(rows):,} images through the network at {rate:.1f} images/s, {self.workers} threads"
+        print(f"predict   {counted}", flush=True)
+        return bad
 
 
 def _existing(file: tuple[str, Path | None]) -> Path:
@@ -191,7 +195,7 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
 
     def digest(file: tuple[str, Path | None]) -> str | decode.BadImage:
         try:
-            with decode.opening(_existing(file)) as opened:
+            with header.opening(_existing(file)) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
         except decode.BadImage as error:
             return error
@@ -205,17 +209,16 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
 def _predictions(
     files: list[tuple[str, Path | None]],
     p: np.ndarray,
-    called: np.ndarray,
+    decisions: np.ndarray,
     bad: dict[int, decode.BadImage],
-    facts: dict[str, Any],
 ) -> list[Prediction]:
+    """Return a prediction a file; p, decisions: (n,), of no meaning for the files that are `bad`."""
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
         bad.setdefault(i, decode.BadImage("not-finite", "the model gives no finite number for this image"))
-    decisions = np.array(facts["classes"])[called.astype(int)].tolist()
     return [
         Prediction(name, None, "", "failed", str(bad[i]))
         if i in bad
-        else Prediction(name, float(p[i]), decisions[i], "ok", "")
+        else Prediction(name, float(p[i]), str(decisions[i]), "ok", "")
         for i, (name, _) in enumerate(files)
     ]
 

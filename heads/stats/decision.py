@@ -21,6 +21,7 @@ from scipy.stats import t as student
 from extract.ground.errors import UsageError
 from heads.stats import metrics
 from heads.stats.metrics import Metric
+from heads.stats.task import BINARY
 
 LEVEL = 0.05  # how often a promise may be broken
 CUTS = 500  # thresholds that a promise is tested at
@@ -191,7 +192,7 @@ def choose(target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, ima
     rows = Validation(y, p, groups, target.prior)
 
     def point(threshold: float, bound: float | None = None) -> OperatingPoint:
-        return OperatingPoint(target, threshold, figures(target.prior, y, p >= threshold, groups), bound)
+        return OperatingPoint(target, threshold, figures(target.prior, y, BINARY.decide(p, threshold), groups), bound)
 
     if target.kind == "threshold":
         return point(target.values[0])

@@ -21,6 +21,8 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
+from heads.stats.task import BINARY
+
 RESAMPLES = 500  # the standard error of a standard error is then 3 %
 BLOCK_CELLS = 2_000_000  # resample weights held at a time; with what is computed from them about 150 MB
 FEW_GROUPS = 40
@@ -74,11 +76,11 @@ def evaluate(
     """Return every metric in NAMES.
 
     y: (n,) of 0 and 1, both present. p: (n,) probabilities of 1. groups: (n,) integers; rows of one group are not
-    independent. threshold: p >= threshold counts as 1. Takes about a second at n = 20,000.
+    independent. threshold: see `Task.decide`. Takes about a second at n = 20,000.
     """
     y, p = y.astype(bool), p.astype(np.float64)
     groups = np.unique(groups, return_inverse=True)[1]
-    called = p >= threshold
+    called = BINARY.decide(p, threshold)
     everything = np.ones(len(y), bool)
     subsets = {
         "accuracy": (called == y, everything),

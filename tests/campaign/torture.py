@@ -33,7 +33,7 @@ from extract.__main__ import main as extract_main
 from extract.ground import files
 from extract.ground.errors import CacheError
 from extract.images import decode
-from extract.store import cache, repair
+from extract.store import cache, parts, repair
 from heads.__main__ import main as heads_main
 from heads.ship import bundle
 from tests.campaign.odd_files import odd_files
@@ -194,7 +194,7 @@ def extraction(folder: Path, backbone: Path, only: Sequence[str]) -> tuple[Verb,
     given_grown = ["--data", str(grown.table), "--media", str(grown.media), *flags]
 
     def features(out: Path, given: list[str] = given) -> int:
-        run.PART_ROWS = 8
+        parts.PART_ROWS = 8
         embed = run.backbone.Backbone.embed
 
         def slowly(self: run.backbone.Backbone, pixels: np.ndarray) -> np.ndarray:

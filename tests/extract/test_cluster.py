@@ -29,6 +29,7 @@ def holder(lock):
         return None
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
     """Two workers, one of them killed by SIGKILL while it works on a slice: the same rows as one run."""
     command = [sys.executable, "-m", "extract", "features", "--data", str(place.data), "--media", str(place.media)]
@@ -51,7 +52,6 @@ def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
 
 
 def assert_as_one_run(place, many):
-    assert run.extract(run.Config(place)) == 0
     found = cache.verify(place.cache), cache.verify(many / "features.h5")
     assert sorted(found[0].sha256.tolist()) == sorted(found[1].sha256.tolist())
     rows = [each.read(np.argsort(each.sha256)) for each in found]
@@ -111,6 +111,7 @@ def head(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("extracted")
 def test_a_cluster_that_runs_already_is_reached_by_its_address(place, tmp_path, head):
     """Through Ray Client, as from a laptop: the same rows as one run."""
     command = [sys.executable, "-m", "extract", "features", "--data", str(place.data), "--media", str(place.media)]

@@ -1,8 +1,6 @@
 """A kill at any moment loses at most the parts in flight; Ctrl-C stops within a batch and says how to go on."""
 
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -11,7 +9,7 @@ import pytest
 
 from extract import run, workspace
 from extract.store import cache
-from tests.support.album import ROOT
+from tests.support import forked
 
 pytestmark = pytest.mark.tensorflow
 
@@ -21,7 +19,8 @@ import sys, time
 from extract.backbones import backbone
 from extract import run, workspace
 from extract.ground.errors import guard
-run.PART_ROWS = 8
+from extract.store import parts
+parts.PART_ROWS = 8
 embed = backbone.Backbone.embed
 def slowly(self, pixels):
     time.sleep(DELAY)
@@ -32,17 +31,10 @@ sys.exit(guard(lambda: run.extract(run.Config(place, batch=4))))
 """
 
 
-def start(place, out, delay=0.8):
-    command = [
-        sys.executable,
-        "-c",
-        SLOW.replace("DELAY", f"{delay}"),
-        str(place.data),
-        str(place.media),
-        place.backbone,
-        str(out),
-    ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(place, out, prelude="", delay=0.3):
+    """Start the stage; `prelude` is run before it."""
+    code = prelude + SLOW.replace("DELAY", f"{delay}")
+    return forked.Process(code, [place.data, place.media, place.backbone, out], out.with_name(f"{out.name} said"))
 
 
 def wait_for_parts(out, n):
@@ -57,9 +49,9 @@ def rows_of(path):
     return found.sha256.tolist(), found.read(np.arange(len(found)))
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_killed_run_resumes_to_the_same_rows_and_features(place, tmp_path):
     """SIGKILL, then once to the end: as if nothing had happened, and nothing is left lying."""
-    run.extract(run.Config(place))
     expected = rows_of(place.cache)
     out = tmp_path / "killed"
     process = start(place, out)
@@ -97,16 +89,9 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 {KILLED_AT[moment]}
 """
-    command = [
-        sys.executable,
-        "-c",
-        prelude + SLOW.replace("DELAY", "0"),
-        str(place.data),
-        str(place.media),
-        place.backbone,
-        str(out),
-    ]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    process = start(place, out, prelude, delay=0)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert len(list((out / "features.parts").glob("part-*"))) == 5
     last = replace(place, out=out, cache=out / "features.h5")
     assert run.extract(run.Config(last)) == 0
@@ -116,14 +101,14 @@ def die():
     assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
 
 
-def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path, interrupts):
+def test_ctrl_c_stops_within_a_batch_keeps_what_is_done_and_says_how_to_go_on(place, tmp_path):
     """Exit code 1, one paragraph, no traceback."""
     out = tmp_path / "stopped"
     process = start(place, out)
     wait_for_parts(out, 1)
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate()
     assert time.monotonic() - asked < 5
     assert process.returncode == 1
     assert "Run the same command again to go on from there" in stderr
@@ -139,7 +124,7 @@ def test_a_second_run_on_the_same_cache_is_refused_while_the_first_lives(place, 
     first = start(place, out)
     wait_for_parts(out, 1)
     second = start(place, out)
-    _, stderr = second.communicate(timeout=30)
+    _, stderr = second.communicate()
     assert second.returncode == 1
     assert f"Process {first.pid} is already writing" in stderr
     wait_for_parts(out, len(list((out / "features.parts").glob("part-*"))) + 1)
@@ -159,9 +144,9 @@ from extract.store import cache
 stamp = cache._stamp
 cache._stamp = lambda path: stamp(path) if 'part-' in path.name else os.kill(os.getpid(), signal.SIGKILL)
 """
-    code = (prelude + SLOW).replace("DELAY", "0")
-    words = [sys.executable, "-c", code, str(place.data), str(place.media), place.backbone, str(out)]
-    assert subprocess.run(words, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    process = start(place, out, prelude, delay=0)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert [path.name for path in disk.iterdir() if path.name.startswith(".onepass-tmp-")]
     last = replace(place, out=out, cache=out / "features.h5")
     assert run.extract(run.Config(last)) == 0

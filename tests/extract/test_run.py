@@ -13,8 +13,8 @@ from extract.backbones import backbone
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
-from extract.images import decode
-from extract.store import cache
+from extract.images import decode, header
+from extract.store import cache, parts
 from tests.campaign.odd_files import odd_files
 from tests.support.album import ROOT, Album, encoded, picture, read_rows
 
@@ -27,9 +27,9 @@ def extract(place, **options):
     return code, workspace.read_record(place.out)["features"]
 
 
+@pytest.mark.usefixtures("extracted")
 def test_the_features_are_those_of_the_images_one_by_one(place, album):
     """The oracle: each file through images.load and the backbone alone."""
-    assert extract(place)[0] == 0
     found = cache.verify(place.cache)
     network = backbone.load(backbone.resolve(place.backbone))
     assert len(found) == 40
@@ -41,18 +41,18 @@ def test_the_features_are_those_of_the_images_one_by_one(place, album):
     assert found.recipe == backbone.recipe(backbone.resolve(place.backbone))
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_second_run_embeds_nothing_and_reads_no_file(place):
     """Nor does it load the backbone."""
-    extract(place)
     before = place.cache.read_bytes()
     code, facts = extract(place, load=None)
     assert (code, facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (0, 0, 0, 40)
     assert place.cache.read_bytes() == before
 
 
+@pytest.mark.usefixtures("extracted")
 def test_renaming_relabelling_and_copying_cost_no_backbone_work(place, album):
     """The cache is keyed by content."""
-    extract(place)
     moved = album.media / "object" / "zz" / "zz" / "zzzz-moved"
     moved.parent.mkdir(parents=True)
     shutil.copy(album.media / "object" / "00" / "03" / "0003img", moved)
@@ -61,9 +61,9 @@ def test_renaming_relabelling_and_copying_cost_no_backbone_work(place, album):
     assert extract(place, load=None)[1]["embedded"] == 0
 
 
+@pytest.mark.usefixtures("extracted")
 def test_new_images_alone_are_embedded_and_old_rows_stay(place, album):
     """1 % new images cost 1 % of the work."""
-    extract(place)
     before = cache.open_cache(place.cache)
     old = before.read(np.arange(40))
     album.add("newimage", encoded(picture(99)), "1", "train")
@@ -75,9 +75,9 @@ def test_new_images_alone_are_embedded_and_old_rows_stay(place, album):
     np.testing.assert_array_equal(grown.read(np.arange(40)), old)
 
 
+@pytest.mark.usefixtures("extracted")
 def test_bad_images_are_rows_and_their_neighbours_keep_their_features(place, album):
     """A truncated file, a page of HTML and a missing file among forty good ones: one row each."""
-    extract(place)
     clean = cache.open_cache(place.cache)
     good = dict(zip(clean.sha256.tolist(), clean.read(np.arange(40)), strict=True))
     place.cache.unlink()
@@ -109,8 +109,8 @@ def test_only_undecodable_sticks_and_retry_tries_it_again(place, album, monkeypa
     missing.parent.mkdir(parents=True, exist_ok=True)
     missing.write_bytes(encoded(picture(51)))
     tried = []
-    opening = decode.opening
-    monkeypatch.setattr(decode, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
+    opening = header.opening
+    monkeypatch.setattr(header, "opening", lambda path: tried.append(os.path.basename(path)) or opening(path))
     assert extract(place)[1]["quarantined"] == 1
     assert [name for name in tried if name.startswith("aaa")] == ["aaa-missing"]
     tried.clear()
@@ -166,9 +166,9 @@ def test_no_usable_image_is_one_error_that_says_where_it_looked(place, tmp_path)
     assert workspace.read_record(place.out)["inputs"]["media"] == str(place.media)
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_bad_table_records_nothing(place, album, tmp_path):
     """A typing error in DATA must not become what the next verb re-reads."""
-    extract(place)
     (tmp_path / "bad.csv").write_text("objectId,value\n0000img,0\n0001img,1\n0002img,2\n")
     with pytest.raises(InputError, match="third class"):
         extract(replace(place, data=tmp_path / "bad.csv"))
@@ -176,26 +176,27 @@ def test_a_bad_table_records_nothing(place, album, tmp_path):
     assert workspace.read_record(place.out)["features"]["status"] == "done"
 
 
+@pytest.mark.usefixtures("extracted")
 def test_another_recipe_is_refused_by_cache_and_by_parts(place, tiny_backbone, tmp_path):
     """Features of two backbones must never mix; the message names the field."""
     other = tmp_path / "other.keras"
     with files.replacing(other) as partial:
         partial.write_bytes(tiny_backbone.read_bytes() + b"\0")  # a ZIP may have bytes behind it; its digest differs
-    extract(place)
     with pytest.raises(CacheError, match="weights_sha256 is"):
         extract(replace(place, backbone=str(other)))
     assert workspace.read_record(place.out)["inputs"]["backbone"] == place.backbone  # the mistake is not remembered
     found = cache.open_cache(place.cache)
-    one = found.read(np.array([0]))
-    cache.write_part(place.out / "features.parts", 1, found.recipe, "b", found.probe, found.sha256[:1].tolist(), one)
+    made = parts.Parts(place.out / "features.parts", found.recipe, "b", found.probe)
+    made.add(found.sha256[:1].tolist(), found.read(np.array([0])))
+    made.flush()
     place.cache.unlink()
     with pytest.raises(CacheError, match=r"part-000001\.h5, made with b, has another recipe: weights_sha256"):
         extract(replace(place, backbone=str(other)))
 
 
+@pytest.mark.usefixtures("extracted")
 def test_drift_between_runs_is_refused(place, album, monkeypatch):
     """Another library version that changes features is caught by the probe, whatever it calls itself."""
-    extract(place)
     album.add("newimage", encoded(picture(99)), "1", "train")
     album.write()
     embed = backbone.Backbone.embed
@@ -205,9 +206,9 @@ def test_drift_between_runs_is_refused(place, album, monkeypatch):
     assert workspace.read_record(place.out)["features"]["status"] == "stopped"
 
 
+@pytest.mark.usefixtures("extracted")
 def test_an_id_that_means_another_image_is_refused(place, album, tmp_path):
     """Two tables whose ids collide must not share a manifest: labels would land on the wrong pictures."""
-    extract(place)
     other = Album(tmp_path / "other").fill(3, seed=1000)
     mixed = replace(place, data=other.table, media=other.media)
     with pytest.raises(InputError, match=r"objectId '0000img' is .*album.* in the manifest and .*other"):
@@ -278,19 +279,22 @@ def test_a_file_is_opened_once(place, album, monkeypatch):
     """The bytes that are hashed are the bytes that are decoded; copies are read and not decoded."""
     album.add("copy", (album.media / "object" / "00" / "03" / "0003img").read_bytes(), "1", "train")
     album.write()
-    opened, decoded = [], []
-    opening, from_bytes = decode.opening, decode.from_bytes
-    monkeypatch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
-    monkeypatch.setattr(decode, "from_bytes", lambda data, size: decoded.append(data) or from_bytes(data, size))
+    opened, sniffed, decoded = [], [], []
+    opening, sniff, from_bytes = header.opening, header.sniff, decode.from_bytes
+    monkeypatch.setattr(header, "opening", lambda path: opened.append(str(path)) or opening(path))
+    monkeypatch.setattr(header, "sniff", lambda file: sniffed.append(file.getvalue()) or sniff(file))
+    monkeypatch.setattr(decode, "from_bytes", lambda data, *more: decoded.append(data) or from_bytes(data, *more))
     assert extract(place)[1]["hashed"] == 41
+    probes = list((ROOT / "extract" / "images" / "probe").iterdir())
     ours = [path for path in opened if str(album.media) in path]
     assert len(ours) == len(set(ours)) == 41
-    assert len(set(decoded)) == 40 + len(list((ROOT / "extract" / "images" / "probe").iterdir()))
+    assert len(sniffed) == 41 + len(probes)
+    assert len(set(decoded)) == 40 + len(probes)
 
 
+@pytest.mark.usefixtures("extracted")
 def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
     """Every path, time and inode is new, no bytes are: the backbone is not even loaded. One new image is embedded."""
-    extract(place)
     shutil.copytree(album.media, tmp_path / "moved")
     shutil.rmtree(album.media)
     there = replace(place, media=tmp_path / "moved")
@@ -301,9 +305,9 @@ def test_files_that_moved_are_read_and_not_embedded(place, album, tmp_path):
     album.media = tmp_path / "again"
     album.add("0015new", encoded(picture(99)), "1", "train")
     album.write()
-    opened, opening = [], decode.opening
+    opened, opening = [], header.opening
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "opening", lambda path: opened.append(str(path)) or opening(path))
+        patch.setattr(header, "opening", lambda path: opened.append(str(path)) or opening(path))
         facts = extract(replace(place, media=album.media))[1]
     assert (facts["embedded"], facts["hashed"], facts["rows_in_cache"]) == (1, 41, 41)
     assert len([path for path in opened if str(album.media) in path]) == 41
@@ -319,7 +323,7 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(place, album):
 
 def test_a_file_too_large_to_be_an_image_is_not_read(place, album, monkeypatch):
     """A film in the folder costs a row of the quarantine, not the memory."""
-    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(header, "MAX_BYTES", 10_000_000)
     film = album.add("film", b"", "0", "train")
     os.truncate(film, 10_000_001)
     album.write()
@@ -336,9 +340,9 @@ def test_a_cache_elsewhere_remembers_media_and_backbone(place, tmp_path):
     assert (second.media, second.backbone) == (place.media, place.backbone)
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_second_out_on_a_cache_leaves_the_first_ones_record_alone(place, tmp_path):
     """Else the first OUT's next head would silently be trained on the second one's table."""
-    extract(place)
     before = workspace.read_record(place.out)
     second = tmp_path / "second.csv"
     second.write_bytes(place.data.read_bytes())
@@ -347,9 +351,9 @@ def test_a_second_out_on_a_cache_leaves_the_first_ones_record_alone(place, tmp_p
     assert workspace.resolve(out=str(tmp_path / "second")).data == second
 
 
+@pytest.mark.usefixtures("extracted")
 def test_two_tables_share_one_pass(place, album, tmp_path):
     """A second table on the same images embeds nothing, and both tables' objects stay in the manifest."""
-    extract(place)
     second = tmp_path / "second.csv"
     files.write_csv(second, ("objectId", "value"), [(n, str(1 - int(v))) for n, v, _, _ in album.rows[:10]])
     assert extract(replace(place, data=second), load=None)[1]["embedded"] == 0
@@ -379,26 +383,26 @@ def test_odd_files_cost_their_neighbours_nothing(place, album):
             np.testing.assert_allclose(by_digest[hashlib.sha256(each.data).hexdigest()], alone, atol=1e-5)
 
 
+@pytest.mark.usefixtures("extracted")
 def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(place, album, monkeypatch):
     """The old digests are not true any more, and no head may be trained on their rows; what was read stays known."""
     from heads.data import dataset
 
-    extract(place)
     for i, path in enumerate(sorted(p for p in album.media.rglob("*") if p.is_file())):
         path.write_bytes(encoded(picture(300 + i)))
-    monkeypatch.setattr(run, "PART_ROWS", 8)
-    flush = run._PartWriter.flush
+    monkeypatch.setattr(parts, "PART_ROWS", 8)
+    flush = parts.Parts.flush
     published = []
 
     def killed(self):
         if len(published) == 3:  # from now on nothing is written, as after SIGKILL
-            monkeypatch.setattr(run, "_write_manifest", lambda *given: None)
-            monkeypatch.setattr(run._PartWriter, "flush", lambda self: None)
+            monkeypatch.setattr(manifest.Manifest, "write", lambda *given: None)
+            monkeypatch.setattr(parts.Parts, "flush", lambda self: None)
             raise KeyboardInterrupt
         flush(self)
         published.append(1)
 
-    monkeypatch.setattr(run._PartWriter, "flush", killed)
+    monkeypatch.setattr(parts.Parts, "flush", killed)
     with pytest.raises(KeyboardInterrupt):
         extract(place, batch=4)
     with pytest.raises((InputError, CacheError), match="objects"):
@@ -411,7 +415,7 @@ def test_a_killed_pass_over_changed_files_leaves_no_old_features_to_train_on(pla
 
 def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, album, monkeypatch):
     """A row without digest must not condemn every other without one."""
-    monkeypatch.setattr(decode, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(header, "MAX_BYTES", 10_000_000)
     os.truncate(album.add("film", b"", "0", "train"), 10_000_001)
     album.add("missing", None, "0", "train")
     album.write()
@@ -421,9 +425,9 @@ def test_a_film_and_a_missing_file_are_the_same_two_rows_again_and_again(place, 
         assert len(read_rows(place.out / "quarantine.csv")) == 2
 
 
+@pytest.mark.usefixtures("extracted")
 def test_every_output_may_be_a_link(place, album, tmp_path):
     """Cache, parts, records and OUT itself on other disks: the links stay, and the files are those of a run without."""
-    extract(place)
     disk, out = tmp_path / "disk", tmp_path / "linked"
     names = ["features.h5", "manifest.csv", "quarantine.csv", "splits.csv", "conflicts.csv", "last_run.json"]
     for folder in (disk / "out", disk / "files", disk / "parts"):

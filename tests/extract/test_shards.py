@@ -1,6 +1,7 @@
 """Slices that are extracted apart and sealed hold what one run would have held, whatever was killed on the way."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,21 +13,37 @@ from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, UsageError
 from extract.store import cache
-from tests.support.album import encoded, picture, read_rows
+from extract.workspace import Workspace
+from tests.support.album import Album, encoded, picture, read_rows
+from tests.support.template import copied
 
 pytestmark = pytest.mark.tensorflow
 
 
-@pytest.fixture
-def apart(place, album, tmp_path):
-    """A workspace with copies, a corrupt and a missing image, and the same extracted in one run."""
+def odd(album):
+    """Add copies, a corrupt and a missing image."""
     album.add("bbb-copy", encoded(picture(0)), "0", "train")  # of 0000img
     album.add("bbb-broken", encoded(picture(50))[:300], "0", "train")
     album.add("bbb-missing", None, "1", "train")
     album.write()
-    whole = replace(place, out=tmp_path / "whole", cache=tmp_path / "whole" / "features.h5")
+
+
+@pytest.fixture(scope="module")
+def once_whole(tiny_backbone, tmp_path_factory):
+    """The workspace of `apart`, extracted in one run; not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    odd(album := Album(folder / "album").fill(40))
+    out = folder / "whole"
+    whole = Workspace(out, out / "features.h5", album.table, album.media, str(tiny_backbone))
     assert run.extract(run.Config(whole, max_bad=1)) == 0
-    return place, whole
+    return whole
+
+
+@pytest.fixture
+def apart(place, album, once_whole, tmp_path):
+    """A workspace with copies, a corrupt and a missing image, and the same extracted in one run."""
+    odd(album)
+    return place, copied(once_whole, replace(place, out=tmp_path / "whole", cache=tmp_path / "whole" / "features.h5"))
 
 
 def shard(place, i, n=3, **options):
@@ -88,12 +105,21 @@ def test_a_shard_that_was_killed_goes_on_and_is_not_sealed_before(apart, monkeyp
     assert_same(place, whole)
 
 
-@pytest.mark.parametrize("moment", ["rename", "rmtree"])
-def test_a_kill_while_sealing_loses_nothing(apart, monkeypatch, moment):
+def test_a_kill_while_sealing_loses_nothing(apart, monkeypatch):
     """Before the shards are put away, and before they are gone."""
     place, whole = apart
     for i in (1, 2, 3):
         shard(place, i)
+    before = shutil.copytree(place.out, place.out.with_name("before"))
+    for moment in ("rename", "rmtree"):
+        shutil.rmtree(place.out)
+        shutil.copytree(before, place.out)
+        kill_while_sealing(place, monkeypatch, moment)
+        assert_same(place, whole)
+
+
+def kill_while_sealing(place, monkeypatch, moment):
+    """Have the seal interrupted at a call of `moment`, then seal again."""
     where = {"rename": shards.os, "rmtree": shards.shutil}[moment]
     real = getattr(where, moment)
 
@@ -107,7 +133,6 @@ def test_a_kill_while_sealing_loses_nothing(apart, monkeypatch, moment):
         shards.seal(run.Config(place, max_bad=1))
     monkeypatch.undo()
     assert shards.seal(run.Config(place, max_bad=1)) == 0
-    assert_same(place, whole)
     assert (
         not [path.name for path in place.out.iterdir() if "shards" in path.name and files.PARTIAL.fullmatch(path.name)]
         or moment == "rmtree"

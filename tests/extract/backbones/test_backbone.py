@@ -1,7 +1,6 @@
 """A backbone is what its file says, frozen; what cannot be had is one clear error."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -15,18 +14,22 @@ from extract.backbones import backbone
 from extract.ground import engines
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
+from tests.support import forked
 from tests.support.album import ROOT, picture
 
 tensorflow = pytest.mark.tensorflow
+SIDE = 64  # of B0: its layers are the time, not its pixels
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 
 
 @pytest.fixture(scope="module")
-def keras_own_file(tmp_path_factory, pixels):
-    """A weights file as Keras publishes B0's: legacy HDF5, and as the variance the stddev, unsquared."""
+def plain(pixels):
+    """B0 with random weights, as what `weights=None` gives: one Rescaling, and a variance that is yet to be squared."""
     _, keras = engines.load()
     keras.utils.set_random_seed(11)
-    model = keras.applications.EfficientNetB0(include_top=False, weights=None)
+    model = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, pooling="avg", input_shape=(SIDE, SIDE, 3)
+    )
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
     norm.set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
     norm.finalize_state()
@@ -34,66 +37,79 @@ def keras_own_file(tmp_path_factory, pixels):
     for layer in moving:  # statistics of these pictures, so that a random network passes on what it sees
         layer.momentum = 0.0
     model(pixels.astype(np.float32), training=True)
-    norm.set_weights([MEAN, backbone.B0_STDDEV.astype(np.float32), np.array(0)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def keras_own_file(plain, tmp_path_factory):
+    """A weights file as Keras publishes B0's: legacy HDF5, and as the variance the stddev, unsquared."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    backbone._normalization(plain).set_weights([MEAN, backbone.B0_STDDEV.astype(np.float32), np.array(0)])
     folder = tmp_path_factory.mktemp("home") / "models"
     folder.mkdir()
     with h5py.File(folder / "efficientnetb0_notop.h5", "w") as file:
-        from keras.src.legacy.saving import legacy_h5_format
-
-        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+        legacy_h5_format.save_weights_to_hdf5_group(file, plain)
     return folder / "efficientnetb0_notop.h5"
 
 
 @pytest.fixture(scope="module")
+def from_file(keras_own_file):
+    """The backbone of that file."""
+    return backbone.load(backbone.resolve(str(keras_own_file), SIDE))
+
+
+@pytest.fixture(scope="module")
 def pixels():
-    return np.stack([np.asarray(picture(seed, 224)) for seed in range(4)])
+    return np.stack([np.asarray(picture(seed, SIDE)) for seed in range(4)])
 
 
 @tensorflow
-def test_a_weights_file_gives_exactly_the_features_that_the_name_gives(keras_own_file, pixels, monkeypatch):
+def test_a_weights_file_gives_exactly_the_features_that_the_name_gives(
+    keras_own_file, from_file, plain, pixels, monkeypatch
+):
     """The Rescaling pitfall (tensorflow#62193): Keras adds a layer for weights="imagenet" that weights=None lacks."""
     _, keras = engines.load()
     monkeypatch.setattr(keras.src.applications.efficientnet.file_utils, "get_file", lambda *a, **k: str(keras_own_file))
     monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
-    named = backbone.resolve("efficientnet-b0")
-    from_file = backbone.resolve(str(keras_own_file))
-    assert backbone.recipe(named) == backbone.recipe(from_file)
-    assert (named.kind, from_file.kind) == ("keras-applications", "weights-file")
-    oracle = keras.applications.EfficientNetB0(include_top=False, weights="imagenet", pooling="avg")
+    named = backbone.resolve("efficientnet-b0", SIDE)
+    given = backbone.resolve(str(keras_own_file), SIDE)
+    assert backbone.recipe(named) == backbone.recipe(given)
+    assert (named.kind, given.kind) == ("keras-applications", "weights-file")
+    oracle = keras.applications.EfficientNetB0(
+        include_top=False, weights="imagenet", pooling="avg", input_shape=(SIDE, SIDE, 3)
+    )
     expected = backbone.load(named).embed(pixels)
-    np.testing.assert_array_equal(backbone.load(from_file).embed(pixels), expected)
+    np.testing.assert_array_equal(from_file.embed(pixels), expected)
     np.testing.assert_allclose(
         expected, np.asarray(oracle(pixels.astype(np.float32), training=False)), rtol=1e-3, atol=1e-4
     )
-    plain = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg")
     plain.load_weights(keras_own_file)  # what a user gets who does not know of the layer
     assert np.abs(np.asarray(plain(pixels.astype(np.float32), training=False)) - expected).max() > 1e-2
 
 
 @tensorflow
-def test_a_weights_file_with_the_squared_variance_gets_no_second_rescaling(keras_own_file, pixels, tmp_path):
+def test_a_weights_file_with_the_squared_variance_gets_no_second_rescaling(
+    keras_own_file, from_file, plain, pixels, tmp_path
+):
     """The same network written with variance = stddev squared gives the same features, by one layer fewer."""
-    _, keras = engines.load()
-    model = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg")
-    model.load_weights(keras_own_file)
-    backbone._normalization(model).set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    plain.load_weights(keras_own_file)
+    backbone._normalization(plain).set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
     path = tmp_path / "squared.weights.h5"
-    model.save_weights(path)
-    squared = backbone.load(backbone.resolve(str(path)))
-    reference = backbone.load(backbone.resolve(str(keras_own_file)))
-    assert len(squared.model.layers) + 1 == len(reference.model.layers)
-    np.testing.assert_allclose(squared.embed(pixels), reference.embed(pixels), atol=1e-5)
+    plain.save_weights(path)
+    squared = backbone.load(backbone.resolve(str(path), SIDE))
+    assert len(squared.model.layers) + 1 == len(from_file.model.layers)
+    np.testing.assert_allclose(squared.embed(pixels), from_file.embed(pixels), atol=1e-5)
 
 
 @tensorflow
-def test_normalisation_survives_saving_and_loading(keras_own_file, pixels, tmp_path):
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_normalisation_survives_saving_and_loading(from_file, pixels, tmp_path, name):
     """keras#20147: mean and variance restored from a file must be those that the layer applies."""
-    network = backbone.load(backbone.resolve(str(keras_own_file)))
-    for name in ("model.keras", "model.weights.h5"):
-        path = tmp_path / name
-        (network.model.save if name == "model.keras" else network.model.save_weights)(path)
-        again = backbone.load(backbone.resolve(str(path)))
-        np.testing.assert_array_equal(again.embed(pixels), network.embed(pixels))
+    path = tmp_path / name
+    (from_file.model.save if name == "model.keras" else from_file.model.save_weights)(path)
+    again = backbone.load(backbone.resolve(str(path), SIDE))
+    np.testing.assert_array_equal(again.embed(pixels), from_file.embed(pixels))
 
 
 @tensorflow
@@ -172,7 +188,7 @@ def test_larger_images_come_in_smaller_batches():
 
 
 @tensorflow
-def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypatch, tiny_backbone):
+def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, from_file, pixels, monkeypatch, tiny_backbone):
     """It is part of the recipe; a .keras file has one size."""
     monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
     for spec in ("efficientnet-b0", "efficientnet-lite0", str(keras_own_file)):
@@ -180,9 +196,9 @@ def test_input_size_overrides_where_the_graph_takes_it(keras_own_file, monkeypat
     assert backbone.recipe(backbone.resolve("efficientnet-b0", 224)) == backbone.recipe(
         backbone.resolve("efficientnet-b0")
     )
-    network = backbone.load(backbone.resolve(str(keras_own_file), 64))
-    assert network.model.input_shape == (None, 64, 64, 3)
-    assert np.isfinite(network.embed(np.asarray(picture(1, 64))[None])).all()
+    assert backbone.resolve(str(keras_own_file)).input_size == 224
+    assert from_file.model.input_shape == (None, SIDE, SIDE, 3)
+    assert np.isfinite(from_file.embed(pixels)).all()
     assert backbone.resolve(str(tiny_backbone), 32) == backbone.resolve(str(tiny_backbone))
     with pytest.raises(BackboneError, match=r"INPUT_SIZE=64 was given, and .*tiny\.keras takes 32 x 32"):
         backbone.resolve(str(tiny_backbone), 64)
@@ -285,7 +301,7 @@ def test_a_gpu_that_tensorflow_cannot_use_is_said_loudly(tmp_path, monkeypatch, 
 
 
 @tensorflow
-def test_the_probe_is_the_same_in_another_process(tiny_backbone):
+def test_the_probe_is_the_same_in_another_process(tiny_backbone, tmp_path):
     """What is compared at each resume must not depend on the process."""
     code = f"""
 import sys
@@ -293,8 +309,10 @@ import numpy as np
 from extract.backbones import backbone
 np.save(sys.argv[1], backbone.probe(backbone.load(backbone.resolve({str(tiny_backbone)!r}))))
 """
-    path = tiny_backbone.with_name("probe.npy")
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=ROOT, env={**os.environ})
+    path = tmp_path / "probe.npy"
+    process = forked.Process(code, [path], tmp_path)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
     here = backbone.probe(backbone.load(backbone.resolve(str(tiny_backbone))))
     assert here.shape == (4, 12)
     np.testing.assert_allclose(np.load(path), here, atol=1e-6)

@@ -14,7 +14,7 @@ from heads.ship import export, formats
 from tests.support.album import encoded, picture
 
 pytestmark = pytest.mark.tensorflow
-SIDE = 64
+SIDE = 32  # the smallest that Keras builds an EfficientNet for: its layers are the time
 
 
 NAMES = ["EfficientNetB0", "efficientnet-lite0"]
@@ -25,7 +25,7 @@ def module(request, tmp_path_factory):
     """B0 with random weights, and Lite0, as a module of TF-Hub's form: pixels 0-1, and a list of its variables."""
     tf, _ = engines.load()
     lite0 = request.param == "efficientnet-lite0"
-    loaded = backbone.load(backbone.resolve(request.param, SIDE)) if lite0 else probes.untrained(SIDE, photos(64))
+    loaded = backbone.load(backbone.resolve(request.param, SIDE)) if lite0 else probes.untrained(SIDE, photos(32))
     network = loaded.model
     root = tf.train.Checkpoint()
     root.net = network
@@ -49,7 +49,8 @@ def test_the_keras_network_is_found_by_the_names_where_variables_are_in_no_order
     variables, pixels = network._graph.apply.get_concrete_function().variables[::-1], photos()
     model = twin.find(network.apply, variables, NAMES, pixels)
     expected = np.asarray(network.apply(pixels.astype(np.float32)))
-    np.testing.assert_allclose(model(pixels.astype(np.float32), training=False), expected, atol=1e-4)
+    given = np.asarray(model(pixels.astype(np.float32), training=False))
+    np.testing.assert_allclose(given, expected, atol=1e-4 * np.abs(expected).max())
     assert np.ptp(expected) > 0.1
 
 
@@ -61,6 +62,8 @@ def test_a_network_that_gives_other_features_is_none(module):
     assert twin.find(network.apply, network._graph.variables[1:], NAMES, photos()) is None
 
 
+# B0, whose normalisation is to be found; of Lite0's own network test_lite exports every format
+@pytest.mark.parametrize("module", NAMES[:1], indirect=True)
 def test_such_a_module_exports_to_keras(module, album, tmp_path):
     """By the module's own list of variables; with parity on raw files, as from any other backbone."""
     album.fill(20)

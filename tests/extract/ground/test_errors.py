@@ -59,7 +59,7 @@ def test_numbers_out_of_range_are_wrong_usage(batch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["features", "--batch", batch])
     assert stopped.value.code == 2
-    assert "no whole number of at least 1" in capsys.readouterr().err
+    assert "expected a whole number >= 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steering", ["\x1b[2J\x1b[31m", "\x07\x08", "\rspoofed", "\x9b2J", "\u202egpj", "\x00"])

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import containers
 from extract.ground import engines
-from extract.images import decode, exif
-from extract.images.decode import BadImage
+from extract.images import decode, exif, header, pillow
+from extract.images.header import BadImage
 from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
 from tests.support.album import encoded, picture
 
@@ -25,8 +25,8 @@ def test_a_header_is_read_without_decoding():
     tags = Image.Exif()
     tags[exif.ORIENTATION] = 6
     data = encoded(picture(0).resize((60, 40)), exif=tags)
-    assert decode.sniff(io.BytesIO(data)) == decode.Header("JPEG", 60, 40, 6)
-    assert decode.sniff(io.BytesIO(b"GIF89a not really")) == decode.Header()
+    assert header.sniff(io.BytesIO(data)) == header.Header("JPEG", 60, 40, 6)
+    assert header.sniff(io.BytesIO(b"GIF89a not really")) == header.Header()
 
 
 @tensorflow
@@ -131,7 +131,7 @@ def test_a_photo_gives_the_same_pixels_in_every_container(photo, name):
     else:
         assert difference.mean() < (6 if "256 colours" in name else 2)
     native = ("JPEG,", "MPO", "PNG", "WebP", "BMP, 24")
-    assert decode.in_graph(data, SIZE) == name.startswith(native)
+    assert decode.decoded(data, SIZE)[1] == name.startswith(native)
 
 
 @tensorflow
@@ -153,7 +153,7 @@ def test_the_graph_reads_orientation_as_pillow_does():
     readers = {start: tf.function(lambda data, read=read: read(exif.Bytes(data))) for start, read in readers.items()}
     found = []
     for odd in odd_files():
-        if odd.data[:2] in readers and not odd.why and decode.in_graph(odd.data, 32):
+        if odd.data[:2] in readers and not odd.why and decode.decoded(odd.data, 32)[1]:
             with Image.open(io.BytesIO(odd.data)) as image:
                 image.load()
                 expected = image.getexif().get(exif.ORIENTATION, 1)
@@ -190,6 +190,14 @@ def test_transparency_is_seen_over_white(mode, kind):
     assert np.asarray(seen)[..., 3].min() < 10
     expected = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")).astype(int)
     assert np.abs(decode.from_bytes(data, 32) - expected).max() <= 1
+
+
+@tensorflow
+def test_the_graph_and_pillow_lay_over_white_alike():
+    """To the bit, each value under each alpha."""
+    alpha, value = np.indices((256, 256)).astype(np.uint8)
+    rgba = np.dstack([value, value, value, alpha])
+    np.testing.assert_array_equal(decode._over_white(rgba), pillow.rgb(Image.fromarray(rgba)))
 
 
 @tensorflow

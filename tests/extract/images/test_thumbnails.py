@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from extract.images import thumbnails
-from extract.images.decode import BadImage
+from extract.images.header import BadImage
 from tests.support.album import encoded, picture
 
 

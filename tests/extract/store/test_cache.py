@@ -19,6 +19,7 @@ from extract.ground import files
 from extract.ground.errors import BusyError, CacheError
 from extract.recipe import Recipe
 from extract.store import cache, repair
+from extract.store.parts import Parts
 from tests.support.album import ROOT
 
 RECIPE = Recipe("test", "0" * 64, 32)
@@ -33,12 +34,19 @@ def rows(n, seed=0):
     return np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
 
 
+def write_part(folder, keys, features, probe=PROBE):
+    """Write one more part into a folder."""
+    made = Parts(folder, RECIPE, "test", probe)
+    made.add(keys, features)
+    made.flush()
+
+
 @pytest.fixture
 def parts(tmp_path):
     """Three parts of 300, 700 and 1 rows; the second begins with a row of the first."""
     folder = tmp_path / "features.parts"
     for number, (start, n) in enumerate([(0, 300), (299, 700), (999, 1)], 1):
-        cache.write_part(folder, number, RECIPE, "test", PROBE, keys(n, start), rows(n, number))
+        write_part(folder, keys(n, start), rows(n, number))
     return cache.open_parts(folder)
 
 
@@ -89,7 +97,7 @@ def test_the_layout_is_the_one_that_the_design_fixes(sealed):
 
 def test_growing_a_cache_keeps_its_rows_first(tmp_path, sealed):
     """Row numbers of old images do not move."""
-    cache.write_part(tmp_path / "more", 1, RECIPE, "test", PROBE, keys(10, 995), rows(10, 9))
+    write_part(tmp_path / "more", keys(10, 995), rows(10, 9))
     grown = cache.seal(sealed.path, [sealed, *cache.open_parts(tmp_path / "more")], cache.provenance())
     assert grown.sha256.tolist() == keys(1005)
     np.testing.assert_array_equal(grown.read(np.arange(1000, 1005)), rows(10, 9)[5:])
@@ -138,9 +146,9 @@ def test_a_row_that_is_not_finite_is_refused(tmp_path):
     """A NaN in the features would poison every head."""
     bad = rows(300)
     bad[270, 2] = np.nan
-    path = cache.write_part(tmp_path, 1, RECIPE, "test", PROBE, keys(300), bad)
+    write_part(tmp_path, keys(300), bad)
     with pytest.raises(CacheError, match="row 270 is not finite"):
-        cache.verify(path)
+        cache.verify(tmp_path / "part-000001.h5")
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, parts, monkeypatch):

@@ -10,7 +10,7 @@ from extract import run
 from extract.__main__ import main
 from extract.ground.errors import CacheError
 from extract.store import cache, repair
-from tests.extract.store.test_cache import RECIPE, keys
+from tests.extract.store.test_cache import RECIPE, keys, write_part
 
 N, DIM = 3000, 24
 
@@ -19,7 +19,7 @@ N, DIM = 3000, 24
 def sound(tmp_path):
     """A sealed cache of 3,000 rows of 24 features, and what is in it."""
     X = np.random.default_rng(5).normal(size=(N, DIM)).astype(np.float32)
-    cache.write_part(tmp_path / "parts", 1, RECIPE, "test", np.ones((4, DIM), np.float32), keys(N), X)
+    write_part(tmp_path / "parts", keys(N), X, np.ones((4, DIM), np.float32))
     found = cache.seal(
         tmp_path / "features.h5", cache.open_parts(tmp_path / "parts"), cache.provenance(backbone="test")
     )

@@ -15,7 +15,7 @@ from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
 from extract.ground.errors import InputError
-from extract.images import decode
+from extract.images import header
 from extract.tables import folders, labels, splits
 from heads.__main__ import main as heads_main
 from heads.data import dataset
@@ -272,7 +272,7 @@ def test_every_format_that_is_read_has_its_suffix_here():
     """Else photos of a folder would be left out that a table of the same files takes."""
     Image.init()
     known = {Image.EXTENSION.get(suffix) for suffix in folders.SUFFIXES}
-    assert set(decode.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
+    assert set(header.FORMATS) - {"MPO", "HEIF"} <= known  # .jpg; pillow-heif's, which may be missing
     assert {".heic", ".heif"} <= set(folders.SUFFIXES)
 
 

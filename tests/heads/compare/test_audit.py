@@ -8,13 +8,12 @@ from PIL import Image, ImageDraw
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from extract import run
 from extract.files.manifest import Manifest, Row
 from extract.ground import files
 from heads.__main__ import main
 from heads.compare import audit, show
 from heads.data import dataset
-from heads.menu import solver
+from heads.menu import search
 from tests.support import synthetic
 from tests.support.album import read_rows
 
@@ -54,8 +53,8 @@ def test_no_row_is_judged_by_a_head_that_saw_its_group(tmp_path, monkeypatch):
     """Copies in train and test would vouch for each other's wrong label; scikit-learn judges as we do."""
     data = dataset.join(synthetic.workspace(tmp_path / "grouped", 1200, 16, group_size=8))
     seen = []
-    solve = solver.out_of_fold
-    monkeypatch.setattr(solver, "out_of_fold", lambda *given: seen.append((*given, *solve(*given))) or seen[-1][-2:])
+    solve = search.out_of_fold
+    monkeypatch.setattr(search, "out_of_fold", lambda *given: seen.append((*given, *solve(*given))) or seen[-1][-2:])
     found = audit.suspects(data, 0)
     Z, y, C, folds, scores, losses = seen[0]
     groups = np.concatenate([part.groups for part in data.parts.values()])
@@ -80,9 +79,9 @@ def test_too_few_groups_are_said_not_guessed(cached):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("extracted")
 def test_show_draws_suspects_and_predictions(place, capsys):
     """One picture of both; a photo that is gone, or has another id by now, leaves its place empty."""
-    assert run.extract(run.Config(place)) == 0
     out = str(place.out)
     assert main(["train", "--head", "logistic", "--out", out]) == 0
     assert main(["show", "--out", out]) == 1

@@ -14,8 +14,9 @@ from heads import train
 from heads.compare import run
 from heads.menu import calibration, layers
 from heads.menu.calibration import Calibrated
+from heads.menu.head import Head
 from heads.menu.layers import Dense
-from heads.menu.linear import Head, LogisticHead
+from heads.menu.linear import LogisticHead
 from heads.ship import formats
 from heads.stats import metrics
 from tests.support import synthetic

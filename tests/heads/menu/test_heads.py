@@ -1,5 +1,7 @@
 """Each head in the registry is a scikit-learn classifier in shape, seeded, and equal to its folded layers."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -10,19 +12,17 @@ from sklearn.preprocessing import StandardScaler
 
 from extract.ground import engines
 from extract.ground.errors import TooFewRows, UsageError
-from heads.menu import keras_head, layers, registry, sweep
-from heads.menu.keras_head import SigmoidHead
-from heads.menu.linear import CS, LogisticHead, MajorityHead
+from heads.__main__ import main
+from heads.menu import keras as keras_head
+from heads.menu import layers, registry, sweep
+from heads.menu.head import Head
+from heads.menu.keras import SigmoidHead
+from heads.menu.linear import LogisticHead, MajorityHead
+from heads.menu.search import CS
 from tests.support import synthetic
 
 KERAS = {name for name in registry.HEADS if isinstance(registry.create(name, 0), SigmoidHead)}
 EVERY = [pytest.param(name, marks=pytest.mark.tensorflow if name in KERAS else ()) for name in registry.HEADS]
-
-
-@pytest.fixture(scope="module")
-def data():
-    X, y = synthetic.features(600, 16, seed=0)
-    return X + 3, y
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -64,6 +64,29 @@ def test_an_unknown_head_is_refused_with_the_list():
     """The message is the menu."""
     with pytest.raises(UsageError, match=r"HEAD=forest is no head\. Heads are sigmoid, logistic"):
         registry.create("forest", 0)
+
+
+class MeansHead(Head):
+    """A head that the menu does not have: along the line between the classes' means."""
+
+    def _fit(self, X, y, groups):
+        means = [X[y == value].mean(axis=0) for value in (0, 1)]
+        kernel = (means[1] - means[0])[:, None] / X.var()
+        self.layers_ = [layers.Dense(kernel, -(means[0] + means[1]) @ kernel / 2, "sigmoid")]
+        self.training_ = {"means": "of each class"}
+
+
+def test_a_new_head_is_one_entry_in_the_menu(cached, monkeypatch):
+    """It is trained, calibrated and compared as it stands: no other room knows heads by name."""
+    monkeypatch.setitem(registry.HEADS, "means", MeansHead())
+    monkeypatch.setattr(registry, "COMPARED", ("majority", "means"))  # made of HEADS as the registry is read
+    assert main(["train", "--out", str(cached.out), "--head", "means", "--calibrate", "platt"]) == 0
+    facts = json.loads((cached.out / "heads" / "means" / "head.json").read_text())
+    assert facts["training"]["means"] == "of each class"
+    assert facts["training"]["calibration"] == "platt, 5 folds by group"
+    assert main(["compare", "--out", str(cached.out)]) == 0
+    comparison = json.loads((cached.out / "comparison.json").read_text())
+    assert "means" in json.dumps(comparison)
 
 
 def test_logistic_is_scikit_learns_pipeline_at_the_chosen_c(data):
@@ -108,19 +131,10 @@ def test_an_edge_of_the_search_is_said():
     assert LogisticHead().fit(X, y).notes() == ["C = 1 lies at the edge of what was searched"]
 
 
-def test_sample_weights_count_as_repetitions(data):
-    """A row of weight 2 is a row that stands there twice."""
+def test_majority_says_the_share_of_class_1_whatever_the_image(data):
+    """The floor under every head."""
     X, y = data
-    weights = np.where(np.arange(600) % 3 == 0, 2.0, 1.0)
-    repeated = np.repeat(np.arange(600), weights.astype(int))
-    one = MajorityHead().fit(X, y, weights).predict_proba(X)
-    np.testing.assert_allclose(one, MajorityHead().fit(X[repeated], y[repeated]).predict_proba(X))
-    weighted = LogisticHead().fit(X, y, weights)
-    plain = make_pipeline(LogisticRegression(C=weighted.training_["C"])).fit(
-        layers.standardise(X, *layers.standardisation(X)), y, logisticregression__sample_weight=weights
-    )
-    Z = layers.standardise(X, *layers.standardisation(X))
-    np.testing.assert_allclose(weighted.predict_proba(X), plain.predict_proba(Z), atol=2e-3)
+    np.testing.assert_allclose(MajorityHead().fit(X, y).predict_proba(X)[:, 1], y.mean(), rtol=1e-6)
 
 
 def test_standardisation_is_numpys_and_folding_undoes_it(data):
@@ -187,8 +201,9 @@ def test_batches_by_hand_train_as_keras_fit_trains(data, monkeypatch, hidden):
 def test_measuring_accuracy_changes_no_weight_and_no_loss(data, weighted):
     """Bit by bit, against the same batches through a network that measures nothing."""
     X, y = data
-    weights = np.where(y == 1, 2.0, 0.5) if weighted else None
-    head = SigmoidHead(epochs=4, batch_size=128, hidden=8, seed=5).fit(X, y, weights)
+    weights = keras_head._balanced(y) if weighted else None
+    kind = "balanced" if weighted else None
+    head = SigmoidHead(epochs=4, batch_size=128, hidden=8, seed=5, class_weight=kind).fit(X, y)
     _, keras = engines.load()
     keras.utils.set_random_seed(5)
     below = [keras.layers.Dense(8, "relu"), keras.layers.Dropout(keras_head.DROPOUT)]
@@ -229,7 +244,7 @@ def test_the_curves_reach_tensorboard(data, tmp_path):
 def test_balanced_weights_each_class_the_same(data):
     """Against Keras' own class_weight, whose arithmetic it replaces by arrays (tensorflow#33550)."""
     X, y = data
-    weights = SigmoidHead(class_weight="balanced")._weights(y, None)
+    weights = keras_head._balanced(y)
     assert weights[y == 0].sum() == pytest.approx(weights[y == 1].sum())
     rare = SigmoidHead(epochs=60, seed=1).fit(X, y).predict(X).mean()
     assert SigmoidHead(epochs=60, class_weight="balanced", seed=1).fit(X, y).predict(X).mean() > rare

@@ -8,8 +8,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from heads.menu.layers import forward
-from heads.menu.linear import TOO_FEW, LogisticHead
+from heads.menu.linear import LogisticHead
 from heads.menu.rbf import LANDMARKS, RbfHead
+from heads.menu.search import TOO_FEW
 from tests.support import synthetic
 
 

@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from extract.ground import engines
-from heads.menu import solver
+from heads.menu import search, solver
 from tests.support import synthetic
 
 
@@ -80,10 +80,10 @@ def test_out_of_fold_scores_are_those_of_heads_that_never_saw_the_row():
     """A wrong label in one row moves the scores of others, not its own."""
     Z, y = standard(200, 10)
     folds = [(np.setdiff1d(np.arange(200), np.arange(k, 200, 4)), np.arange(k, 200, 4)) for k in range(4)]
-    scores, losses = solver.out_of_fold(Z, y, np.array([0.01, 1.0]), folds)
+    scores, losses = search.out_of_fold(Z, y, np.array([0.01, 1.0]), folds)
     flipped = y.copy()
     flipped[7] = 1 - y[7]
-    again, _ = solver.out_of_fold(Z, flipped, np.array([0.01, 1.0]), folds)
+    again, _ = search.out_of_fold(Z, flipped, np.array([0.01, 1.0]), folds)
     np.testing.assert_allclose(again[7], scores[7], atol=1e-4)
     assert np.abs(again - scores).max() > 1e-2
     oracle = np.mean(np.logaddexp(0, np.where(y == 1, -1, 1) * scores[:, 1]))
@@ -91,7 +91,7 @@ def test_out_of_fold_scores_are_those_of_heads_that_never_saw_the_row():
 
 
 @pytest.mark.tensorflow
-def test_adam_heads_equal_separate_keras_trainings():
+def test_adam_heads_equal_separate_keras_trainings(monkeypatch):
     """Rates, smoothing, focal loss, seeds, class weights, two lengths: each as Keras trains it on the same batches."""
     _, keras = engines.load()
     Z, y = standard(300, 12)
@@ -99,8 +99,8 @@ def test_adam_heads_equal_separate_keras_trainings():
     gamma, seeds = np.array([0, 0, 0, 2.0, 2.0]), np.array([0, 1, 2, 3, 3])
     weight = np.ones((300, 5), np.float32)
     weight[y == 1, 1] = 2
-    settings = {"learning_rate": rate, "label_smoothing": smoothing, "focal_gamma": gamma, "seeds": seeds}
-    fits = dict(solver.adam(Z, y, weight, **settings, epochs=(2, 4), batch_size=128, order_seed=9))
+    monkeypatch.setattr(solver, "BATCH", 128)
+    fits = dict(enumerate(solver.adam(Z, y, weight, solver.Adam(rate, smoothing, gamma, seeds), 4, 9), 1))
     limit = np.sqrt(6 / 13)
     for k in range(5):
         model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(1, "sigmoid")])
@@ -114,10 +114,9 @@ def test_adam_heads_equal_separate_keras_trainings():
         for epoch in range(1, 5):
             for rows in np.split(rng.permutation(300), range(128, 300, 128)):
                 model.train_on_batch(Z[rows], y[rows].astype(np.float32)[:, None], weight[rows, k])
-            if epoch in fits:
-                kernel, bias = model.get_weights()
-                np.testing.assert_allclose(fits[epoch].W[:, k], kernel[:, 0], atol=1e-5)
-                np.testing.assert_allclose(fits[epoch].b[k], bias[0], atol=1e-5)
+            kernel, bias = model.get_weights()
+            np.testing.assert_allclose(fits[epoch].W[:, k], kernel[:, 0], atol=1e-5)
+            np.testing.assert_allclose(fits[epoch].b[k], bias[0], atol=1e-5)
 
 
 def test_a_held_out_row_is_in_no_batch_of_its_adam_head():
@@ -126,14 +125,12 @@ def test_a_held_out_row_is_in_no_batch_of_its_adam_head():
     left_out = np.arange(0, 256, 3)
     weight = np.ones((256, 2), np.float32)
     weight[left_out, 1] = 0
-    one = {
-        name: np.array([v, v]) for name, v in (("learning_rate", 0.01), ("label_smoothing", 0.0), ("focal_gamma", 0.0))
-    }
-    *_, (_, fit) = solver.adam(Z, y, weight, **one, seeds=np.array([0, 0]), epochs=(20,), batch_size=256)
+    two = solver.Adam(np.full(2, 0.01), np.zeros(2), np.zeros(2), np.zeros(2, int))
+    *_, fit = solver.adam(Z, y, weight, two, 20, 0)
     kept = np.setdiff1d(np.arange(256), left_out)
-    alone = {name: values[:1] for name, values in one.items()}
+    alone = solver.Adam(*(values[:1] for values in two))
     ones = np.ones((len(kept), 1), np.float32)
-    *_, (_, oracle) = solver.adam(Z[kept], y[kept], ones, **alone, seeds=np.array([0]), epochs=(20,), batch_size=256)
+    *_, oracle = solver.adam(Z[kept], y[kept], ones, alone, 20, 0)
     np.testing.assert_allclose(fit.W[:, 1], oracle.W[:, 0], atol=1e-5)
     assert np.abs(fit.W[:, 0] - oracle.W[:, 0]).max() > 1e-3
 

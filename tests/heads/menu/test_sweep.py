@@ -16,7 +16,7 @@ from heads.__main__ import main
 from heads.data import dataset
 from heads.menu import sweep
 from heads.menu.layers import forward
-from heads.menu.linear import folds_by_group
+from heads.menu.search import folds_by_group
 from heads.menu.sweep import SweepHead
 from tests.support import synthetic
 
@@ -131,10 +131,10 @@ def test_a_setting_whose_loss_is_no_number_is_never_the_best(data, monkeypatch):
     X, y, groups = data
     measured = sweep._Columns.tried
 
-    def tried(self, family, setting, *rest):
-        found = measured(self, family, setting, *rest)
-        lost = replace(found.log_loss, value=float("nan")) if setting["C"] in (1e-3, 1e-1) else found.log_loss
-        return replace(found, log_loss=lost)
+    def tried(self, *given):
+        for each in measured(self, *given):
+            lost = replace(each.log_loss, value=float("nan")) if each.setting["C"] in (1e-3, 1e-1) else each.log_loss
+            yield replace(each, log_loss=lost)
 
     monkeypatch.setattr(sweep._Columns, "tried", tried)
     found = SweepHead(sweep.parse("scaling=standard class_weight=none C=0.001,0.00001,0.1,0.01 epochs=")).fit(

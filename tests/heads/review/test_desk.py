@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 from extract.ground.errors import InputError
 from extract.tables import answers
 from heads.data import dataset
-from heads.review.desk import Conflict, Desk, _near
+from heads.review.desk import Conflict, Desk
+from heads.review.queues import clustered
 from tests.support.album import Album, encoded, picture, read_rows, with_features
 
 
@@ -187,7 +188,7 @@ def test_clusters_of_near_duplicates_with_both_labels_come_first():
     """Rows of a cluster stand together; copies of one picture alone are no cluster."""
     cluster, y = np.array([0, 1, 0, 2, 1, 3, 3, 4]), np.array([0, 0, 0, 1, 1, 0, 1, -1])
     picture_of = np.array([0, 1, 2, 3, 4, 5, 5, 6])
-    assert _near(cluster, y, picture_of).tolist() == [1, 4, 0, 2]
+    assert clustered(cluster, y, picture_of).tolist() == [1, 4, 0, 2]
 
 
 def test_evidence_stands_beside_a_picture(photos, at_desk):
@@ -206,9 +207,9 @@ def test_what_stops_in_the_background_is_said(photos, monkeypatch, capsys):
     monkeypatch.setattr("heads.review.desk.Ranker", lambda *given: (_ for _ in ()).throw(MemoryError("too little")))
     desk = Desk(photos, "anna")
     desk.start()
-    desk._worker.join()
+    desk.worker.join()
     assert desk.state()["error"] == "ranking has stopped: too little"
-    assert "answers are saved all the same" in capsys.readouterr().err
+    assert "answers are still saved" in capsys.readouterr().err
     assert give(desk, "flip") == 1
     desk.close()
 

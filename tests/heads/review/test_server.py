@@ -107,7 +107,7 @@ def test_only_the_manifests_own_bytes_are_shown(photos, tmp_path):
         (photos.media / "object" / "00" / "05" / "0005img").unlink()
         assert json.loads(ask(f"{at}thumb/5")[2])["detail"].startswith("missing")
         kept = list((photos.beside_cache / "thumbnails").rglob("*.jpg"))
-        assert [path.stem for path in kept] == [str(desk.sha256[4])]
+        assert [path.stem for path in kept] == [str(desk.rows.sha256[4])]
 
 
 def test_a_cache_that_cannot_keep_thumbnails_shows_them_all_the_same(photos):
@@ -140,7 +140,7 @@ def test_malformed_answers_change_nothing(photos):
 def test_a_disk_that_refuses_is_told(photos, monkeypatch):
     """507, and the words say that nothing was saved."""
     with served(photos) as (url, desk):
-        monkeypatch.setattr(desk._log, "append", lambda answer: (_ for _ in ()).throw(OSError("no space left")))
+        monkeypatch.setattr(desk.answers._log, "append", lambda answer: (_ for _ in ()).throw(OSError("no space left")))
         said = {"row": 3, "answer": "flip", "old": "1", "new": "0", "number": 0}
         status, _, body = ask(f"{url}{TOKEN}/api/answer", said)
         assert (status, json.loads(body)["detail"]) == (507, "The disk refused: no space left. Nothing was saved")

@@ -34,7 +34,7 @@ def test_a_bundle_gives_the_probabilities_that_training_measured(trained):
     published = {name: float(p) for name, split, _, p in rows if split == "validation"}
     found = dict(zip(validation.ids.tolist(), loaded.probability(validation.X).tolist(), strict=True))
     assert published == pytest.approx(found, abs=1e-6)
-    assert bundle.decide(loaded.facts, np.array([0.4999, 0.5])).tolist() == ["0", "1"]
+    assert loaded.facts.decide(np.array([0.4999, 0.5])).tolist() == ["0", "1"]
 
 
 def test_a_bundle_holds_no_pickle(trained):
@@ -88,7 +88,7 @@ def test_a_field_that_is_missing_is_named(trained):
 def test_a_head_of_another_cache_is_refused_naming_the_field(trained):
     """Weights for other features give numbers that mean nothing."""
     place, folder = trained
-    change(folder, recipe={**bundle.load(folder).facts["recipe"], "weights_sha256": "1" * 64})
+    change(folder, recipe={**bundle.load(folder).facts.recipe.to_json(), "weights_sha256": "1" * 64})
     with pytest.raises(CacheError, match="weights_sha256 is '000"):
         bundle.refuse_stranger(bundle.load(folder), cache.open_cache(place.cache))
 
@@ -127,8 +127,8 @@ def test_stored_neighbours_come_back_as_they_were(stored):
     X, validation = data.parts["train"].X, data.parts["validation"]
     np.testing.assert_allclose(loaded.model.rows, X / np.linalg.norm(X, axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_array_equal(loaded.model.labels, data.parts["train"].y)
-    assert loaded.model.k == loaded.facts["training"]["k"]
-    assert "layers" not in loaded.facts
+    assert loaded.model.k == loaded.facts.training["k"]
+    assert loaded.facts.layers is None
     assert X.nbytes < (folder / "weights.npz").stat().st_size < 1.1 * X.nbytes + 2000
     rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
     published = [float(p) for _, split, _, p in rows if split == "validation"]
@@ -159,8 +159,8 @@ def test_stored_neighbours_that_are_damaged_are_refused(stored, arrays, message)
 def test_a_k_that_is_no_number_of_rows_is_refused(stored, k):
     """As is a file cut short."""
     facts = bundle.read_facts(stored[1])
-    change(stored[1], neighbours={**facts["neighbours"], "k": k})
-    with pytest.raises(HeadError, match=f"k is {k!r}, not one of 1 to {facts['neighbours']['rows']}"):
+    change(stored[1], neighbours={**facts.neighbours, "k": k})
+    with pytest.raises(HeadError, match=f"k is {k!r}, not one of 1 to {facts.neighbours['rows']}"):
         bundle.load(stored[1])
     (stored[1] / "weights.npz").write_bytes((stored[1] / "weights.npz").read_bytes()[:500])
     with pytest.raises(HeadError, match=r"does not hold what head\.json describes"):

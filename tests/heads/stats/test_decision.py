@@ -262,7 +262,7 @@ def test_a_head_that_cannot_keep_the_promise_is_neither_chosen_nor_published(pla
     assert "majority" in comparison.table()
     refusal = "majority: not eligible and not published: validation supports precis"
     assert any(note.startswith(refusal) for note in comparison.notes)
-    assert bundle.read_facts(place.out / "heads" / "majority")["operating_point"]["spec"] == "0.5"
+    assert bundle.read_facts(place.out / "heads" / "majority").operating_point["spec"] == "0.5"
     assert (
         "1 trained on other labels or features, or for another THRESHOLD, left out"
         in bundle.choose(place.out / "heads", None)[1]
@@ -295,8 +295,8 @@ def test_predict_decides_by_the_threshold_of_the_bundle(place):
     facts = bundle.read_facts(place.out / "heads" / "logistic")
     rows = read_rows(place.out / "heads" / "logistic" / "predictions.csv")
     p = np.array([float(row["probability"]) for row in rows])
-    assert facts["threshold"] == 0.8
-    assert bundle.decide(facts, p).tolist() == ["1" if each >= 0.8 else "0" for each in p]
+    assert facts.threshold == 0.8
+    assert facts.decide(p).tolist() == ["1" if each >= 0.8 else "0" for each in p]
 
 
 @pytest.mark.tensorflow

@@ -1,15 +1,16 @@
-"""The FC-sigmoid head, trained with Keras as the original did, and with a hidden layer; scikit-learn classifiers."""
+"""The FC-sigmoid head, trained with Keras as the original did, and with a hidden layer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from extract.ground import engines
+from heads.menu.head import Head, Rows
 from heads.menu.layers import Dense, fold, forward, standardisation, standardise
-from heads.menu.linear import Head
 
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
 DROPOUT = 0.5  # of the hidden units, in training
@@ -17,6 +18,7 @@ DROPOUT = 0.5  # of the hidden units, in training
 Curves = dict[str, dict[str, list[float]]]  # train or validation -> loss or accuracy -> a value an epoch
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SigmoidHead(Head):
     """Dense(1, sigmoid) by Adam on binary cross-entropy; the defaults are the original's.
 
@@ -26,29 +28,22 @@ class SigmoidHead(Head):
     best; None runs all epochs.
     """
 
-    def __init__(
-        self,
-        epochs: int = 10,
-        batch_size: int = 512,
-        learning_rate: float = 1e-3,
-        class_weight: str | None = None,
-        standardise: bool = False,
-        hidden: int | None = None,
-        patience: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.class_weight, self.standardise, self.hidden = class_weight, standardise, hidden
-        self.patience, self.seed = patience, seed
+    epochs: int = 10
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    class_weight: str | None = None
+    standardise: bool = False
+    hidden: int | None = None
+    patience: int | None = None
+    seed: int = 0
 
     def fit(
         self,
         X: np.ndarray,
         y: np.ndarray,
-        sample_weight: np.ndarray | None = None,
         *,
-        groups: Any = None,
-        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        groups: np.ndarray | None = None,
+        validation: Rows | None = None,
         log_dir: Path | None = None,
     ) -> SigmoidHead:
         """Fit on features X (n, D), labels y (n,) of 0 and 1.
@@ -56,11 +51,13 @@ class SigmoidHead(Head):
         validation: (X, y) for its curves, and for early stopping where `patience` is set. log_dir: where TensorBoard's
         event files go.
         """
-        mean, scale = standardisation(X) if self.standardise else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
         if self.standardise:
+            mean, scale = standardisation(X)
             X = standardise(X, mean, scale)
             validation = (standardise(validation[0], mean, scale), validation[1]) if validation else None
-        layers, curves = self._train(X, y, self._weights(y, sample_weight), validation, log_dir)
+        layers, curves = self._train(X, y, validation)
+        if log_dir:
+            _write_tensorboard(log_dir, curves)
         self.layers_ = [fold(layers[0], mean, scale), *layers[1:]] if self.standardise else layers
         epochs = len(curves["train"]["loss"])
         self.training_ = {
@@ -84,21 +81,7 @@ class SigmoidHead(Head):
             return []
         return [f"{steps} optimiser steps; the original took {ORIGINAL_STEPS}, so it is undertrained here"]
 
-    def _weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
-        if self.class_weight != "balanced":
-            return sample_weight
-        counts = np.bincount(y, minlength=2)
-        balanced = (len(y) / (2 * counts))[y]
-        return balanced if sample_weight is None else balanced * sample_weight
-
-    def _train(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        weights: np.ndarray | None,
-        validation: tuple[np.ndarray, np.ndarray] | None,
-        log_dir: Path | None,
-    ) -> tuple[list[Dense], Curves]:
+    def _train(self, X: np.ndarray, y: np.ndarray, validation: Rows | None) -> tuple[list[Dense], Curves]:
         """Return the trained layers, and loss and accuracy of each epoch.
 
         Keras' own fit sets up an input pipeline each epoch; batches by hand spare that (benchmarks/heads.py).
@@ -110,6 +93,7 @@ class SigmoidHead(Head):
         model = keras.Sequential([keras.Input((X.shape[1],)), *hidden, keras.layers.Dense(1, "sigmoid")])
         adam = keras.optimizers.Adam(self.learning_rate)
         model.compile(adam, loss="binary_crossentropy", metrics=["accuracy"], jit_compile=False)
+        weights = _balanced(y) if self.class_weight == "balanced" else None
         target, rng = y.astype(np.float32)[:, None], np.random.default_rng(self.seed)
         curves: Curves = {split: {"loss": [], "accuracy": []} for split in ("train", "validation")}
         best: list[Dense] | None = None
@@ -128,9 +112,12 @@ class SigmoidHead(Head):
                     best = layers if since == 0 else best
                     if since >= self.patience:
                         break
-        if log_dir:
-            _write_tensorboard(log_dir, curves)
         return best or layers, curves
+
+
+def _balanced(y: np.ndarray) -> np.ndarray:
+    """Return the weight of each row, n / (2 x the count of its class)."""
+    return (len(y) / (2 * np.bincount(y, minlength=2)))[y]
 
 
 def _dense(model: Any) -> list[Dense]:

@@ -1,0 +1,271 @@
+"""The pass: jobs to blocks of features on workers, and blocks, in the order of their jobs, to parts.
+
+A worker reads, decodes and embeds by itself: no stage waits for another, and every core has work. What workers share
+they only read; the thread that collects their blocks alone writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from extract.backbones.backbone import Backbone
+from extract.files import manifest
+from extract.files.manifest import Failure, Row, Scan
+from extract.ground import engines, signals
+from extract.ground.errors import Interrupted
+from extract.ground.progress import Progress
+from extract.images import decode, header
+from extract.store.cache import FeatureCache
+from extract.store.parts import Parts
+
+STAGES = ("reading", "decoding", "backbone")
+Bad = dict[str, tuple[str, str]]  # digest -> (reason, detail)
+
+
+@dataclass(slots=True)
+class Job:
+    """A file to read and, if its bytes are new, to embed; or bytes to embed that are known to be new.
+
+    paths: the file, or the copies that have the digest. digest: "" where the bytes are yet to be read. data: the bytes,
+    where they were read already. row, number: what is to be read, and its place in the scan; or what was read.
+    """
+
+    paths: list[str]
+    digest: str = ""
+    data: bytes | None = None
+    row: Row | None = None
+    number: int = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in the table's order; and what is known already.
+
+    sources: the old cache, where there is one, and the parts of a stopped run. bad: images that earlier runs could not
+    decode. known: the digests of both.
+    """
+
+    jobs: list[Job]
+    sources: list[FeatureCache]
+    bad: Bad
+    known: AbstractSet[str]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the pass runs on. how: it in words."""
+
+    network: Backbone
+    parts: Parts
+    workers: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How the backbone went over the images: rows embedded, seconds, on what, and the workers' seconds by stage.
+
+    how: "" where nothing was new and no backbone was loaded. bad: images that could not be embedded.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    how: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+    bad: Bad = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Images embedded a second."""
+        return self.rows / max(self.seconds, 1e-9)
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the workers' time that each stage took; the largest is what bounded the pass."""
+        total = sum(self.spent.values()) or 1.0
+        return {stage: round(spent / total, 3) for stage, spent in self.spent.items()}
+
+
+class Seen:
+    """The digests that are not embedded again: those known before the pass, and those of its blocks so far."""
+
+    def __init__(self, known: AbstractSet[str]) -> None:
+        self._known, self._fresh = known, set[str]()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._fresh or digest in self._known
+
+    def add(self, digests: list[str]) -> np.ndarray:
+        """Take in a block's digests; return which of them are new, bool (n,): of copies read together, the first."""
+        new = np.array([digest not in self for digest in digests], bool)
+        self._fresh.update(digests)
+        return new
+
+
+@dataclass
+class Block:
+    """What one worker made of some jobs: keys (b,), features float32 (b, D); bad: see Bad.
+
+    rows: number in the scan -> the row that was read, or why there is none.
+    """
+
+    jobs: int
+    rows: list[tuple[int, Row | Failure]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    features: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    bad: Bad = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    @property
+    def failed(self) -> int:
+        """How many of its images are bad."""
+        return len(self.bad) + sum(isinstance(row, Failure) for _, row in self.rows)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time inside as the stage's."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.monotonic() - started
+
+
+def unseen(plan: Plan, scan: Scan, save: Callable[[], None]) -> list[Job]:
+    """Read files for as long as all their bytes are known, as after a move; return the jobs from there on.
+
+    `save` is called before, since what was known of files that have changed is not true any more, and after.
+    """
+    save()
+    jobs, together = plan.jobs, 4 * engines.cores()
+    if not plan.known:
+        return jobs
+    progress = Progress(len(jobs), "reading")
+    with signals.stopping() as stop, ThreadPoolExecutor(engines.cores()) as pool, closing(progress):
+        try:
+            for at in range(0, len(jobs), together):
+                some = jobs[at : at + together]
+                if any(job.digest for job in some):
+                    return jobs[at:]
+                fresh: dict[str, Job] = {}
+                for job, (number, row, data) in zip(some, pool.map(_read, some), strict=True):
+                    scan.add(number, row)
+                    if isinstance(row, Row) and row.sha256 not in plan.known:
+                        fresh.setdefault(row.sha256, Job(job.paths, row.sha256, data, row))
+                if fresh:
+                    return [*fresh.values(), *jobs[at + together :]]
+                progress.add(len(some))
+                if stop.is_set():
+                    raise _interrupted(progress.done, len(jobs))
+        finally:
+            save()
+    return []
+
+
+def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save: Callable[[], None]) -> Pass:
+    """Embed what is new and write parts; add to `scan` what was read, and `save` it now and then.
+
+    Errors: Interrupted after Ctrl-C or SIGTERM. Whatever ends the pass, what was embedded is kept.
+    """
+    network, parts, seen = setup.network, setup.parts, Seen(known)
+    bad: Bad = {}
+    spent = dict.fromkeys(STAGES, 0.0)
+    started = due = time.monotonic()
+    with engines.held_stderr(), signals.stopping() as stop, ThreadPoolExecutor(setup.workers) as pool:
+        progress = Progress(len(jobs), "embedding")
+        try:
+            for block in engines.ahead(pool, partial(_block, network, seen), jobs, network.step, 2 * setup.workers):
+                for number, row in block.rows:
+                    scan.add(number, row)
+                new = seen.add(block.keys)
+                bad |= block.bad
+                if parts.add(np.array(block.keys)[new].tolist(), block.features[new]):
+                    parts.flush()
+                    due = _saved(save) if time.monotonic() > due else due
+                spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
+                progress.add(block.jobs, bad=block.failed)
+                if stop.is_set():
+                    break
+        finally:
+            pool.shutdown(cancel_futures=True)
+            progress.close()
+            try:
+                parts.flush()
+            finally:
+                save()
+    if stop.is_set() and progress.done < len(jobs):
+        raise _interrupted(progress.done, len(jobs))
+    seconds = time.monotonic() - started
+    bad = {digest: why for digest, why in bad.items() if digest not in seen}  # another copy may have been embedded
+    return Pass(parts.rows, seconds, setup.how, spent, _explained(bad, scan, network.input_size))
+
+
+def _saved(save: Callable[[], None]) -> float:
+    """Save, and return when to save again: a kill costs reading again what was read since."""
+    started = time.monotonic()
+    save()
+    return time.monotonic() + 20 * (time.monotonic() - started)
+
+
+def _explained(bad: Bad, scan: Scan, size: int) -> Bad:
+    """Add what libjpeg and others say of images that cannot be decoded."""
+    path_of = {row.sha256: row.path for row in scan.rows if row.sha256 in bad}
+    explained = dict(bad)
+    for digest, (reason, detail) in bad.items():
+        if reason == "undecodable" and (words := decode.complaints(path_of[digest], size)):
+            explained[digest] = (reason, f"{detail}; {words}")
+    return explained
+
+
+def _interrupted(done: int, total: int) -> Interrupted:
+    return Interrupted(
+        f"Stopped with {done:,} of {total:,} images done",
+        rule="What is done is kept",
+        then="Run the same command again to go on from there",
+    )
+
+
+def _read(job: Job) -> tuple[int, Row | Failure, bytes]:
+    """Read a job's file; return the number of its row, the row or why there is none, and the bytes."""
+    assert job.row
+    return job.number, *manifest.read(job.row)
+
+
+def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
+    """Read, decode and embed; bytes that were `seen`, or that stand in the block already, are read only."""
+    block, pixels = Block(len(jobs)), []
+    for job in jobs:
+        digest, data, row = job.digest, job.data, job.row
+        try:
+            with block.timed("reading"):
+                if not digest:
+                    number, found, data = _read(job)
+                    block.rows.append((number, found))
+                    if isinstance(found, Failure):
+                        continue
+                    digest, row = found.sha256, found
+                if digest in seen or digest in block.keys:
+                    continue
+                if data is None:
+                    data = header.read_any(job.paths, sha256=digest)
+                job.data = None  # a job has one worker; its bytes are not kept until the pass is over
+            with block.timed("decoding"):
+                pixels.append(decode.from_bytes(data, network.input_size, row.header if row else None))
+            block.keys.append(digest)
+        except header.BadImage as error:
+            block.bad[digest] = (error.reason, error.detail)
+    if pixels:
+        with block.timed("backbone"):
+            features = network.embed(np.stack(pixels))
+        finite = np.isfinite(features).all(axis=1)
+        for digest in np.array(block.keys)[~finite].tolist():
+            block.bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
+        block.keys, block.features = np.array(block.keys)[finite].tolist(), features[finite]
+    return block
