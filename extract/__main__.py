@@ -99,20 +99,16 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     found = cache.open_cache(workspace.cache_of(out=args.out or None, cache=args.cache or None))
-    print(
-        json.dumps(
-            {
-                "cache": str(found.path),
-                "rows": len(found),
-                "dim": found.dim,
-                "fingerprint": found.fingerprint,
-                "recipe": found.recipe.to_json(),
-                "provenance": found.provenance,
-                "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
-            },
-            indent=2,
-        )
-    )
+    facts = {"rows": len(found), "dim": found.dim, "fingerprint": found.fingerprint}
+    recorded = workspace.read_record(found.path.parent).get("inputs", {})
+    facts = {
+        "cache": str(found.path),
+        **facts,
+        "recipe": found.recipe.to_json(),
+        "provenance": found.provenance,
+        "recorded": recorded,
+    }
+    print(json.dumps(facts, indent=2))
     return DONE
 
 

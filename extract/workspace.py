@@ -143,8 +143,8 @@ class Workspace(Outputs):
 
     def reports(self) -> list[Path]:
         """What verbs make anew in OUT, but for what a user may name."""
-        tables = [self.leaks, self.suspects, self.comparison_csv, self.comparison_json]
-        return [*tables, self.comparison_html, self.show, self.heads, self.exports]
+        comparison = [self.comparison_csv, self.comparison_json, self.comparison_html]
+        return [self.leaks, self.suspects, *comparison, self.show, self.heads, self.exports]
 
     def inputs(self) -> list[Path]:
         """All files that heads are made of and used with, but for photos."""

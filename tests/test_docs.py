@@ -37,9 +37,10 @@ def test_every_make_target_is_in_help_and_in_the_readme():
 
 
 def test_every_make_variable_is_in_the_readme():
-    """DATA, MEDIA and the others."""
+    """DATA, MEDIA and the others; and what is listed is a flag."""
     lists = re.findall(r"^(?:INPUTS|PASS|TRAIN) +:= (.*)|\$\(call flags,(.*)", MAKEFILE, re.MULTILINE)
     listed = set(re.findall(r"(?<![(A-Z_])[A-Z_]{3,}", str(lists)))
+    assert {f"--{name.lower().replace('_', '-')}" for name in listed} <= flags(extract_parser()) | flags(heads_parser())
     used = listed | set(re.findall(r"\$\(if \$\(([A-Z_]+)\)", MAKEFILE)) | {"GPU", "SWEEP", "ARGS"}
     assert {"DATA", "INPUT_SIZE", "SHARD", "PRIOR", "HEAD", "FORMATS", "MODEL"} <= used
     assert used <= set(re.findall(r"`([A-Z_]+)[=`]", README))

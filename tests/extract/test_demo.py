@@ -150,6 +150,15 @@ def test_features_of_the_embedded_backbone_are_refused_with_what_became_of_it(tm
         assert "BACKBONE=efficientnet-lite0" in said
 
 
+def test_a_positive_class_that_the_demo_has_not_is_not_remembered(tmp_path, monkeypatch, capsys):
+    """It is refused, and the next run goes on without it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sklearn.datasets.load_digits", partial(load_digits, n_class=4))
+    assert extract_main(["features", "--positive", "cat"]) == 1
+    assert "POSITIVE=cat" in capsys.readouterr().err
+    assert workspace.resolve().positive is None
+
+
 @pytest.mark.parametrize("what", ["features", "data", "half a demo"])
 def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
     """A workspace of photos is neither turned into a demo nor advised to be deleted; a broken demo is not used."""
