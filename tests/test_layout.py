@@ -98,7 +98,8 @@ def test_nothing_loaded_from_disk_is_executed():
 # rooms that name files of their own: below OUT only what is in the demo's data, a part, a bundle or an export
 NAMES_FILES = {
     "extract.workspace",
-    *("extract.demo", "extract.store.cache", "heads.ship.bundle", "heads.ship.export", "heads.ship.formats"),
+    *("extract.demo", "extract.store.cache", "extract.store.parts", "heads.ship.bundle"),
+    *("heads.ship.export", "heads.ship.formats"),
     *("extract.backbones.backbone", "extract.ground.engines"),  # in Keras's folder, and in a temporary one
 }
 
