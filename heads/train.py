@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu import sweep as grid
 from heads.menu.layers import forward
+from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
-from heads.stats import decision, metrics
-from heads.stats.decision import OperatingPoint, Target
-from heads.stats.metrics import Metric
+from heads.stats import decision
+from heads.stats.decision import Target
 
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
 
@@ -54,29 +54,12 @@ def config(
     return Config(names, seed, decision.parse(threshold, prior), calibrate, axes)
 
 
-@dataclass
-class Trained:
-    """One trained head. p: probabilities by split, where looked at; figures: metrics by split; seconds: of the fit.
+@dataclass(kw_only=True)
+class Trained(Scored):
+    """A trained head. tables: see `Head.tables`."""
 
-    point: its threshold; where validation does not support the one asked for, it can be neither chosen nor published.
-    notes: what a reader of the figures should know. tables: see `Head.tables`.
-    """
-
-    name: str
     bundle: Bundle
-    point: OperatingPoint
-    p: dict[str, np.ndarray]
-    figures: dict[str, dict[str, Metric]]
-    seconds: float
-    notes: list[str]
-    tables: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def log_loss(self) -> float:
-        """The figure that heads are chosen by, on validation."""
-        value = self.figures["validation"]["log_loss"].value
-        assert value is not None  # undefined only on an empty split, which `join` refuses
-        return value
+    tables: dict[str, Any]
 
 
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
@@ -108,7 +91,14 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
     )
     refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
     trained = Trained(
-        name, Bundle(model, facts), point, {}, {}, seconds, [*refused, *head.notes(), *left], head.tables()
+        name=name,
+        task=facts.task,
+        point=point,
+        training=facts.training,
+        seconds=seconds,
+        notes=[*refused, *head.notes(), *left],
+        bundle=Bundle(model, facts),
+        tables=head.tables(),
     )
     measure(trained, data, "validation", config.seed)
     return trained
@@ -118,9 +108,8 @@ def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
     """Add a split's probabilities and figures; a split without rows adds nothing."""
     part = data.parts[split]
     if len(part):
-        p = trained.bundle.probability(part.X)
-        trained.p[split] = p
-        trained.figures[split] = metrics.evaluate(part.y, p, part.groups, threshold=trained.point.threshold, seed=seed)
+        trained.p[split] = trained.bundle.probability(part.X)
+        trained.figures[split] = trained.evaluate(split, part, seed)
 
 
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:

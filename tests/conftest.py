@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no browser: none of {', '.join(chromium.NAMES)} is on PATH"))
 
 
+def pytest_sessionfinish() -> None:
+    """End what this process has started for all of its tests."""
+    chromium.close()
+
+
 @pytest.fixture
 def interrupts() -> Iterator[None]:
     """Let SIGINT interrupt, here and in processes started here, also where the tests run behind `nohup` or `&`."""

@@ -14,11 +14,10 @@ from heads.compare.audit import Audit
 from heads.compare.leaks import Leaks
 from heads.data.dataset import Dataset
 from heads.menu import registry
+from heads.scored import Scored
 from heads.stats import decision, metrics, paired
 from heads.stats.metrics import Metric
 from heads.stats.paired import Difference
-from heads.stats.task import BINARY
-from heads.train import Trained
 
 COLUMNS = (
     ("validation", "log_loss"),
@@ -42,7 +41,7 @@ class Comparison:
 
     place: Workspace
     data: Dataset
-    heads: list[Trained]
+    heads: Sequence[Scored]
     chosen: str
     differences: list[Difference]
     left_out: Sequence[str] = ()
@@ -141,7 +140,7 @@ def _cell(metric: Metric | None) -> str:
     return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
-def _thresholds(heads: list[Trained], chosen: str) -> list[str]:
+def _thresholds(heads: Sequence[Scored], chosen: str) -> list[str]:
     """Say what thresholds were chosen for, and the chosen head's and the baselines' with their figures."""
     target, names = heads[0].point.target, (chosen, *registry.DEFAULT)
     at = "" if target.prior is None else f", at a share of positives of {target.prior:g}; probabilities are not shifted"
@@ -160,20 +159,20 @@ def _thresholds(heads: list[Trained], chosen: str) -> list[str]:
     return said
 
 
-def _head(head: Trained) -> dict[str, Any]:
+def _head(head: Scored) -> dict[str, Any]:
     return {
         "head": head.name,
         "threshold": head.point.threshold,
         "operating_point": head.point.to_json(),
         "refused": head.point.refused or None,
-        "training": head.bundle.facts.training,
+        "training": head.training,
         "metrics": {
             split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
         },
     }
 
 
-def differences(data: Dataset, heads: list[Trained], chosen: str) -> list[Difference]:
+def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Difference]:
     """Return every head against each trained reference on validation, and the chosen one on test where it was read."""
     found = []
     for split, wanted in (("validation", {head.name for head in heads}), ("test", {chosen})):
@@ -189,18 +188,14 @@ def differences(data: Dataset, heads: list[Trained], chosen: str) -> list[Differ
             rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
             for head, reference in pairs:
                 made = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
-                differ = part.groups[_decisions(head, split) != _decisions(reference, split)]
+                differ = part.groups[head.decisions(split) != reference.decisions(split)]
                 counts = (len(pairs), len(part), *(len(np.unique(groups)) for groups in (part.groups, differ)))
                 found.append(Difference(split, head.name, reference.name, metric, *made, *counts))
     return found
 
 
-def _rows(y: np.ndarray, head: Trained, split: str, metric: str) -> np.ndarray:
+def _rows(y: np.ndarray, head: Scored, split: str, metric: str) -> np.ndarray:
     """Return what each row adds to a metric, (n,)."""
     if metric == "log_loss":
         return metrics.log_losses(y, head.p[split])
-    return (_decisions(head, split) == y).astype(np.float64)
-
-
-def _decisions(head: Trained, split: str) -> np.ndarray:
-    return BINARY.decide(head.p[split], head.point.threshold)
+    return (head.decisions(split) == y).astype(np.float64)

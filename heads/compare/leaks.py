@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 
 from extract.tables.splits import SPLITS
 from heads.data import neighbours
-from heads.data.dataset import Dataset, Part
-from heads.stats import metrics
+from heads.data.dataset import Dataset
+from heads.scored import Scored
 from heads.stats.metrics import Metric
-from heads.train import Trained
 
 FEW = 100  # rows of train under which ten neighbours are no small part of them, and photos of one kind pass for copies
 COLUMNS = ("kind", "objectId", "type", "value", "other", "other_type", "other_value", "cosine")
@@ -97,7 +97,7 @@ def _copies(sha256: np.ndarray, splits: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def measure(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Leaks:
+def measure(leaks: Leaks, data: Dataset, heads: Sequence[Scored], seed: int) -> Leaks:
     """Return `leaks` with what heads reach without the leaky rows, and with the notes that belong under the table.
 
     Of heads whose test was looked at, in the splits that have leaky rows; a split whose other rows lack a class has no
@@ -106,7 +106,7 @@ def measure(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Lea
     parts = {split: data.parts[split] for split, mask in leaks.leaky.items() if mask.any()}
     without = {
         head.name: {
-            split: _without(head, head.p[split], part, leaks.leaky[split], seed)
+            split: head.evaluate(split, part, seed, ~leaks.leaky[split])
             for split, part in parts.items()
             if len(np.unique(part.y[~leaks.leaky[split]])) == 2
         }
@@ -116,12 +116,7 @@ def measure(leaks: Leaks, data: Dataset, heads: list[Trained], seed: int) -> Lea
     return replace(leaks, without=without, notes=_notes(leaks, without, heads, len(data.parts["train"])))
 
 
-def _without(head: Trained, p: np.ndarray, part: Part, leaky: np.ndarray, seed: int) -> dict[str, Metric]:
-    keep, threshold = ~leaky, head.point.threshold
-    return metrics.evaluate(part.y[keep], p[keep], part.groups[keep], threshold=threshold, seed=seed)
-
-
-def _notes(leaks: Leaks, without: Figures, heads: list[Trained], train: int) -> list[str]:
+def _notes(leaks: Leaks, without: Figures, heads: Sequence[Scored], train: int) -> list[str]:
     """Say what accuracies become without the leaky rows, and whether near-duplicates are unsure; train: its rows."""
     lines = [
         f"{head.name} {_share(without[head.name]['test'])} instead of {_share(head.figures['test'])}"

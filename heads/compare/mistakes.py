@@ -12,9 +12,8 @@ from extract.images import thumbnails
 from extract.images.header import BadImage
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
+from heads.scored import Scored
 from heads.stats import metrics
-from heads.stats.task import BINARY
-from heads.train import Trained
 
 MOST, SIDE = 24, 160  # mistakes; pixels
 
@@ -35,13 +34,13 @@ class Mistake:
     why_not: str = ""
 
 
-def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
+def worst(place: Workspace, data: Dataset, head: Scored) -> list[Mistake]:
     """Return the rows that a head calls wrongly, up to MOST, of every split it was measured on, highest loss first."""
     wrong = [
         (float(loss[at]), split, at)
         for split, p in head.p.items()
         for loss in [metrics.log_losses(data.parts[split].y, p)]
-        for at in np.flatnonzero(BINARY.decide(p, head.point.threshold) != data.parts[split].y).tolist()
+        for at in np.flatnonzero(head.decisions(split) != data.parts[split].y).tolist()
     ]
     known = Manifest.read(place.manifest).rows
     paths = dict(zip(known["objectId"], known["path"], strict=True))

@@ -71,24 +71,24 @@ class Calibrated(Head):
             self.head.fit(X[rest], y[rest], groups=groups[rest], validation=validation)
             scores[held_out] = logits(self.head.to_layers(), X[held_out])
         self.head.fit(X, y, groups=groups, validation=validation, log_dir=log_dir)
-        layers, said = self.head.to_layers(), {"calibration": TOO_FEW}
+        self.layers_, facts = self.head.to_layers(), {"calibration": TOO_FEW}
         if folds:
-            how = {"calibration": f"{self.method}, {len(folds)} folds by group"}
-            layers, said = self._calibrate(layers, scores, y, how)
-        self.layers_, self.training_ = layers, {**self.head.training_, **said}
+            facts = {"calibration": f"{self.method}, {len(folds)} folds by group"}
+            self.layers_, facts = self._calibrate(self.layers_, scores, y, facts)
+        self.training_ = {**self.head.training_, **facts}
         return self
 
     def _calibrate(
-        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray, said: dict[str, Any]
+        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray, facts: dict[str, Any]
     ) -> tuple[list[Dense], dict[str, Any]]:
         if self.method == "isotonic":
             x, z = isotonic(scores, y)
-            return interpolated(layers, x, z), {**said, "knots": [x.tolist(), z.tolist()]}
+            return interpolated(layers, x, z), {**facts, "knots": [x.tolist(), z.tolist()]}
         slope, shift = (temperature(scores, y), 0.0) if self.method == "temperature" else platt(scores, y)
         last = layers[-1]
         kernel, bias = slope * last.kernel.astype(np.float64), slope * last.bias.astype(np.float64) + shift
         folded = replace(last, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
-        return [*layers[:-1], folded], {**said, "slope": slope, "shift": shift}
+        return [*layers[:-1], folded], {**facts, "slope": slope, "shift": shift}
 
 
 def logits(layers: list[Dense], X: np.ndarray) -> np.ndarray:
@@ -130,12 +130,8 @@ def isotonic(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """
     level = IsotonicRegression(out_of_bounds="clip").fit_transform(scores, y)
     at = np.unique(level, return_inverse=True)[1]
-    blocks = [
-        np.array([rows, total, ones])
-        for rows, total, ones in zip(
-            np.bincount(at), np.bincount(at, weights=scores), np.bincount(at, weights=y), strict=True
-        )
-    ]
+    # a block: its rows, the sum of their scores, how many of them are 1
+    blocks = [*np.stack([np.bincount(at, weights=each) for each in (np.ones(len(y)), scores, y)], axis=1)]
     while True:
         rows, total, ones = np.array(blocks).T
         x, z = total / rows, logit(np.clip(ones / rows, 1 / (rows + 2), (rows + 1) / (rows + 2)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from joblib import parallel_config
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from extract.ground.errors import TooFewRows
 from heads.menu.head import Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
-from heads.menu.search import CS, TOO_FEW, Folds, described, edges, folds_by_group, some_rows
+from heads.menu.search import CS, TOO_FEW, Folds, Searched, edges, folds_by_group
 
 SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
 LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
@@ -40,21 +41,19 @@ class MajorityHead(Head):
         self.training_ = {"share_of_positive": share}
 
 
-class LogisticHead(Head):
+class LogisticHead(Searched):
     """Standardised L2 logistic regression; C by grouped cross-validation of the log loss inside train.
 
-    cv_rows: the most rows that the choice of C looks at; the fit itself uses all. C is the prior's variance, which does
-    not grow with n, so a C chosen on 1,500 rows serves 200,000.
+    C is the prior's variance, which does not grow with n, so a C chosen on 1,500 rows serves 200,000.
     """
 
-    def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
-        self.cv_rows, self.seed = cv_rows, seed
+    grids: ClassVar = {"C": CS}
 
     @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        c, searched = self._choose_c(Z, y, groups)
+        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
         model = LogisticRegression(C=c, max_iter=1000)
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
             model.fit(Z, y)
@@ -63,22 +62,17 @@ class LogisticHead(Head):
         self.training_ = {"C": c, "cross_validation": searched, **facts}
 
     def notes(self) -> list[str]:
-        training = self.training_
-        unfinished = [] if training["converged"] else [f"not converged after {training['iterations']} iterations"]
-        return unfinished + edges(training, C=CS)
+        iterations = self.training_["iterations"]
+        unfinished = [] if self.training_["converged"] else [f"not converged after {iterations} iterations"]
+        return unfinished + edges(self.training_, **self.grids)
 
-    def _choose_c(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[float, str]:
-        """Return C and how it was found; where a class has too few groups for two folds, the middle of the grid."""
-        rows = some_rows(y, self.cv_rows, self.seed)
-        folds = folds_by_group(y[rows], groups[rows], self.seed)
-        if not folds:
-            return float(CS[len(CS) // 2]), TOO_FEW
+    def _losses(self, Z: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds) -> np.ndarray:
         how = {"scoring": "neg_log_loss", "tol": 1e-3, "max_iter": 1000}
         search = LogisticRegressionCV(Cs=CS, cv=folds, l1_ratios=(0.0,), use_legacy_attributes=False, **how)
         with warnings.catch_warnings(), parallel_config("threading", n_jobs=2):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fold; the final fit reports its own
             search.fit(Z[rows], y[rows])
-        return float(search.C_), described(folds, len(rows), C=CS)
+        return -search.scores_.sum(axis=0)[0]
 
 
 def _converged(caught: list[warnings.WarningMessage]) -> bool:
@@ -147,20 +141,19 @@ class LdaHead(_SelfCalibrated):
         self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
 
 
-class SvmHead(_SelfCalibrated):
+class SvmHead(_SelfCalibrated, Searched):
     """Linear support vector machine on standardised features, its scores calibrated.
 
     C has the lowest log loss of calibrated out-of-fold scores on at most cv_rows rows, fitted to a coarse tolerance.
     Time: six fits on all rows; memory: liblinear's copies, six times X.
     """
 
-    def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
-        self.cv_rows, self.seed = cv_rows, seed
+    grids: ClassVar = {"C": SVM_CS}
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        c, searched = self._choose_c(Z, y, groups)
+        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
             layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, groups, self.seed))
         self.layers_ = [fold(layer, mean, scale)]
@@ -168,20 +161,15 @@ class SvmHead(_SelfCalibrated):
 
     def notes(self) -> list[str]:
         unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + super().notes() + edges(self.training_, C=SVM_CS)
+        return unfinished + super().notes() + edges(self.training_, **self.grids)
 
     def _svm(self, c: float, tolerance: float) -> LinearSVC:
         return LinearSVC(C=c, dual=True, tol=tolerance, random_state=self.seed)
 
-    def _choose_c(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[float, str]:
-        """Return C and how it was found; where there are too few groups for folds, the middle of the grid."""
-        rows = some_rows(y, self.cv_rows, self.seed)
-        folds = folds_by_group(y[rows], groups[rows], self.seed)
-        if not folds:
-            return float(SVM_CS[len(SVM_CS) // 2]), TOO_FEW
+    def _losses(self, Z: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds) -> list[float]:
         losses = []
         for c in SVM_CS:
             scores = cross_val_predict(self._svm(c, 0.1), Z[rows], y[rows], cv=folds, method="decision_function")
             platt = LogisticRegression(C=np.inf).fit(scores[:, None], y[rows])
             losses.append(log_loss(y[rows], platt.predict_proba(scores[:, None])))
-        return float(SVM_CS[np.argmin(losses)]), described(folds, len(rows), C=SVM_CS)
+        return losses

@@ -6,14 +6,13 @@ import numpy as np
 from sklearn.metrics import log_loss
 
 from extract.ground.errors import HeadError
-from heads.menu.head import Head
 from heads.menu.layers import Dense, Model, Neighbours, nearest, smoothed, unit
-from heads.menu.search import TOO_FEW, described, folds_by_group, some_rows
+from heads.menu.search import TOO_FEW, Searched, described, folds_by_group, some_rows
 
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
 
 
-class KnnHead(Head):
+class KnnHead(Searched):
     """The share of class 1 among the k nearest rows of train by cosine, smoothed by Laplace's rule of succession.
 
     k has the lowest log loss in grouped cross-validation inside train; cv_rows: the most rows that are looked up there,
@@ -21,9 +20,6 @@ class KnnHead(Head):
     """
 
     uncalibrated = "its smoothed votes are no layers"
-
-    def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
-        self.cv_rows, self.seed = cv_rows, seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         rows = unit(X)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import ClassVar
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from heads.menu import solver
-from heads.menu.head import Head
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.search import TOO_FEW, described, edges, folds_by_group, out_of_fold, some_rows
+from heads.menu.search import Folds, Searched, edges, out_of_fold
 
 LANDMARKS = 512
 COMPONENTS = 64
@@ -16,7 +18,7 @@ GAMMAS = (0.125, 0.25, 0.5, 1.0, 2.0)
 CS = tuple(np.logspace(-2, 3, 11).tolist())
 
 
-class RbfHead(Head):
+class RbfHead(Searched):
     """Logistic regression under exp(-gamma |u - v|^2), approximated by Nystroem's method (Williams & Seeger 2001).
 
     u: standardised features on their first COMPONENTS principal axes, brought to length 1, so that the kernel is
@@ -25,14 +27,16 @@ class RbfHead(Head):
     train, which looks at no label. Memory: n x LANDMARKS float32, twice.
     """
 
+    grids: ClassVar = {"gamma": GAMMAS, "C": CS}
+
     def __init__(self, cv_rows: int = 20_000, seed: int = 0) -> None:
-        self.cv_rows, self.seed = cv_rows, seed
+        super().__init__(cv_rows, seed)
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
         project = _projection(X)
         u = unit((X @ project.kernel + project.bias).astype(np.float32))
         landmarks = u[np.random.default_rng(self.seed).permutation(len(u))[:LANDMARKS]]
-        gamma, c, searched = self._choose(u, landmarks, y, groups)
+        (gamma, c), searched = self._search(y, groups, partial(self._losses, u, landmarks, y))
         F, above = _kernel_features(u, landmarks, gamma)
         F, mean = _centred(F)
         ones = np.ones((len(y), 1), np.float32)
@@ -51,24 +55,13 @@ class RbfHead(Head):
 
     def notes(self) -> list[str]:
         unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + edges(self.training_, gamma=GAMMAS, C=CS)
+        return unfinished + edges(self.training_, **self.grids)
 
-    def _choose(
-        self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, groups: np.ndarray
-    ) -> tuple[float, float, str]:
-        """Return gamma, C and how they were found; where there are too few groups for folds, the middle of each."""
-        rows = some_rows(y, self.cv_rows, self.seed)
-        u, y, groups = u[rows], y[rows], groups[rows]
-        folds = folds_by_group(y, groups, self.seed)
-        if not folds:
-            return GAMMAS[len(GAMMAS) // 2], CS[len(CS) // 2], TOO_FEW
-        losses = {}
-        for gamma in GAMMAS:
-            F, _ = _centred(_kernel_features(u, landmarks, gamma)[0])
-            of_c = out_of_fold(F, y, np.array(CS), folds)[1]
-            losses.update({(gamma, c): float(loss) for c, loss in zip(CS, of_c, strict=True)})
-        gamma, c = min(losses, key=losses.__getitem__)
-        return gamma, c, described(folds, len(rows), gamma=GAMMAS, C=CS)
+    def _losses(
+        self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds
+    ) -> np.ndarray:
+        features = (_centred(_kernel_features(u[rows], landmarks, gamma)[0])[0] for gamma in GAMMAS)
+        return np.concatenate([out_of_fold(F, y[rows], np.array(CS), folds)[1] for F in features])
 
 
 def _projection(X: np.ndarray) -> Dense:

@@ -10,7 +10,9 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,28 @@ FLAGS = (
 def find() -> str | None:
     """Return the path of a Chromium on this machine, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def page() -> Iterator[Browser]:
+    """Lend this process's one browser, on an empty page; it is started at the first call, and `close` ends it."""
+    browser = _started()
+    browser.open("about:blank")
+    browser.complaints.clear()
+    browser.requests.clear()
+    yield browser
+
+
+@cache
+def _started() -> Browser:
+    return Browser(str(find()))
+
+
+def close() -> None:
+    """End the browser of `page`, where one was started."""
+    if _started.cache_info().currsize:
+        _started().__exit__(None, None, None)
+        _started.cache_clear()
 
 
 class Browser:

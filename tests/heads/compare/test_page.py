@@ -440,7 +440,7 @@ def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
     _, scores, text = rendered(n=n, names=("sigmoid", "logistic", "knn"))
     (tmp_path / "comparison.html").write_text(text)
     groups = np.arange(n) // 2
-    with chromium.Browser(chromium.find()) as browser:
+    with chromium.page() as browser:
         browser.open(tmp_path / "comparison.html")
 
         def check(head, split, threshold):
@@ -480,7 +480,7 @@ def test_a_picture_is_clear_only_when_asked_for(tmp_path):
     path = tmp_path / "comparison.html"
     path.write_text(rendered()[2])
     look = "[...document.querySelectorAll('.see img')].map(image => getComputedStyle(image).filter)"
-    with chromium.Browser(chromium.find()) as browser:
+    with chromium.page() as browser:
         browser.open(path)
         blurred = browser.run(look)
         assert [each.startswith("blur(") for each in blurred] == [True]
@@ -507,7 +507,7 @@ def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     text = rendered(classes=(HOSTILE[0], "long" * 100), names=HOSTILE)[2]
     path.write_text(text, encoding="utf-8")
     colours = set()
-    with chromium.Browser(chromium.find()) as browser:
+    with chromium.page() as browser:
         for width, theme in ((1280, "light"), (390, "dark")):
             browser.open(path, width=width, theme=theme)
             # two heads and chance in each of four plots, of reliability the chosen head and the diagonal in two,

@@ -17,7 +17,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium.Browser(chromium.find()) as found:
+    with chromium.page() as found:
         yield found
 
 

@@ -16,7 +16,10 @@ from heads.compare import comparison, run
 from heads.compare.comparison import Comparison
 from heads.data import dataset
 from heads.data.dataset import Part
-from heads.stats import metrics, paired
+from heads.scored import Scored
+from heads.stats import decision, metrics, paired
+from heads.stats.decision import OperatingPoint
+from heads.stats.task import BINARY
 
 TEST_ROWS = 600
 
@@ -29,10 +32,14 @@ def scored(names, *, seed=0, groups=None, n=TEST_ROWS, better=0.0):
     groups = np.arange(n) if groups is None else groups
     part, none = Part(np.arange(n), np.empty((n, 0)), y, groups, np.arange(n)), Part(*[np.empty(0, int)] * 5)
     heads = [
-        SimpleNamespace(
+        Scored(
             name=name,
+            task=BINARY,
+            point=OperatingPoint(decision.DEFAULT, 0.4, {}),
+            training={},
+            seconds=0.0,
+            notes=[],
             p={"validation": expit(score + (1 - better * (at == 0)) * rng.normal(size=n))},
-            point=SimpleNamespace(threshold=0.4),
         )
         for at, name in enumerate(names)
     ]

@@ -1,0 +1,48 @@
+"""What everything after training reads of a network: its probabilities, its threshold and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from heads.data.dataset import Part
+from heads.stats import metrics
+from heads.stats.decision import OperatingPoint
+from heads.stats.metrics import Metric
+from heads.stats.task import Task
+
+
+@dataclass(kw_only=True)
+class Scored:
+    """A head on the splits that were looked at. p: (n,) by split; figures: by split.
+
+    point: its threshold; where validation does not support the one asked for, it can be neither chosen nor published.
+    training: facts of the fit; seconds: that it took. notes: what a reader of the figures should know.
+    """
+
+    name: str
+    task: Task
+    point: OperatingPoint
+    training: dict[str, Any]
+    seconds: float
+    notes: list[str]
+    p: dict[str, np.ndarray] = field(default_factory=dict)
+    figures: dict[str, dict[str, Metric]] = field(default_factory=dict)
+
+    def decisions(self, split: str) -> np.ndarray:
+        """Return whether it says yes, bool (n,)."""
+        return self.task.decide(self.p[split], self.point.threshold)
+
+    def evaluate(self, split: str, part: Part, seed: int, rows: Any = slice(None)) -> dict[str, Metric]:
+        """Return the figures of a split. rows: of those rows alone, bool (n,)."""
+        y, p, groups = part.y[rows], self.p[split][rows], part.groups[rows]
+        return metrics.evaluate(y, p, groups, threshold=self.point.threshold, seed=seed)
+
+    @property
+    def log_loss(self) -> float:
+        """The figure that heads are chosen by, on validation."""
+        value = self.figures["validation"]["log_loss"].value
+        assert value is not None  # undefined only on an empty split, which `join` refuses
+        return value
