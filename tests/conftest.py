@@ -17,6 +17,9 @@ from tests.support import chromium, synthetic
 from tests.support.album import Album, save_tiny_backbone, with_features
 from tests.support.template import Exported, copied
 
+LONG, LONGEST = 5.0, 20.0  # seconds of processor time that a test takes for itself: listed from here, failed from there
+TOOK = "processor seconds"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a browser on a machine without one; `.ci/run` installs one, so that there it always runs."""
@@ -24,6 +27,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("browser"):
                 item.add_marker(pytest.mark.skip(reason=f"no browser: none of {', '.join(chromium.NAMES)} is on PATH"))
+
+
+def processor_seconds() -> float:
+    """Return what this process and those that it waited for have computed: other load makes it hardly longer."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measure the test without its fixtures."""
+    before = processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((TOOK, processor_seconds() - before))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes longer than LONGEST and has no marker that says why."""
+    report = yield
+    took = dict(report.user_properties).get(TOOK, 0.0)
+    marked = item.get_closest_marker("long") or item.get_closest_marker("slow")
+    if report.when == "call" and report.passed and took > LONGEST and not marked:
+        report.outcome = "failed"
+        report.longrepr = f"{took:.0f} s of processor time: make it shorter, or say why with @pytest.mark.long(why)"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests that take longer than LONG."""
+    passed = terminalreporter.stats.get("passed", [])
+    found = sorted(((dict(each.user_properties).get(TOOK, 0.0), each.nodeid) for each in passed), reverse=True)
+    if found and found[0][0] > LONG:
+        terminalreporter.section(f"over {LONG:.0f} s of processor time, fixtures not counted", sep="-")
+        for took, name in found:
+            if took > LONG:
+                terminalreporter.write_line(f"{took:6.1f} s  {name}")
 
 
 def pytest_sessionfinish() -> None:

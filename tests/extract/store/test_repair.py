@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import run
 from extract.__main__ import main
 from extract.ground.errors import CacheError
 from extract.store import cache, repair
@@ -131,9 +130,9 @@ def test_a_recipe_that_is_damaged_is_not_guessed(sound, field, value):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("extracted")
 def test_the_command_repairs_and_make_features_embeds_the_rest(place, capsys):
     """Damage, verify, verify --repair, features: the cache holds every row again."""
-    assert run.extract(run.Config(place)) == 0
     before = cache.open_cache(place.cache)
     features = dict(zip(before.sha256.tolist(), before.read(np.arange(40)), strict=True))
     with h5py.File(place.cache, "r+") as file:
