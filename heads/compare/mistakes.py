@@ -1,4 +1,4 @@
-"""What a head is most surely wrong about, with a small picture of each: for a person to say who is right."""
+"""The mistakes a head is surest of, each with a small picture, for a person to judge."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MOST, SIDE = 24, 160  # mistakes; pixels
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that a head gets wrong. says: the class it calls, p: the probability it gives that class.
+    """A row that a head gets wrong. says: the class it predicts, p: the probability it gives that class.
 
-    jpeg: the picture in base64, "" where there is none, for the reason why_not (of header.REASONS).
+    jpeg: the picture in base64, "" if there is none, why_not being the reason (of header.REASONS).
     """
 
     object_id: str
@@ -35,16 +35,14 @@ class Mistake:
 
 
 def worst(place: Workspace, data: Dataset, head: Scored) -> list[Mistake]:
-    """Return the rows that a head calls wrongly, up to MOST, of every split it was measured on, highest loss first."""
+    """Return the rows that a head gets wrong in all splits it was measured on, highest loss first, at most MOST."""
     wrong = [
         (float(loss[at]), split, at)
         for split, p in head.p.items()
         for loss in [metrics.log_losses(data.parts[split].y, p)]
         for at in np.flatnonzero(head.decisions(split) != data.parts[split].y).tolist()
     ]
-    known = Manifest.read(place.manifest).rows
-    paths = dict(zip(known["objectId"], known["path"], strict=True))
-    found = []
+    paths, found = Manifest.read(place.manifest).paths, []
     for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:
         part, p = data.parts[split], float(head.p[split][at])
         name, label = str(part.ids[at]), int(part.y[at])

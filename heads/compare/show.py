@@ -1,4 +1,4 @@
-"""A sheet for the eye: the labels that are most suspect, then what a head says of images that it was not trained on."""
+"""A picture to look at: the most suspect labels, then what a head says of images it was not trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDE, MARGIN, LINE = 72, 14, 14  # pixels
 
 @dataclass(frozen=True)
 class Tile:
-    """One image and, under it, a class name and a figure; red marks what looks wrong."""
+    """One image and, under it, a class name and a figure; red for what looks wrong."""
 
     object_id: str
     name: str
@@ -65,8 +65,7 @@ def _prediction(row: dict[str, str], facts: bundle.HeadFacts) -> Tile:
 
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
-    """Return the tiles in rows of COLUMNS, each part under its heading; what is gone leaves its place empty."""
-    paths = dict(zip(known.rows["objectId"], known.rows["path"], strict=True))
+    """Return the tiles in rows of COLUMNS, each part under its heading; a missing image leaves its place empty."""
     wide, high = SIDE + MARGIN, SIDE + MARGIN + LINE
     rows = sum(-(-len(tiles) // COLUMNS) for tiles in parts.values())
     sheet = Image.new("RGB", (COLUMNS * wide + MARGIN, rows * high + len(parts) * 2 * LINE), "white")
@@ -77,7 +76,7 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
         for at, tile in enumerate(tiles):
             left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
             try:
-                sheet.paste(_square(paths.get(tile.object_id, "")), (left, top))
+                sheet.paste(_square(known.paths.get(tile.object_id, "")), (left, top))
             except BadImage:
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
             pen.text((left, top + SIDE), _words(pen, tile), fill="#c00000" if tile.red else "black")

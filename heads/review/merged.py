@@ -1,4 +1,4 @@
-"""The table as label review left it, for tools that know nothing of labels_review.csv, or to go on with as DATA."""
+"""The table as label review left it, for tools that know nothing of labels_review.csv, or to continue with as DATA."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from heads.data import dataset
 def write(place: Workspace, target: Path) -> tuple[int, int]:
     """Write the workspace's table with the reviewed values; return how many rows it has and how many of them changed.
 
-    All else in a CSV stays as it is; of a folder, the table that it stands for is written. Errors: InputError where
-    `target` is a file that is read, that table above all, or a photo.
+    A CSV keeps everything else; a folder becomes the table that it stands for. Errors: InputError if `target` is a
+    photo or a file that is read, the table included.
     """
     files.refuse_output(target, chain(place.inputs(), manifest.photos(place.manifest)))
     table, sha256 = dataset.read_table(place)

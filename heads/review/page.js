@@ -1,6 +1,6 @@
 "use strict";
-// Shows one picture after the other, or all in a grid, and sends what the person says of them. The server decides what
-// comes next and what stands; here it is only shown. Every word from the data goes in as text, never as markup.
+// Shows pictures one by one or in a grid and sends the answers. The server decides what comes next; the page only
+// shows it. Data goes in as text, never as markup.
 
 const at = (id) => document.getElementById(id);
 const NAMES = { suspects: "Suspects", copies: "Opposite copies", near: "Near-duplicates", unlabelled: "Unlabelled",
@@ -109,13 +109,13 @@ function choose(name) {
 
 function show(row) {
   current = row;
-  at("large").close(); // or the next answer would be about a picture that is not the one that is seen
+  at("large").close(); // or the next answer would be about a picture that is not on show
   at("empty").hidden = Boolean(row);
   for (const part of document.querySelectorAll("#card figure, #verdict, #answers")) part.hidden = !row;
   for (const id of ["skip", "zoom", "see"]) at(id).disabled = !row;
   if (!row) {
-    at("empty").textContent = state.error ? "No picture is left here." : !state.order ? "The heads are being trained; the first picture comes in a moment." :
-      state.queues[queue] === null ? "Neighbours are still being looked for." : "Nothing is left in this queue.";
+    at("empty").textContent = state.error ? "No picture is left here." : !state.order ? "Training the heads; the first picture comes in a moment." :
+      state.queues[queue] === null ? "Still looking for neighbours." : "Nothing is left in this queue.";
     return drawEvidence(null);
   }
   picture(at("picture"), `image/${row.row}`, row, at("gone"));
@@ -126,7 +126,7 @@ function show(row) {
   drawEvidence(row);
 }
 
-function picture(image, source, row, gone) { // with words in its place where the file is gone or was changed
+function picture(image, source, row, gone) { // or words in its place if the file is gone or changed
   if (gone) gone.hidden = true;
   image.alt = `${row.id}, ${row.label ? `labelled ${row.label}` : "no label"}; blurred until shown`;
   image.onerror = () => {
@@ -194,7 +194,7 @@ function answer(word, wanted) {
   const [first, second] = state.classes;
   const to = { keep: row.label, skip: row.label, flip: row.label === first ? second : first, give: state.classes[wanted] }[word];
   if (!row.label && (word === "keep" || word === "flip")) return say("This picture has no label: 1 or 2 gives it one.");
-  if (word === "skip" && row.answer && row.answer !== "skip") return say("It has an answer: undo that, or give another.");
+  if (word === "skip" && row.answer && row.answer !== "skip") return say("It already has an answer: undo it, or give another.");
   if (newest.get(row.picture) === Infinity) return say("Its answer is still being saved.");
   const sense = word === "give" ? (to === row.label ? "keep" : "flip") : word;
   newest.set(row.picture, Infinity);
@@ -220,7 +220,7 @@ async function deliver() { // one after the other, in order; what was not acknow
       const { status, body } = item.undo ? await takeBack() : await ask("api/answer", item);
       acknowledged(item, status, body);
     } catch {
-      trouble("Not saved: the server does not answer. It is asked again; leave this tab open.");
+      trouble("Not saved: the server does not answer. Trying again; leave this tab open.");
       await new Promise((done) => setTimeout(done, 1000));
       continue;
     }
@@ -268,7 +268,7 @@ function takenBack(row) {
 
 function undo() { send({ undo: true }); }
 
-// ---- where it stands
+// ---- progress
 
 async function poll() {
   try {
@@ -288,7 +288,7 @@ async function poll() {
 
 function changed(before) {
   if (before.order !== state.order) {
-    cards.clear(); // they told of labels and neighbours as they were
+    cards.clear(); // their labels and neighbours are out of date
     if (inGrid()) at("fresh").hidden = false; // not under the user's hands
     else drawEvidence(current);
   }
@@ -305,7 +305,7 @@ function drawState() {
   drawErrors(state.errors);
   drawAccuracy(state.validation);
   const busy = { training: "training …", neighbours: "looking for neighbours …" }[state.busy];
-  at("trained").textContent = busy || (state.retrain_seconds === null ? "" : `trained anew in ${Math.ceil(1000 * state.retrain_seconds)} ms`);
+  at("trained").textContent = busy || (state.retrain_seconds === null ? "" : `retrained in ${Math.ceil(1000 * state.retrain_seconds)} ms`);
   at("undo").disabled = !state.last && !mine.length;
 }
 
@@ -394,7 +394,7 @@ function drawGrid() {
   for (const index of drawn.keys()) if (index < from || index >= to) drop(index);
   for (let index = from; index < to; index++) place(index, side);
   seen = [from, Math.max(from, to - 1)];
-  quiet ||= setTimeout(load, 80); // what flies past is never asked for
+  quiet ||= setTimeout(load, 80); // pictures that are only scrolled past are never loaded
 }
 
 function place(index, side) {
@@ -506,7 +506,7 @@ const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -column
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !state || event.target.matches("input, textarea")) return;
-  if (event.key === " ") { event.preventDefault(); return see(true); } // never presses a button by the way
+  if (event.key === " ") { event.preventDefault(); return see(true); } // never presses the focused button
   if (at("keys").open) return;
   if (inGrid() && MOVES[event.key] && !at("large").open) { event.preventDefault(); return moveFocus(MOVES[event.key]()); }
   if (inGrid() && event.key === "Enter" && event.target === at("grid")) return open(focus);

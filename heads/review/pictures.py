@@ -39,7 +39,7 @@ class Pictures:
         return self._made(row, LARGE)
 
     def small(self, row: int) -> bytes:
-        """Return a JPEG of at most SMALL pixels, made once and kept, if the disk takes it. Errors: BadImage."""
+        """Return a JPEG of at most SMALL pixels, made once and kept if the disk allows. Errors: BadImage."""
         kept = self._place.thumbnail(self._sha256[row])
         if kept.exists() and (data := kept.read_bytes()):  # empty: the power failed before it reached the disk
             return data
@@ -49,7 +49,7 @@ class Pictures:
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             os.replace(partial, kept)
-        except OSError:  # a full disk, or a cache that is another's: the picture is shown all the same
+        except OSError:  # a full disk, or another user's cache: the picture is still shown
             with suppress(OSError):
                 partial.unlink()
         return data

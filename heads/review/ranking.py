@@ -1,7 +1,7 @@
-"""Which labels to look at first: what heads that did not see a picture, and its neighbours, say of its label.
+"""Which labels to check first: those that a picture's neighbours, and heads that did not see it, disagree with.
 
-After an answer every head is solved anew from where it stood. What costs time, the spectrum of the features and the
-neighbours, does not depend on labels and is computed once.
+After an answer every head is solved again, starting from its last solution. The slow parts, the spectrum of the
+features and the neighbours, do not depend on labels and are computed once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Ranking:
     """What is known of n pictures at one state of their labels.
 
     p: float (n,), probability of class 1 by heads that saw neither the row nor its group. suspicion: float (n,), 0 to
-    1, how far heads and neighbours are from the label; NaN without one. cluster: int (n,), of near-duplicates; None
-    while neighbours are not known. doubted: bool (n,), the likely errors as Northcutt, Jiang and Chuang 2021 count
-    them: the other class is at least as probable as it is on the mean for rows that have it. accuracy: on validation,
-    of a head trained on train; None where one of them lacks labels. seconds: that all of it took.
+    1, how far heads and neighbours disagree with the label; NaN without one. cluster: int (n,), of near-duplicates;
+    None until neighbours are known. doubted: bool (n,), the likely errors as Northcutt, Jiang and Chuang 2021 count
+    them: the other class is at least as probable as it is on average for rows that have it. accuracy: on validation,
+    of a head trained on train; None if either lacks labels. seconds: how long all of it took.
     """
 
     p: np.ndarray
@@ -48,12 +48,12 @@ class Ranking:
 class Ranker:
     """Features X (n, D) of labelled and unlabelled pictures, their groups int (n,) and splits str (n,).
 
-    X is overwritten; with it a copy is held. y, wherever it is given: int8 (n,), UNLABELLED among 0 and 1.
+    X is overwritten, and one copy of it is held. y, wherever it is given: int8 (n,), UNLABELLED among 0 and 1.
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, split: np.ndarray, seed: int = 0) -> None:
-        """Choose folds and C. Errors: InputError where a class has too few groups."""
-        self._fold = _folds(y, groups, seed)  # first, so that X is as it was where that cannot be
+        """Choose folds and C. Errors: InputError if a class has too few groups."""
+        self._fold = _folds(y, groups, seed)  # first, so that X is unchanged if it fails
         self._groups, self._train, self._validation = groups, split == "train", split == "validation"
         self._white = neighbours.whitening([X])(X)
         self._Z = standardise(X, *standardisation(X), out=X)
@@ -67,7 +67,7 @@ class Ranker:
         self._cluster: np.ndarray | None = None
 
     def choose(self, y: np.ndarray) -> bool:
-        """Choose C inside train by the labels as they are; return whether it is another now. Most of a second."""
+        """Choose C inside train by the current labels; return whether it has changed. Takes most of a second."""
         rows, before = self._searched, self._C
         folds = folds_by_group(y[rows], self._groups[rows], self._seed) if len(rows) else []
         if folds:
@@ -81,7 +81,7 @@ class Ranker:
         self._cluster = neighbours.joined(cosine, self._other)
 
     def rank(self, y: np.ndarray) -> Ranking:
-        """Train one head a fold, and one on train, and return what they say."""
+        """Train a head for each fold and one on train; return what they say."""
         started = time.monotonic()
         labelled = y != UNLABELLED
         seen = [labelled & (self._fold != number) for number in range(self._fold.max() + 1)]
@@ -146,7 +146,7 @@ def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
             rule="Heads that did not see a picture judge its label, so each class needs two groups or more",
             then="Label some more images of either class",
         )
-    # at random: by their number, classes that take turns in a table would lie in a fold each
+    # at random: in order, classes that alternate in a table would each end up in a fold of their own
     of_group = np.random.default_rng(seed).integers(0, len(pairs), groups.max() + 1)[groups]
     for number, (_, held_out) in enumerate(pairs):
         rows = labelled[held_out]

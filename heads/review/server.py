@@ -24,7 +24,7 @@ from heads.review.queues import QUEUES
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
-HOSTS = (HOST, "localhost")  # any other name is another site's, pointed at this machine
+HOSTS = (HOST, "localhost")  # any other name is another site's that resolves to this machine
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,14 +38,14 @@ MOST = 1000  # rows of a queue in one reply
 
 
 class Json(JSONResponse):
-    """JSON in ASCII: a name may hold bytes that are no UTF-8."""
+    """JSON in ASCII: a name may hold bytes that are not UTF-8."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def build(desk: Desk, token: str) -> FastAPI:
-    """Return the application. Without the token, or under another host's name, there is nothing to find."""
+    """Return the application. Without the token, or under another host's name, everything is 404."""
     refused = {"detail": "Not Found"}
 
     def known(request: Request) -> bool:
@@ -62,9 +62,7 @@ def build(desk: Desk, token: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, _error: Exception) -> Response:
-        return Json(
-            {"detail": "What was sent is malformed"}, 422
-        )  # FastAPI's own would send back what no JSON may hold
+        return Json({"detail": "Malformed request"}, 422)  # FastAPI's own would echo values that JSON cannot hold
 
     @app.middleware("http")
     async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -153,16 +151,16 @@ def _field(said: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def run(place: Workspace, who: str, port: int) -> None:
-    """Say the address and answer until interrupted, then say what was done. port: 0 for any that is free.
+    """Print the address, serve until interrupted, then print what was done. port: 0 for any free one.
 
-    Errors: InputError for a port that is taken; BusyError where another process reviews the same OUT; as `Desk`.
+    Errors: InputError if the port is taken; BusyError where another process reviews the same OUT; as `Desk`.
     """
     token, path = secrets.token_urlsafe(24), place.answers
     with socket.socket() as listening, files.lock(files.lock_of(path), str(path)):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
-            listening.listen()  # before the address is told
+            listening.listen()  # before the address is printed
         except (OSError, OverflowError) as error:  # the latter above 65535
             raise InputError(f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out") from error
         desk = Desk(place, who)

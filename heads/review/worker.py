@@ -1,4 +1,4 @@
-"""The thread that ranks while people answer: anew whenever labels have changed, and C anew once they pause."""
+"""The thread that ranks while people answer: again after every change of a label; in a pause it chooses C again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heads.review.queues import Orders
 from heads.review.ranking import Ranker, Ranking
 from heads.stats.metrics import Metric
 
-PAUSE = 1  # seconds without an answer, after which there is time to choose C anew
+PAUSE = 1  # seconds without an answer, after which there is time to choose C again
 
 
 @dataclass(frozen=True)
