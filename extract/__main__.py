@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from extract import __version__, run, workspace
-from extract.ground import engines
+from extract.backbones import engines
 from extract.ground.errors import DONE, CacheError, guard, in_utf8
 from extract.store import cache
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from extract import demo, workspace
 from extract import run as extraction
 from extract.__main__ import add_workspace_flags, number, workspace_of
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest
-from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache

@@ -166,9 +166,9 @@ def test_a_keras_file_that_would_unfold_is_refused(place):
 def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(place, tmp_path, suffix):
     """Before a byte of it is allocated; and what is loaded next is not the worse for it."""
     from extract.backbones import backbone
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     model = backbone.open_keras(Path(place.backbone))
     sound, harmful = tmp_path / f"sound{suffix}", tmp_path / f"harmful{suffix}"
     keras.Model(model.input, keras.layers.Dense(7, name="many")(model.output)).save(sound)

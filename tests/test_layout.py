@@ -10,7 +10,7 @@ import pytest
 from tests.support.album import ROOT
 
 # rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
-TENSORFLOW_ROOMS = {"extract/ground/engines.py"}
+TENSORFLOW_ROOMS = {"extract/ground/tensorflow.py"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_hub", "tf_keras"}
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import lite, saved_model, twin
-from extract.ground import engines
+from extract.backbones import engines, lite, saved_model, twin
 from extract.ground import files as artifacts
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 from extract.images import decode
 from extract.recipe import Recipe
@@ -144,7 +144,7 @@ class Backbone:
 
     def run_on(self, engine: str, precision: str = "float32", step: int | None = None) -> None:
         """Say how `embed` runs: engine of engines.NAMES, precision of engines.PRECISIONS, step or what suits them."""
-        how = (engine, precision, step or batch(engines.STEP[engine, engines.device()], self.input_size))
+        how = (engine, precision, step or batch(engines.STEP[engine, tensorflow.device()], self.input_size))
         if how != self._how:
             self._how, self.step = how, how[2]
             self.__dict__.pop("_engine", None)
@@ -221,12 +221,12 @@ def file_digest(path: Path) -> str:
 
 def _keras_weights(name: str) -> Path:
     """Where Keras keeps the weights that it downloaded of `name`, one of SIZES."""
-    return engines.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
+    return tensorflow.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
 
 
 def _keras_application(name: str, size: int) -> Any:
     """Build `name`, one of SIZES, with its ImageNet weights and the second Rescaling that they need (see below)."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     network, path = name.replace("efficientnet-b", "EfficientNetB"), _keras_weights(name)
     try:
         return getattr(keras.applications, network)(
@@ -253,7 +253,7 @@ def _download(name: str) -> None:
 
 
 def _untrained_b0(size: int) -> Any:
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     return keras.applications.EfficientNetB0(
         include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
     )
@@ -293,13 +293,13 @@ def _load_weights(model: Any, path: Path) -> None:
 
 
 def _normalization(model: Any) -> Any:
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     return next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
 
 
 def _with_second_rescaling(model: Any) -> Any:
     """Rebuild the graph with Rescaling(1 / sqrt(stddev)) behind the Normalization, flat, without its weights."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     config = model.get_config()
     names = [layer["name"] for layer in config["layers"]]
     at = names.index(_normalization(model).name)
@@ -328,7 +328,7 @@ def open_keras(path: Path) -> Any:
     Errors: ValueError where it would take more than MOST_UNFOLDED times the memory that the file has bytes; what
     zipfile, json, h5py and Keras raise.
     """
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     most = MOST_UNFOLDED * path.stat().st_size
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:

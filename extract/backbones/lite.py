@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from extract.backbones import state_dict
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 
 
@@ -138,7 +138,7 @@ def _weights(arrays: dict[str, np.ndarray], stem: str) -> list[np.ndarray]:
 
 def build(name: str, size: int) -> Any:
     """Return the Keras model with random weights: flat, of layers that every format of an export knows."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     network = NETWORKS[name]
     inputs = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(inputs)

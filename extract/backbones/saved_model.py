@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 
 FILE = "saved_model.pb"
@@ -68,7 +68,7 @@ def _download(handle: str, folder: Path, size: int) -> None:
     print(f"Downloading {handle} through tensorflow-hub into {folder.parent} (once).", file=sys.stderr)
     if folder.with_name(f"{folder.name}.lock").exists():
         print(f"{folder}.lock is there: waiting for another download, up to 10 minutes.", file=sys.stderr)
-    hub = engines.hub()
+    hub = tensorflow.hub()
     os.environ["TFHUB_CACHE_DIR"] = str(folder.parent)
     os.environ["TFHUB_MODEL_LOAD_FORMAT"] = "COMPRESSED"  # the other format leaves no folder that could be hashed
     try:
@@ -88,9 +88,9 @@ def load(folder: Path, size: int) -> Graph:
 
     Errors: BackboneError where it is no feature extractor, or takes images of another size.
     """
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     try:
-        module = engines.hub().load(str(folder))
+        module = tensorflow.hub().load(str(folder))
     except Exception as error:  # TensorFlow, protobuf and the file system each have their own
         raise BackboneError(
             f"{folder} cannot be loaded as a SavedModel: {_words(error)}",

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest
 from extract.files.manifest import Manifest
-from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import HeadError
 from extract.images import decode, pillow

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest, nearest
-from extract.ground import engines
 from extract.ground import files as artifacts
+from extract.ground import tensorflow
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.images import decode, header
@@ -137,9 +137,9 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     engines.share_cores()
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
-    step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
+    step = backbone.batch(engines.STEP["tensorflow", tensorflow.device()], exported.size)
     rows = list(range(len(files)))
-    bad = run_model(files, rows, exported.size, exported.inputs["pixels"], given, step, engines.cores())
+    bad = run_model(files, rows, exported.size, exported.inputs["pixels"], given, step, tensorflow.cores())
     return _predictions(files, given[:, 0], given[:, 1] == 1, bad, facts)
 
 
@@ -171,7 +171,7 @@ def run_model(
 
     progress = Progress(len(rows), "predicting")
     started, before = time.monotonic(), 0
-    with engines.held_stderr(), ThreadPoolExecutor(workers) as pool, closing(progress):
+    with tensorflow.held_stderr(), ThreadPoolExecutor(workers) as pool, closing(progress):
         for done in engines.ahead(pool, work, rows, step, 2 * workers):
             progress.add(done, bad=len(bad) - before)
             before = len(bad)
@@ -196,7 +196,7 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
         except decode.BadImage as error:
             return error
 
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    with ThreadPoolExecutor(tensorflow.cores()) as pool:
         found = list(pool.map(digest, files))
     bad = {i: each for i, each in enumerate(found) if isinstance(each, decode.BadImage)}
     return np.array([each if isinstance(each, str) else "" for each in found]), bad
