@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from extract.backbones import backbone
+from extract.backbones.keras import open_keras
 from extract.ground import files as artifacts
 from extract.ground import tensorflow
 from extract.ground.errors import HeadError, UsageError
@@ -287,7 +288,7 @@ def _open_saved_model(path: Path) -> Exported:
 
 def _open_keras(path: Path) -> Exported:
     tf, _ = tensorflow.load()
-    model = backbone.open_keras(path)
+    model = open_keras(path)
     _refuse_undecided(path, model.output)
     size = model.input_shape[1]
     run = tf.function(  # layer by layer it takes five times as long

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extract.backbones import backbone
+from extract.backbones import backbone, weights
+from extract.backbones.keras import SIZES, application, weights_file
 from extract.ground import tensorflow as ground
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
@@ -28,13 +29,13 @@ def keras_own_file(tmp_path_factory, pixels):
     keras.utils.set_random_seed(11)
     model = keras.applications.EfficientNetB0(include_top=False, weights=None)
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-    norm.set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    norm.set_weights([MEAN, (weights.B0_STDDEV**2).astype(np.float32), np.array(0)])
     norm.finalize_state()
     moving = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in moving:  # statistics of these pictures, so that a random network passes on what it sees
         layer.momentum = 0.0
     model(pixels.astype(np.float32), training=True)
-    norm.set_weights([MEAN, backbone.B0_STDDEV.astype(np.float32), np.array(0)])
+    norm.set_weights([MEAN, weights.B0_STDDEV.astype(np.float32), np.array(0)])
     folder = tmp_path_factory.mktemp("home") / "models"
     folder.mkdir()
     with h5py.File(folder / "efficientnetb0_notop.h5", "w") as file:
@@ -76,7 +77,7 @@ def test_a_weights_file_with_the_squared_variance_gets_no_second_rescaling(keras
     _, keras = ground.load()
     model = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg")
     model.load_weights(keras_own_file)
-    backbone._normalization(model).set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    weights._normalization(model).set_weights([MEAN, (weights.B0_STDDEV**2).astype(np.float32), np.array(0)])
     path = tmp_path / "squared.weights.h5"
     model.save_weights(path)
     squared = backbone.load(backbone.resolve(str(path)))
@@ -157,13 +158,13 @@ def test_each_name_is_the_network_that_keras_has_at_that_size(tmp_path, monkeypa
     monkeypatch.setattr(
         keras.src.applications.efficientnet, "EfficientNet", lambda *args, **options: asked.append((args, options))
     )
-    for name, size in backbone.SIZES.items():
-        backbone._keras_application(name, 64)
+    for name, size in SIZES.items():
+        application(name, 64)
         (_, _, default_size, _), options = asked.pop()
         assert default_size == size
-        assert backbone._keras_weights(name) == tmp_path / "models" / f"{options['name']}_notop.h5"
+        assert weights_file(name) == tmp_path / "models" / f"{options['name']}_notop.h5"
         assert (options["weights"], options["pooling"], options["input_shape"]) == ("imagenet", "avg", (64, 64, 3))
-    assert list(backbone.SIZES)[-1] == "efficientnet-b7"
+    assert list(SIZES)[-1] == "efficientnet-b7"
 
 
 def test_larger_images_come_in_smaller_batches():

@@ -178,7 +178,7 @@ def test_a_folders_digest_is_that_of_its_names_and_bytes(tmp_path):
 )
 def test_a_handle_that_names_an_efficientnet_gets_its_size(text, size):
     """Only b0 to b7 and lite0 to lite2 as a word of their own count."""
-    assert backbone._size_by_name(text) == size
+    assert saved_model.size_by_name(text) == size
 
 
 @tensorflow
