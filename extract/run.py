@@ -224,7 +224,7 @@ def _plan(config: Config, scan: Scan, recipe: Recipe) -> Plan:
         where = f"{found.path}, made with {found.provenance.get('backbone')},"
         cache.refuse_other_recipe(found.recipe, recipe, where=where)
     bad = {} if config.retry else undecodable(place, recipe)
-    known = set(bad).union(*(found.sha256.tolist() for found in sources))
+    known = frozenset(bad).union(*(found.sha256.tolist() for found in sources))
     jobs: list[Job] = []
     by_digest: dict[str, Job] = {}
     for number, row in enumerate(scan.rows):

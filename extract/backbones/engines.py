@@ -86,18 +86,16 @@ class TensorFlow:
 
     def __init__(self, apply: Callable[[Any], Any], size: int, precision: str, step: int) -> None:
         """Freeze `apply`, see `freeze`. Errors: BackboneError for a precision that makes no difference here."""
-        tf, _ = tensorflow.load()
         self.step = step
         self._most = sys.maxsize  # images that fit into the device's memory at once, as far as is known
         self._turn = threading.Lock()  # on a GPU one batch at a time; a CPU's cores share several
-        self._run = tensorflow.freeze(apply, size)
+        self._run, self._options = tensorflow.freeze(apply, size), tensorflow.call_options()
         if precision == "float32":
             return
-        noise = tf.constant(np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8))
-        before = self._run(noise)[0].numpy()
-        tf.config.optimizer.set_experimental_options({TENSORFLOW_OPTIONS[precision]: True})
-        self._run = tensorflow.freeze(apply, size)
-        if np.array_equal(before, self._run(noise)[0].numpy()):
+        noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+        before = self._features(noise)
+        self._options = tensorflow.call_options(TENSORFLOW_OPTIONS[precision])
+        if np.array_equal(before, self._features(noise)):
             raise BackboneError(
                 f"PRECISION={precision} makes no difference with TensorFlow on this {tensorflow.device().upper()}",
                 rule="TensorFlow has bfloat16 on CPUs that compute in it, and float16 on GPUs",
@@ -111,15 +109,20 @@ class TensorFlow:
             return np.concatenate([self(pixels[at : at + self._most]) for at in range(0, len(pixels), self._most)])
         try:
             if tensorflow.device() == "cpu":
-                return self._run(tf.constant(pixels))[0].numpy()
+                return self._features(pixels)
             with self._turn:
-                return self._run(tf.constant(pixels))[0].numpy()
+                return self._features(pixels)
         except tf.errors.ResourceExhaustedError as error:
             self._most = len(pixels) // 2
             if not self._most:
                 raise BackboneError("Not even one image fits into the device's memory") from error
             print(f"Out of memory at a batch of {len(pixels)}; going on with {self._most}.", file=sys.stderr)
             return self(pixels)
+
+    def _features(self, pixels: np.ndarray) -> np.ndarray:
+        tf, _ = tensorflow.load()
+        with tensorflow.called_with(self._options):
+            return self._run(tf.constant(pixels))[0].numpy()
 
 
 class OpenVINO:

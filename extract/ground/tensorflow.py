@@ -158,6 +158,34 @@ def freeze(apply: Callable[[Any], Any], size: int, dtype: str = "uint8") -> Any:
     return convert_variables_to_constants_v2(run.get_concrete_function())
 
 
+def call_options(rewrite: str = "") -> Any:
+    """Return how TensorFlow rewrites a graph that one thread calls; rewrite: an option of RewriterConfig to turn on.
+
+    The option of tf.config would count for every graph of the process: another engine's float32 would be none.
+    """
+    load()
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+    from tensorflow.python.eager.context import FunctionCallOptions, context
+
+    config = ConfigProto.FromString(context().function_call_options.config_proto_serialized)
+    if rewrite:
+        setattr(config.graph_options.rewrite_options, rewrite, 1)  # RewriterConfig.ON
+    return FunctionCallOptions(config_proto=config)
+
+
+@contextmanager
+def called_with(options: Any) -> Iterator[None]:
+    """Let this thread call graphs with what `call_options` returned."""
+    from tensorflow.python.eager.context import context
+
+    thread, before = context(), context().function_call_options
+    thread.function_call_options = options
+    try:
+        yield
+    finally:
+        thread.function_call_options = before
+
+
 def cores() -> int:
     """Return how many cores this process may use: as many threads work."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -494,7 +494,7 @@ def damaged_caches(n: int, seed: int, folder: Path) -> Tally:
     probe = np.ones((4, 24), np.float32)
     path = folder / "features.h5"
     blocks = [(np.array(keys[at : at + 1000], "S64"), X[at : at + 1000]) for at in range(0, len(X), 1000)]
-    cache.write(path, {"architecture": "torture"}, {}, probe, blocks, len(X))
+    cache.write(path, synthetic.RECIPE, {}, probe, blocks, len(X))
     data, kept_rows, beyond = path.read_bytes(), 0, 0
     for trial in range(n):
         harmed, at = bytearray(data), int(rng.integers(len(data) if trial % 2 else 12_000))
@@ -660,7 +660,7 @@ def readers(seconds: float, folder: Path) -> Tally:
         order = np.random.default_rng(generation).permutation(n)
         X = np.repeat((order + 10_000 * (generation % 100)).astype(np.float32)[:, None], 16, axis=1)
         keys = np.array([f"{i:064x}" for i in order], "S64")
-        cache.write(path, {"architecture": "torture"}, {}, np.ones((4, 16), np.float32), [(keys, X)], n)
+        cache.write(path, synthetic.RECIPE, {}, np.ones((4, 16), np.float32), [(keys, X)], n)
 
     def writing() -> int:
         for generation in range(1, 1_000_000):

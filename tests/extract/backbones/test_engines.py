@@ -76,6 +76,25 @@ def test_a_precision_that_makes_no_difference_is_refused(network, monkeypatch):
         network.embed(pixels(1))
 
 
+def test_a_precision_is_the_engines_own(tiny_backbone):
+    """Another's float32 features stay float32, and a reduced engine's stay reduced, in every thread."""
+    tf, _ = tensorflow.load()
+    first, second, reduced = (backbone.load(backbone.resolve(str(tiny_backbone))) for _ in range(3))
+    expected, options = first.embed(pixels(3)), tf.config.optimizer.get_experimental_options()
+    reduced.run_on("tensorflow", "bfloat16")
+    try:
+        found = reduced.embed(pixels(3))
+    except BackboneError as error:
+        pytest.skip(str(error))
+    finally:
+        assert tf.config.optimizer.get_experimental_options() == options
+    assert not np.array_equal(found, expected)
+    with ThreadPoolExecutor(4) as pool:
+        for network, features in ((first, expected), (reduced, found), (second, expected)):
+            for again in pool.map(network.embed, [pixels(3)] * 4):
+                np.testing.assert_array_equal(again, features)
+
+
 def test_a_precision_that_the_cpu_lacks_is_refused(network, monkeypatch):
     """OpenVINO would go on in float32."""
     monkeypatch.setitem(engines.OPENVINO_PRECISIONS, "bfloat16", ("bf16", "NOT-HERE"))
