@@ -30,11 +30,12 @@ import numpy as np
 from PIL import Image
 
 from extract import demo, workspace
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.files.manifest import TABLE_COLUMNS
-from extract.ground import engines, files
+from extract.ground import files
+from extract.ground import tensorflow as ground
 from extract.images import decode as images
 from tests.support import synthetic
 
@@ -58,7 +59,7 @@ def rate(run: Callable[[], Any], n: int) -> float:
 
 def original(folder: Path, network: str) -> float:
     """One epoch of the original script; the backbone is the same file instead of the Hub's module."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     frozen = backbone.load(backbone.resolve(network)).model
@@ -73,7 +74,7 @@ def original(folder: Path, network: str) -> float:
 
 def predict(folder: Path, network: str) -> float:
     """Keras' predict over a folder, as its guides show it."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     model = backbone.load(backbone.resolve(network)).model
     size = model.input_shape[1:3]
     data = keras.utils.image_dataset_from_directory(
@@ -85,15 +86,15 @@ def predict(folder: Path, network: str) -> float:
 def decode(folder: Path, network: str) -> float:
     """D: reading, decoding and resizing alone, on all cores."""
     size, paths = backbone.resolve(network).input_size, _paths(folder / "tree")
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    with ThreadPoolExecutor(ground.cores()) as pool:
         return rate(lambda: list(pool.map(lambda path: images.load(path, size), paths)), len(paths))
 
 
 def tensorflow(folder: Path, network: str) -> float:
     """E: a bare loop over the frozen graph, from memory."""
     loaded, pixels = _pixels(folder, network)
-    tf, _ = engines.load()
-    frozen = engines.freeze(loaded.apply, loaded.input_size)
+    tf, _ = ground.load()
+    frozen = ground.freeze(loaded.apply, loaded.input_size)
     batches = [tf.constant(pixels[at : at + 32]) for at in range(0, len(pixels), 32)]
     return rate(lambda: [frozen(batch)[0].numpy() for batch in batches], len(pixels))
 
@@ -106,7 +107,7 @@ def openvino(folder: Path, network: str, hint: str) -> float:
         raise RuntimeError(f"this CPU does not compute in {hint}")
     loaded = backbone.load(backbone.resolve(network))
     path = folder / "frozen.pb"
-    path.write_bytes(engines.freeze(loaded.apply, loaded.input_size).graph.as_graph_def().SerializeToString())
+    path.write_bytes(ground.freeze(loaded.apply, loaded.input_size).graph.as_graph_def().SerializeToString())
     shape = f"[{engines.STEP['openvino', 'cpu']},{loaded.input_size},{loaded.input_size},3]"
     app = Path(sys.executable).with_name("benchmark_app")
     command = [app, "-m", path, "-shape", shape, "-hint", "throughput", "-infer_precision", hint, "-t", "15"]
@@ -120,7 +121,7 @@ def onnx(folder: Path, network: str) -> float:
     import tf2onnx
 
     loaded, pixels = _pixels(folder, network)
-    graph = engines.freeze(loaded.apply, loaded.input_size).graph
+    graph = ground.freeze(loaded.apply, loaded.input_size).graph
     inputs = [each.name for each in graph.inputs if each.dtype.name == "uint8"] or ["pixels:0"]
     outputs = [graph.get_operations()[-1].outputs[0].name]
     path = str(folder / "model.onnx")
@@ -137,11 +138,11 @@ def sized(folder: Path, network: str, width: int, height: int, *, dct: bool = Tr
     size, paths = backbone.resolve(network).input_size, _resized(folder, width, height)
 
     def whole(path: str) -> np.ndarray:
-        tf, _ = engines.load()
+        tf, _ = ground.load()
         pixels = tf.io.decode_jpeg(Path(path).read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
         return images._finish(pixels, tf.constant(1, tf.int64), size).numpy()
 
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    with ThreadPoolExecutor(ground.cores()) as pool:
         one = (lambda path: images.load(path, size)) if dct else whole
         return rate(lambda: list(pool.map(one, paths)), len(paths))
 
@@ -181,7 +182,7 @@ def _paths(folder: Path) -> list[str]:
 
 def _pixels(folder: Path, network: str) -> tuple[backbone.Backbone, np.ndarray]:
     loaded, paths = backbone.load(backbone.resolve(network)), _paths(folder / "tree")
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    with ThreadPoolExecutor(ground.cores()) as pool:
         return loaded, np.stack(list(pool.map(lambda path: images.load(path, loaded.input_size), paths)))
 
 
@@ -329,7 +330,7 @@ def machine() -> str:
     cpu = next(
         (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
     )
-    return f"{cpu}, {engines.cores()} cores, no GPU used; Python {platform.python_version()}"
+    return f"{cpu}, {ground.cores()} cores, no GPU used; Python {platform.python_version()}"
 
 
 def _cpu_lines() -> list[str]:

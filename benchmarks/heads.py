@@ -55,9 +55,9 @@ def verbs(rows: int, folder: Path) -> None:
 
 def against_keras_fit(rows: int, epochs: int, pairs: int) -> None:
     """Time SigmoidHead against keras.Model.fit on the same rows, in turn; print the ratio of each pair."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     X, y = synthetic.features(rows, DIM, 0)
     target = y.astype(np.float32)[:, None]
 

@@ -25,7 +25,7 @@ from extract import demo
 from extract.backbones import backbone
 from extract.backbones.lite import LITE0
 from extract.files import manifest
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.images import decode
 from heads.menu.linear import LogisticHead
 from heads.stats import metrics
@@ -86,7 +86,7 @@ def _pixels(path: Path, size: int) -> np.ndarray | None:
 
 def untrained(size: int, pixels: np.ndarray) -> backbone.Backbone:
     """Return B0 with seeded random weights, its batch statistics those of some of the images."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     keras.utils.set_random_seed(0)
     model = keras.applications.EfficientNetB0(
         include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)

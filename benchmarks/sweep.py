@@ -140,9 +140,9 @@ def against_scikit_learn(rows: int, tol: float) -> None:
 
 def against_keras(rows: int, heads: int, epochs: int) -> None:
     """Time `heads` Adam heads together, and as many Keras trainings on the same batches one by one."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     Z, y = standardised(rows)
     target = y.astype(np.float32)[:, None]
 

@@ -16,10 +16,11 @@ from functools import partial
 
 import numpy as np
 
+from extract.backbones import engines
 from extract.backbones.backbone import Backbone
 from extract.files import manifest
 from extract.files.manifest import Failure, Row, Scan
-from extract.ground import engines, signals
+from extract.ground import signals, tensorflow
 from extract.ground.errors import Interrupted
 from extract.ground.progress import Progress
 from extract.images import decode, header
@@ -144,11 +145,11 @@ def unseen(plan: Plan, scan: Scan, save: Callable[[], None]) -> list[Job]:
     `save` is called before, since what was known of files that have changed is not true any more, and after.
     """
     save()
-    jobs, together = plan.jobs, 4 * engines.cores()
+    jobs, together = plan.jobs, 4 * tensorflow.cores()
     if not plan.known:
         return jobs
     progress = Progress(len(jobs), "reading")
-    with signals.stopping() as stop, ThreadPoolExecutor(engines.cores()) as pool, closing(progress):
+    with signals.stopping() as stop, ThreadPoolExecutor(tensorflow.cores()) as pool, closing(progress):
         try:
             for at in range(0, len(jobs), together):
                 some = jobs[at : at + together]
@@ -178,7 +179,7 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
     bad: Bad = {}
     spent = dict.fromkeys(STAGES, 0.0)
     started = due = time.monotonic()
-    with engines.held_stderr(), signals.stopping() as stop, ThreadPoolExecutor(setup.workers) as pool:
+    with tensorflow.held_stderr(), signals.stopping() as stop, ThreadPoolExecutor(setup.workers) as pool:
         progress = Progress(len(jobs), "embedding")
         try:
             for block in engines.ahead(pool, partial(_block, network, seen), jobs, network.step, 2 * setup.workers):

@@ -10,11 +10,11 @@ from functools import cached_property, partial
 from typing import Any
 
 from extract import embed, flags, workspace
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.embed import Bad, Job, Pass, Plan, Setup
 from extract.files import manifest, nearest
 from extract.files.manifest import QUARANTINE_COLUMNS, Failure, Manifest, Scan
-from extract.ground import engines, files
+from extract.ground import files, tensorflow
 from extract.ground.errors import DONE, TOO_MANY_BAD, InputError
 from extract.ground.progress import Progress
 from extract.images import decode, header
@@ -265,7 +265,7 @@ def _set_up(config: Config, source: backbone.Source, recipe: Recipe, plan: Plan)
     workers = engines.workers(engine)
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
-    how = f"{engine}, {precision}, {workers} threads on a {engines.device().upper()}"
+    how = f"{engine}, {precision}, {workers} threads on a {tensorflow.device().upper()}"
     print(f"backbone  {how}, {network.step} images at a time", flush=True)
     for found in plan.sources:
         cache.refuse_drift(probe, found.probe, where=str(found.path))

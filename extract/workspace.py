@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from extract import flags
+from extract.backbones import engines
 from extract.backbones.backbone import DEFAULT as BACKBONE
 from extract.backbones.backbone import NAMES, REMOVED
 from extract.backbones.lite import LITE0
 from extract.flags import number, option
-from extract.ground import engines, files
+from extract.ground import files
 from extract.ground.errors import InputError, visible
 
 ARTIFACTS = Path("artifacts")

@@ -15,10 +15,9 @@ from typing import Any
 from extract import demo, flags, workspace
 from extract import run as extraction
 from extract.__main__ import workspace_of
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest
 from extract.flags import number
-from extract.ground import engines
 from extract.ground import files as artifacts
 from extract.ground.errors import DONE, UsageError, guard, in_utf8
 from extract.store import cache

@@ -25,5 +25,5 @@ def test_the_machine_is_named_without_its_host():
     """Processor, cores, versions."""
     import platform
 
-    assert f"{extraction.engines.cores()} cores" in extraction.machine()
+    assert f"{extraction.ground.cores()} cores" in extraction.machine()
     assert platform.node() not in extraction.machine()

@@ -144,15 +144,14 @@ def test_a_bundle_whose_arrays_unfold_or_hold_objects_is_refused(photos):
 @pytest.mark.tensorflow
 def test_a_keras_file_that_would_unfold_is_refused(place):
     """A zip bomb with a .keras suffix."""
-    from extract.backbones import backbone
+    from extract.backbones.keras import from_file
     from extract.ground.errors import BackboneError
 
-    source = backbone.resolve(place.backbone)
     with zipfile.ZipFile(place.backbone, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(50_000_000))
     try:
         with pytest.raises(BackboneError, match=r"it would unfold to 0\.1 GB"):
-            backbone._from_keras_file(source.path)
+            from_file(Path(place.backbone))
     finally:
         with zipfile.ZipFile(place.backbone) as archive:
             kept = {name: archive.read(name) for name in archive.namelist() if name != "zeros"}
@@ -165,11 +164,11 @@ def test_a_keras_file_that_would_unfold_is_refused(place):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(place, tmp_path, suffix):
     """Before a byte of it is allocated; and what is loaded next is not the worse for it."""
-    from extract.backbones import backbone
-    from extract.ground import engines
+    from extract.backbones.keras import open_keras
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
-    model = backbone.open_keras(Path(place.backbone))
+    _, keras = tensorflow.load()
+    model = open_keras(Path(place.backbone))
     sound, harmful = tmp_path / f"sound{suffix}", tmp_path / f"harmful{suffix}"
     keras.Model(model.input, keras.layers.Dense(7, name="many")(model.output)).save(sound)
     if suffix == ".h5":
@@ -181,10 +180,10 @@ def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(
             for name in archive.namelist():
                 copy.writestr(name, archive.read(name).replace(b'"units": 7', b'"units": 9000000000'))
     with pytest.raises(ValueError, match=r"its layers ask for \d+\.\d GB"):
-        backbone.open_keras(harmful)
+        open_keras(harmful)
     pixels = np.zeros((1, *model.input_shape[1:]), np.float32)
-    np.testing.assert_array_equal(backbone.open_keras(Path(place.backbone))(pixels), model(pixels))
-    assert backbone.open_keras(sound).output_shape == (None, 7)
+    np.testing.assert_array_equal(open_keras(Path(place.backbone))(pixels), model(pixels))
+    assert open_keras(sound).output_shape == (None, 7)
 
 
 @pytest.mark.parametrize("text", [b"objectId,value\na\0b,0\n", b"objectId,value\n" + b"a" * 200_000 + b",0\n"])

@@ -11,7 +11,7 @@ from benchmarks import house
 from tests.support.album import ROOT
 
 # rooms that may load TensorFlow; everywhere else it would slow every verb down by 5 s
-TENSORFLOW_ROOMS = {"extract/ground/engines.py"}
+TENSORFLOW_ROOMS = {"extract/ground/tensorflow.py"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_hub", "tf_keras"}
 
 
@@ -100,7 +100,12 @@ NAMES_FILES = {
     "extract.workspace",
     *("extract.demo", "extract.store.cache", "extract.store.parts"),
     *("heads.ship.bundle", "heads.ship.export", "heads.ship.formats"),
-    *("extract.backbones.backbone", "extract.ground.engines"),  # in Keras's folder, and in a temporary one
+    *(
+        "extract.backbones.keras",
+        "extract.backbones.engines",
+        "extract.backbones.lite",
+        "extract.ground.tensorflow",
+    ),  # in Keras's folder, and in a temporary one
 }
 
 

@@ -6,12 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import re
-import sys
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,30 +15,36 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import lite, saved_model, twin
-from extract.ground import engines
-from extract.ground import files as artifacts
+from extract.backbones import engines, keras, lite, saved_model, twin, weights
+from extract.backbones.keras import DEFAULT, DIMS, SIZES
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 from extract.images import decode
 from extract.recipe import Recipe
 
-# Keras' own: name -> S that its ImageNet weights were trained at, and D
-SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
-DIMS = {f"efficientnet-b{n}": dim for n, dim in enumerate((1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560))}
-DEFAULT = "efficientnet-b0"
 NAMES = (*SIZES, *lite.NETWORKS)
 REMOVED = "embedded"  # trained on generated images, until version 0.7
-MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
-MOST_SIDE = 4096  # of a .keras file's images; one is 0.2 GB as float32
-B0_STDDEV = np.array([0.229, 0.224, 0.225])  # of ImageNet's RGB; what Keras' own weights file has as "variance"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of source.
+
+    find(spec, input_size): the spec in full, the path and S; None where `spec` is none of this kind. load(source): a
+    Keras model, or a SavedModel's Graph. architecture, pixels: as a Recipe has them; "" is the spec. title: of a spec
+    that is no path.
+    """
+
+    find: Callable[[str, int | None], tuple[str, Path, int] | None]
+    load: Callable[[Source], Any]
+    architecture: str = ""
+    pixels: str = "0-255"
+    title: str = "{}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A backbone before it is loaded. digest: SHA-256.
-
-    kind: "keras-applications", "lite", "weights-file", "keras-file" or "saved-model".
-    """
+    """A backbone before it is loaded. kind: of SOURCES. digest: SHA-256."""
 
     spec: str
     kind: str
@@ -53,9 +55,28 @@ class Source:
     @property
     def name(self) -> str:
         """What to call it in published files: no path of this machine."""
-        if self.kind == "lite":
-            return f"{self.spec} (ImageNet weights)"
-        return self.spec if self.kind == "keras-applications" or saved_model.is_handle(self.spec) else self.path.name
+        return self.path.name if self.spec == str(self.path) else SOURCES[self.kind].title.format(self.spec)
+
+
+# in the order in which they are asked for a spec
+SOURCES = {
+    "keras-applications": Kind(keras.named, lambda source: keras.application(source.spec, source.input_size)),
+    "lite": Kind(
+        lite.named,
+        lambda source: lite.load(source.spec, source.path, source.input_size),
+        title="{} (ImageNet weights)",
+    ),
+    "saved-model": Kind(
+        saved_model.find,
+        lambda source: saved_model.load(source.path, source.input_size),
+        architecture="saved-model",
+        pixels="0-1",
+    ),
+    "keras-file": Kind(keras.saved, lambda source: keras.from_file(source.path), architecture="keras-file"),
+    "weights-file": Kind(
+        weights.find, lambda source: weights.load(source.path, source.input_size), architecture=DEFAULT
+    ),
+}
 
 
 def resolve(spec: str, input_size: int | None = None) -> Source:
@@ -64,66 +85,27 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
     Errors: BackboneError for a name, file or folder that is not there, for weights that cannot be downloaded, and for
     an input size that the source cannot have.
     """
-    if spec in SIZES:
-        path = _keras_weights(spec)
-        if not path.exists():
-            _download(spec)
-        return Source(spec, "keras-applications", path, digest(path), input_size or SIZES[spec])
     if spec == REMOVED:
         raise BackboneError(
             f"BACKBONE={REMOVED}, trained on generated images, was removed in version 0.8",
             then=f"Use BACKBONE={lite.LITE0}, which needs no download, and a new OUT; for the demo run make demo",
         )
-    if spec in lite.NETWORKS:
-        network = lite.NETWORKS[spec]
-        return Source(spec, "lite", lite.find(spec), network.sha256, input_size or network.input_size)
-    if saved_model.is_handle(spec):
-        size = input_size or _size_by_name(spec)
-        path = saved_model.find(spec, size)
-        return Source(spec, "saved-model", path, digest(path), size)
-    return _resolve_path(spec, Path(spec).expanduser().absolute(), input_size)
-
-
-def _resolve_path(spec: str, path: Path, input_size: int | None) -> Source:
-    if path.is_dir():
-        saved_model.refuse_incomplete(path, then="Give the folder of a SavedModel, or a .keras file")
-        return Source(str(path), "saved-model", path, digest(path), input_size or _size_by_name(path.name))
-    if path.suffix not in (".keras", ".h5"):
-        raise BackboneError(
-            f"BACKBONE={spec} is no backbone that this version knows",
-            rule=f"Known are {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
-            "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
-        )
-    if not path.is_file():
-        raise BackboneError(f"BACKBONE={spec}: there is no such file", then=f"Give its path, or use BACKBONE={DEFAULT}")
-    if path.suffix == ".h5":
-        return Source(str(path), "weights-file", path, digest(path), input_size or SIZES[DEFAULT])
-    declared = _declared_input_size(path)
-    if input_size not in (None, declared):
-        raise BackboneError(
-            f"INPUT_SIZE={input_size} was given, and {path} takes {declared} x {declared}",
-            rule="The input size of a .keras file is fixed",
-            then=f"Leave INPUT_SIZE out, or save the network anew for {input_size} x {input_size}",
-        )
-    return Source(str(path), "keras-file", path, digest(path), declared)
-
-
-def _size_by_name(text: str) -> int:
-    """Return S of the EfficientNet that a handle or folder names (b0 to b7, lite0 to lite2), else B0's.
-
-    A SavedModel may not say.
-    """
-    named = re.search(r"(?:\b|_|efficientnet)(b[0-7]|lite[0-2])(?![a-z0-9])", text.lower())
-    sizes = SIZES | {name: network.input_size for name, network in lite.NETWORKS.items()}
-    return sizes[f"efficientnet-{named[1]}" if named else DEFAULT]
+    for name, kind in SOURCES.items():
+        if found := kind.find(spec, input_size):
+            full, path, size = found
+            return Source(full, name, path, digest(path), size)
+    raise BackboneError(
+        f"BACKBONE={spec} is no backbone that this version knows",
+        rule=f"Known are {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
+        "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
+    )
 
 
 def recipe(source: Source, precision: str = "float32") -> Recipe:
     """Return the recipe of the features that a source gives."""
-    architectures = {"weights-file": DEFAULT, "keras-file": "keras-file", "saved-model": "saved-model"}
-    name = architectures.get(source.kind, source.spec)
-    pixels = "0-1" if source.kind == "saved-model" else "0-255"
-    return Recipe(name, source.digest, source.input_size, pixels, precision=precision)
+    kind = SOURCES[source.kind]
+    architecture = kind.architecture or source.spec
+    return Recipe(architecture, source.digest, source.input_size, kind.pixels, precision=precision)
 
 
 class Backbone:
@@ -144,7 +126,7 @@ class Backbone:
 
     def run_on(self, engine: str, precision: str = "float32", step: int | None = None) -> None:
         """Say how `embed` runs: engine of engines.NAMES, precision of engines.PRECISIONS, step or what suits them."""
-        how = (engine, precision, step or batch(engines.STEP[engine, engines.device()], self.input_size))
+        how = (engine, precision, step or batch(engines.STEP[engine, tensorflow.device()], self.input_size))
         if how != self._how:
             self._how, self.step = how, how[2]
             self.__dict__.pop("_engine", None)
@@ -185,22 +167,13 @@ def load(source: Source) -> Backbone:
 
     Errors: BackboneError where the file is no feature extractor.
     """
-    model, graph = None, None
-    if source.kind == "saved-model":
-        graph = saved_model.load(source.path, source.input_size)
-    elif source.kind == "keras-applications":
-        model = _keras_application(source.spec, source.input_size)
-    elif source.kind == "lite":
-        model = lite.load(source.spec, source.path, source.input_size)
-    elif source.kind == "weights-file":
-        model = _from_weights(source.path, source.input_size)
-    else:
-        model = _from_keras_file(source.path)
+    network = SOURCES[source.kind].load(source)
     if digest(source.path) != source.digest:
         raise BackboneError(f"{source.path} changed while it was being loaded", then="Run the same command again")
-    if model is not None:
-        model.trainable = False
-    return Backbone(model, source.input_size, graph)
+    if isinstance(network, saved_model.Graph):
+        return Backbone(None, source.input_size, network)
+    network.trainable = False
+    return Backbone(network, source.input_size)
 
 
 def digest(path: Path) -> str:
@@ -217,172 +190,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _keras_weights(name: str) -> Path:
-    """Where Keras keeps the weights that it downloaded of `name`, one of SIZES."""
-    return engines.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
-
-
-def _keras_application(name: str, size: int) -> Any:
-    """Build `name`, one of SIZES, with its ImageNet weights and the second Rescaling that they need (see below)."""
-    _, keras = engines.load()
-    network, path = name.replace("efficientnet-b", "EfficientNetB"), _keras_weights(name)
-    try:
-        return getattr(keras.applications, network)(
-            include_top=False, weights="imagenet", pooling="avg", input_shape=(size, size, 3)
-        )
-    except Exception as error:  # Keras raises a bare Exception when a download fails
-        raise BackboneError(
-            f"The ImageNet weights of {name} are not on this machine, whole, and could not be downloaded: {error}",
-            rule="They are never replaced by other weights",
-            then=f"BACKBONE={lite.LITE0} needs no download. Or on a machine with network run `python -c 'import keras; "
-            f"keras.applications.{network}(include_top=False)'`, and copy {path.name} from its "
-            f"~/.keras/models into {path.parent} here",
-        ) from error
-
-
-def _download(name: str) -> None:
-    print(f"Downloading the ImageNet weights of {name} through Keras (once).", file=sys.stderr)
-    _keras_application(name, SIZES[name])
-    if not _keras_weights(name).exists():
-        raise BackboneError(
-            f"Keras loaded {name}, but left no file at {_keras_weights(name)}",
-            then="Set KERAS_HOME to a folder that can be written, and run again",
-        )
-
-
-def _untrained_b0(size: int) -> Any:
-    _, keras = engines.load()
-    return keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
-    )
-
-
-def _from_weights(path: Path, size: int) -> Any:
-    """Build B0 around a weights file, with the second Rescaling exactly when the file needs it.
-
-    Keras builds that layer for weights="imagenet" only (tensorflow#62193): its own file normalises by sqrt(stddev),
-    and the layer divides by the other sqrt(stddev). A file whose variance is stddev squared needs no such layer.
-    """
-    model = _untrained_b0(size)
-    _load_weights(model, path)
-    variance = _normalization(model).get_weights()[1].ravel()
-    if np.allclose(variance, B0_STDDEV, rtol=1e-4):
-        model = _with_second_rescaling(model)
-        _load_weights(model, path)
-        print(f"{path.name} is normalised as Keras' own file is: its second Rescaling layer is added.", file=sys.stderr)
-    elif not np.allclose(variance, B0_STDDEV**2, rtol=1e-4):
-        print(
-            f"{path.name} normalises with variance {variance.tolist()}, which is not ImageNet's; taken as it is.",
-            file=sys.stderr,
-        )
-    return model
-
-
-def _load_weights(model: Any, path: Path) -> None:
-    try:
-        model.load_weights(path)
-    except Exception as error:  # h5py and Keras raise a dozen types for a file that does not fit
-        artifacts.raise_unless_damage(path, error)
-        raise BackboneError(
-            f"{path} holds no weights that fit EfficientNet-B0 without its top: {error}",
-            then="For another architecture, save the feature extractor as a .keras file",
-        ) from error
-    _normalization(model).finalize_state()  # else it goes on with the mean and variance it was built with
-
-
-def _normalization(model: Any) -> Any:
-    _, keras = engines.load()
-    return next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-
-
-def _with_second_rescaling(model: Any) -> Any:
-    """Rebuild the graph with Rescaling(1 / sqrt(stddev)) behind the Normalization, flat, without its weights."""
-    _, keras = engines.load()
-    config = model.get_config()
-    names = [layer["name"] for layer in config["layers"]]
-    at = names.index(_normalization(model).name)
-    below, above = config["layers"][at], config["layers"][at + 1]
-    scale = (1.0 / np.sqrt(B0_STDDEV)).tolist()
-    layer = keras.layers.Rescaling(scale, name="rescaling_by_stddev")
-    config["layers"].insert(
-        at + 1,
-        {
-            **{key: below[key] for key in ("module", "registered_name", "inbound_nodes")},
-            "class_name": "Rescaling",
-            "name": layer.name,
-            "config": layer.get_config(),
-            "inbound_nodes": json.loads(json.dumps(above["inbound_nodes"])),
-        },
-    )
-    above["inbound_nodes"] = json.loads(
-        json.dumps(above["inbound_nodes"]).replace(f'"{below["name"]}"', f'"{layer.name}"')
-    )
-    return keras.Model.from_config(config)
-
-
-def open_keras(path: Path) -> Any:
-    """Load a functional model from a .keras or .h5 file of somebody's: nothing in it is executed.
-
-    Errors: ValueError where it would take more than MOST_UNFOLDED times the memory that the file has bytes; what
-    zipfile, json, h5py and Keras raise.
-    """
-    _, keras = engines.load()
-    most = MOST_UNFOLDED * path.stat().st_size
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            if (unfolded := sum(member.file_size for member in archive.infolist())) > most:
-                raise ValueError(f"it would unfold to {unfolded / 1e9:.1f} GB")
-            described = json.loads(archive.read("config.json"))
-    else:
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            described = json.loads(file.attrs["model_config"])
-    try:
-        with keras.StatelessScope(initialize_variables=False):  # variables have a shape, and no memory
-            shapes = [variable.shape for variable in keras.Model.from_config(described["config"]).variables]
-    finally:
-        keras.utils.clear_session()  # which else makes them, at the next occasion
-    if (asked := 4 * sum(math.prod(map(int, shape)) for shape in shapes)) > most:
-        raise ValueError(f"its layers ask for {asked / 1e9:.1f} GB")
-    return keras.models.load_model(path, compile=False, safe_mode=True)
-
-
-def _from_keras_file(path: Path) -> Any:
-    try:
-        model = open_keras(path)
-    except Exception as error:  # zipfile, json, h5py and Keras each have their own
-        artifacts.raise_unless_damage(path, error)
-        raise BackboneError(
-            f"{path} cannot be loaded as a Keras model: {error}",
-            rule="It must be a feature extractor saved by model.save(), with no Lambda",
-        ) from error
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise BackboneError(
-            f"{path} maps {model.input_shape} to {model.output_shape}",
-            rule="A feature extractor maps (S, S, 3) pixels to one vector (D,)",
-            then="Cut it at its pooling layer: keras.Model(m.input, m.get_layer('avg_pool').output)",
-        )
-    return model
-
-
-def _declared_input_size(path: Path) -> int:
-    """Read S from the config inside a .keras file, without loading it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        shape = next(layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer")
-        _, height, width, channels = shape
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, StopIteration) as error:
-        raise BackboneError(f"{path} is no functional Keras model with one image input: {error!r}") from error
-    if channels != 3 or height != width or not height or height > MOST_SIDE:
-        raise BackboneError(
-            f"{path} takes images of shape ({height}, {width}, {channels})",
-            rule=f"The input must be square, of fixed size up to {MOST_SIDE}, with 3 channels",
-        )
-    return int(height)
 
 
 def probe(backbone: Backbone) -> np.ndarray:

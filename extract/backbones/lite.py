@@ -13,12 +13,12 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from extract.backbones import state_dict
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 
 
@@ -30,6 +30,16 @@ class Network:
     width: float
     depth: float
     sha256: str
+
+
+class Block(NamedTuple):
+    """One inverted bottleneck: its layers' prefix, kernel and stride, by how much it widens, and its filters."""
+
+    name: str
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
 
 
 NETWORKS = {
@@ -74,6 +84,11 @@ def credit(architecture: str) -> str:
         f"{architecture}, with ImageNet weights, is Google's (github.com/tensorflow/tpu), its file from "
         f"ML Illustrated's package {_package(architecture)} {VERSION}; both Apache-2.0"
     )
+
+
+def named(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
+    """Find the weights of one of NETWORKS; see `backbone.Kind`."""
+    return (spec, find(spec), input_size or NETWORKS[spec].input_size) if spec in NETWORKS else None
 
 
 def find(name: str) -> Path:
@@ -138,7 +153,7 @@ def _weights(arrays: dict[str, np.ndarray], stem: str) -> list[np.ndarray]:
 
 def build(name: str, size: int) -> Any:
     """Return the Keras model with random weights: flat, of layers that every format of an export knows."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     network = NETWORKS[name]
     inputs = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(inputs)
@@ -146,20 +161,20 @@ def build(name: str, size: int) -> Any:
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
         grows = 0 < stage < len(STAGES) - 1
         for at in range(math.ceil(repeats * network.depth) if grows else repeats):
-            block, wide = f"block{stage + 1}{chr(ord('a') + at)}_", _rounded(filters * network.width)
-            x = _block(keras, x, block, kernel, stride if at == 0 else 1, expansion, wide)
+            name, wide = f"block{stage + 1}{chr(ord('a') + at)}_", _rounded(filters * network.width)
+            x = _block(keras, x, Block(name, kernel, stride if at == 0 else 1, expansion, wide))
     x = _convolved(keras, x, "top_", DIM, 1, 1)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="avg_pool")(x), name=name)
 
 
-def _block(keras: Any, x: Any, name: str, kernel: int, stride: int, expansion: int, filters: int) -> Any:
+def _block(keras: Any, x: Any, block: Block) -> Any:
     """Widen, look at each channel by itself, narrow; add what came in where it has the same shape."""
-    before, layers = x, keras.layers
-    if expansion > 1:
-        x = _convolved(keras, x, f"{name}expand_", expansion * x.shape[-1], 1, 1)
-    x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}dwconv")(x)
+    before, layers, name = x, keras.layers, block.name
+    if block.expansion > 1:
+        x = _convolved(keras, x, f"{name}expand_", block.expansion * x.shape[-1], 1, 1)
+    x = layers.DepthwiseConv2D(block.kernel, block.stride, padding="same", use_bias=False, name=f"{name}dwconv")(x)
     x = layers.ReLU(6.0, name=f"{name}activation")(_normalised(keras, x, name))
-    x = layers.Conv2D(filters, 1, padding="same", use_bias=False, name=f"{name}project_conv")(x)
+    x = layers.Conv2D(block.filters, 1, padding="same", use_bias=False, name=f"{name}project_conv")(x)
     x = _normalised(keras, x, f"{name}project_")
     return layers.Add(name=f"{name}add")([x, before]) if x.shape == before.shape else x
 

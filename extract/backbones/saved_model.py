@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.ground import engines
+from extract.backbones import lite
+from extract.backbones.keras import DEFAULT, SIZES
+from extract.ground import tensorflow
 from extract.ground.errors import BackboneError
 
 FILE = "saved_model.pb"
@@ -35,9 +38,26 @@ class Graph:
         return list(getattr(self.module, "variables", None) or self.apply.get_concrete_function().variables)
 
 
-def is_handle(spec: str) -> bool:
-    """Say whether `spec` is a TF-Hub or Kaggle handle."""
-    return spec.startswith("https://")
+def find(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
+    """Find the folder of a handle, see `of_handle`, or that is `spec` itself; see `backbone.Kind`."""
+    if spec.startswith("https://"):
+        size = input_size or size_by_name(spec)
+        return spec, of_handle(spec, size), size
+    path = Path(spec).expanduser().absolute()
+    if not path.is_dir():
+        return None
+    refuse_incomplete(path, then="Give the folder of a SavedModel, or a .keras file")
+    return str(path), path, input_size or size_by_name(path.name)
+
+
+def size_by_name(text: str) -> int:
+    """Return S of the EfficientNet that a handle or folder names (b0 to b7, lite0 to lite2), else B0's.
+
+    A SavedModel may not say.
+    """
+    named = re.search(r"(?:\b|_|efficientnet)(b[0-7]|lite[0-2])(?![a-z0-9])", text.lower())
+    sizes = SIZES | {name: network.input_size for name, network in lite.NETWORKS.items()}
+    return sizes[f"efficientnet-{named[1]}" if named else DEFAULT]
 
 
 def cache_dir() -> Path:
@@ -46,7 +66,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("TFHUB_CACHE_DIR") or f"{home}/tfhub_modules").expanduser().absolute()
 
 
-def find(handle: str, size: int) -> Path:
+def of_handle(handle: str, size: int) -> Path:
     """Return the folder of a handle, where hub keeps it; downloaded if it is not there. size: its S, for the advice.
 
     Errors: BackboneError when it cannot be downloaded, or is there in part.
@@ -68,7 +88,7 @@ def _download(handle: str, folder: Path, size: int) -> None:
     print(f"Downloading {handle} through tensorflow-hub into {folder.parent} (once).", file=sys.stderr)
     if folder.with_name(f"{folder.name}.lock").exists():
         print(f"{folder}.lock is there: waiting for another download, up to 10 minutes.", file=sys.stderr)
-    hub = engines.hub()
+    hub = tensorflow.hub()
     os.environ["TFHUB_CACHE_DIR"] = str(folder.parent)
     os.environ["TFHUB_MODEL_LOAD_FORMAT"] = "COMPRESSED"  # the other format leaves no folder that could be hashed
     try:
@@ -88,9 +108,9 @@ def load(folder: Path, size: int) -> Graph:
 
     Errors: BackboneError where it is no feature extractor, or takes images of another size.
     """
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     try:
-        module = engines.hub().load(str(folder))
+        module = tensorflow.hub().load(str(folder))
     except Exception as error:  # TensorFlow, protobuf and the file system each have their own
         raise BackboneError(
             f"{folder} cannot be loaded as a SavedModel: {_words(error)}",

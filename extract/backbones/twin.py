@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from extract.backbones import lite
-from extract.ground import engines
+from extract.ground import tensorflow
 
 SMALLEST = 32  # S that Keras builds an EfficientNet for
 TOLERANCE = 1e-4  # x max(1, max|f|), as everywhere
@@ -34,7 +34,7 @@ def find(
     variables: of the SavedModel, with `name` and `numpy()`. architectures: names to try, of keras.applications or
     lite.NETWORKS.
     """
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     if pixels.shape[1] < SMALLEST:
         return None
     held = list(variables)
@@ -59,7 +59,7 @@ def find(
 def _untrained(name: str, shape: tuple[int, ...]) -> Any:
     if name in lite.NETWORKS:
         return lite.build(name, shape[0])
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     return getattr(keras.applications, name)(include_top=False, weights=None, pooling="avg", input_shape=shape)
 
 

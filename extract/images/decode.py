@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.images import exif, pillow
 from extract.images.header import BadImage, Header, opened, orientation_of, read, refuse
 
@@ -31,7 +31,7 @@ def decode(encoded: Any, size: int) -> Any:
     encoded: scalar tf.string. Returns tf.uint8 (size, size, 3), RGB, upright. Bytes of another kind fail, loudly, with
     InvalidArgumentError.
     """
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     data = exif.Bytes(encoded)
 
     def refused() -> Any:
@@ -60,7 +60,7 @@ def decode(encoded: Any, size: int) -> Any:
 
 
 def _jpeg(encoded: Any, size: int) -> Any:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
 
     def at(scale: int) -> Any:
         return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=scale, dct_method="INTEGER_ACCURATE")
@@ -73,7 +73,7 @@ def _jpeg(encoded: Any, size: int) -> Any:
 
 def _png(encoded: Any, data: exif.Bytes) -> Any:
     """Decode a PNG. Alpha is asked for only where the file has it: TensorFlow makes up a wrong one under 8 bits."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     has_alpha = data.number(25, 1) // 4 % 2 == 1  # the colour type's bit for an alpha channel
     has_alpha |= exif.find_in_png(data, b"tRNS") >= 0
     return tf.cond(
@@ -84,21 +84,21 @@ def _png(encoded: Any, data: exif.Bytes) -> Any:
 
 
 def _webp(encoded: Any) -> Any:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     pixels = tf.io.decode_webp(encoded)[0]
     return tf.cond(tf.shape(pixels)[-1] == 4, lambda: _over_white(pixels), lambda: pixels)
 
 
 def _over_white(pixels: Any) -> Any:
     """Lay RGBA (h, w, 4) uint8 over white, as a person sees it: RGB (h, w, 3) uint8."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     pixels = tf.cast(pixels, tf.float32)
     return tf.cast(tf.round(255 + (pixels[..., :3] - 255) * (pixels[..., 3:] / 255)), tf.uint8)
 
 
 def _finish(pixels: Any, orientation: Any, size: int) -> Any:
     """Resize RGB (h, w, 3) uint8 to (size, size, 3) and turn it upright; the square is turned, not the large image."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     pixels = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
     pixels = tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
 
@@ -115,13 +115,13 @@ def _finish(pixels: Any, orientation: Any, size: int) -> Any:
 
 @cache
 def _decoder(size: int) -> Any:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     return tf.function(lambda encoded: decode(encoded, size), input_signature=[tf.TensorSpec((), tf.string)])
 
 
 @cache
 def _finisher(size: int) -> Any:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     signature = [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.int64)]
     return tf.function(lambda pixels, orientation: _finish(pixels, orientation, size), input_signature=signature)
 
@@ -145,7 +145,7 @@ def from_bytes(data: bytes, size: int, header: Header | None = None) -> np.ndarr
 
 def decoded(data: bytes, size: int, header: Header | None = None) -> tuple[np.ndarray, bool]:
     """Return the pixels as `from_bytes`, and whether `decode` reads the bytes: if so, a SavedModel does too."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     header = refuse(data, header)
     try:
         return _decoder(size)(tf.constant(data)).numpy(), True
@@ -158,7 +158,7 @@ def decoded(data: bytes, size: int, header: Header | None = None) -> tuple[np.nd
 
 def _with_pillow(data: bytes, size: int) -> np.ndarray:
     """Decode the first frame of what TensorFlow does not read. Errors: BadImage."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     try:
         with opened(data) as image:
             image.load()
@@ -174,7 +174,7 @@ def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:
 
     TensorFlow reads PNGs, of which Pillow gives the upper 8 bits where they have colours.
     """
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     try:
         if refuse(data).format == "PNG":
             values = tf.io.decode_png(data, dtype=tf.uint16).numpy() if data[24] == 16 else None
@@ -189,7 +189,7 @@ def sixteen_bit_range(data: bytes) -> tuple[int, int] | None:
 
 def complaints(path: Path | str, size: int) -> str:
     """Read a bad file again, alone, and return what libjpeg, libtiff and others print about it, as one line."""
-    with engines.held_stderr() as held:
+    with tensorflow.held_stderr() as held:
         with suppress(BadImage):
             load(path, size)
         held.seek(0)

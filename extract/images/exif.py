@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from extract.ground import engines
+from extract.ground import tensorflow
 
 MOST_STEPS = 10_000  # of a walk; a file made of more pieces is no photo
 ORIENTATION = 0x0112
@@ -19,7 +19,7 @@ class Bytes:
     """The bytes of a scalar tf.string as int64 numbers; what lies outside of them reads as 0. n: how many they are."""
 
     def __init__(self, encoded: Any) -> None:
-        self.tf, _ = engines.load()
+        self.tf, _ = tensorflow.load()
         raw = self.tf.io.decode_raw(encoded, self.tf.uint8)
         self.n = self.tf.size(raw, out_type=self.tf.int64)
         self._raw = self.tf.concat([raw, self.tf.zeros(1, self.tf.uint8)], axis=0)

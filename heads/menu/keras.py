@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.ground import engines
+from extract.ground import tensorflow
 from heads.menu.head import Head, Rows
 from heads.menu.layers import Dense, fold, forward, standardisation, standardise
 
@@ -73,7 +73,7 @@ class SigmoidHead(Head):
         return self
 
     def prepare(self) -> None:
-        engines.load()
+        tensorflow.load()
 
     def notes(self) -> list[str]:
         steps = self.training_["optimiser_steps"]
@@ -86,7 +86,7 @@ class SigmoidHead(Head):
 
         Keras' own fit sets up an input pipeline each epoch; batches by hand spare that (benchmarks/heads.py).
         """
-        tf, keras = engines.load()
+        tf, keras = tensorflow.load()
         keras.utils.set_random_seed(self.seed)
         tf.config.experimental.enable_op_determinism()
         hidden = [keras.layers.Dense(self.hidden, "relu"), keras.layers.Dropout(DROPOUT)] if self.hidden else []
@@ -141,7 +141,7 @@ def _add(curves: dict[str, list[float]], loss: float, accuracy: float) -> None:
 
 def _write_tensorboard(log_dir: Path, curves: Curves) -> None:
     """Write the curves as Keras' callback names them: epoch_loss and epoch_accuracy, under train/ and validation/."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     for split, of_split in curves.items():
         writer = tf.summary.create_file_writer(str(log_dir / split))
         with writer.as_default():

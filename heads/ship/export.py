@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest
 from extract.files.manifest import Manifest
-from extract.ground import engines, files
+from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import decode, pillow
 from extract.store import cache

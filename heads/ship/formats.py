@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from extract.backbones import backbone
-from extract.ground import engines
+from extract.backbones.keras import open_keras
 from extract.ground import files as artifacts
+from extract.ground import tensorflow
 from extract.ground.errors import HeadError, UsageError
 from extract.images import decode
 from heads.menu.layers import Dense
@@ -105,7 +106,7 @@ def write(
 @contextmanager
 def _systems_word() -> Iterator[None]:
     """Turn TensorFlow's own errors for what the disk refused, OutOfRange for one, into OSError."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     try:
         yield
     except tf.errors.OpError as error:
@@ -119,7 +120,7 @@ def join(model: Any, layers: list[Dense], threshold: float) -> Any:
     decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
     float32; an integer dtype would have cast the probability too.
     """
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     outputs, built = model.output, []
     for i, layer in enumerate(layers):
         last = i == len(layers) - 1
@@ -150,10 +151,10 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     that `decode.decode` reads; one that it does not read fails the whole call. Beside the graph lie requests that
     Serving warms up with.
     """
-    tf, keras = engines.load()
+    tf, keras = tensorflow.load()
     features, size = keras.Input((network.dim,)), network.input_size
     head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
-    frozen = engines.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
+    frozen = tensorflow.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
 
     def from_pixels(pixels: Any) -> dict[str, Any]:
         p = frozen(pixels)[0]
@@ -175,7 +176,7 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
 
 
 def _save(module: Any, path: Path, signatures: dict[str, Any]) -> None:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
     tf.saved_model.save(module, str(path), signatures, options)
 
@@ -186,7 +187,7 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
     With half the threshold would be rounded to float16 too, and decide otherwise than the probability says: it is
     compared as the integer of the same bits, which for numbers from 0 on has the same order.
     """
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
     bits = int(np.float32(least_float32(threshold)).view(np.int32))
 
@@ -197,7 +198,7 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
     taken = tf.TensorSpec(by_pixels.structured_input_signature[1]["pixels"].shape, tf.float32, name="pixels")
     module = tf.Module()
     module.by_pixels = tf.function(from_pixels, input_signature=[taken])
-    with engines.held_stderr(), tempfile.TemporaryDirectory(dir=saved_model.parent) as between:
+    with tensorflow.held_stderr(), tempfile.TemporaryDirectory(dir=saved_model.parent) as between:
         _save(module, Path(between), {"pixels": module.by_pixels})
         converter = tf.lite.TFLiteConverter.from_saved_model(between, signature_keys=["pixels"])
         if half:
@@ -206,12 +207,12 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
 
 
 def _onnx(saved_model: Path, size: int) -> bytes:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     import tf2onnx
 
     by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
     taken = tf.TensorSpec((None, size, size, 3), tf.float32, name="pixels")
-    with engines.held_stderr():
+    with tensorflow.held_stderr():
         run = tf.function(lambda pixels: by_pixels(pixels=pixels), input_signature=[taken])
         proto, _ = tf2onnx.convert.from_function(run, input_signature=[taken], opset=OPSET)
     return bytes(proto.SerializeToString())
@@ -258,7 +259,7 @@ def _columns(given: dict[str, Any]) -> np.ndarray:
 
 
 def _open_saved_model(path: Path) -> Exported:
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     if version := newest(path):
         path = path / str(version)
     signatures = tf.saved_model.load(str(path)).signatures
@@ -271,8 +272,8 @@ def _open_saved_model(path: Path) -> Exported:
 
 
 def _open_keras(path: Path) -> Exported:
-    tf, _ = engines.load()
-    model = backbone.open_keras(path)
+    tf, _ = tensorflow.load()
+    model = open_keras(path)
     _refuse_undecided(path, model.output)
     size = model.input_shape[1]
     run = tf.function(  # layer by layer it takes five times as long
@@ -286,8 +287,8 @@ def _open_keras(path: Path) -> Exported:
 def _open_tflite(path: Path) -> Exported:
     from ai_edge_litert.interpreter import Interpreter
 
-    with engines.held_stderr():
-        interpreter = Interpreter(str(path), num_threads=engines.cores())
+    with tensorflow.held_stderr():
+        interpreter = Interpreter(str(path), num_threads=tensorflow.cores())
         run = interpreter.get_signature_runner("pixels")
         _refuse_undecided(path, run.get_output_details())
         size, turn = int(run.get_input_details()["pixels"]["shape"][1]), threading.Lock()

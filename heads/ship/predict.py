@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.backbones import backbone
+from extract.backbones import backbone, engines
 from extract.files import manifest, nearest
-from extract.ground import engines
 from extract.ground import files as artifacts
+from extract.ground import tensorflow
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.images import decode, header
@@ -137,9 +137,9 @@ def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Predic
     engines.share_cores()
     exported = open_export(path)
     given = np.full((len(files), 2), np.nan)
-    step = backbone.batch(engines.STEP["tensorflow", engines.device()], exported.size)
+    step = backbone.batch(engines.STEP["tensorflow", tensorflow.device()], exported.size)
     rows = range(len(files))
-    bad = Runner(exported.inputs["pixels"], exported.size, step, engines.cores()).run(files, rows, given)
+    bad = Runner(exported.inputs["pixels"], exported.size, step, tensorflow.cores()).run(files, rows, given)
     return _predictions(files, given[:, 0], task.names(given[:, 1] == 1), bad)
 
 
@@ -174,7 +174,7 @@ class Runner:
 
         progress = Progress(len(rows), "predicting")
         started, before = time.monotonic(), 0
-        with engines.held_stderr(), ThreadPoolExecutor(self.workers) as pool, closing(progress):
+        with tensorflow.held_stderr(), ThreadPoolExecutor(self.workers) as pool, closing(progress):
             for done in engines.ahead(pool, work, rows, self.step, 2 * self.workers):
                 progress.add(done, bad=len(bad) - before)
                 before = len(bad)
@@ -200,7 +200,7 @@ def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int
         except decode.BadImage as error:
             return error
 
-    with ThreadPoolExecutor(engines.cores()) as pool:
+    with ThreadPoolExecutor(tensorflow.cores()) as pool:
         found = list(pool.map(digest, files))
     bad = {i: each for i, each in enumerate(found) if isinstance(each, decode.BadImage)}
     return np.array([each if isinstance(each, str) else "" for each in found]), bad

@@ -159,10 +159,10 @@ def preload() -> None:
     import scipy.optimize  # noqa: F401
     import sklearn.linear_model  # noqa: F401
 
-    from extract.ground import engines
+    from extract.ground import tensorflow
     from heads import train  # noqa: F401
 
-    engines.load()
+    tensorflow.load()
 
 
 # ---- the verbs that are killed

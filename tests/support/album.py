@@ -73,9 +73,9 @@ class Album:
 
 def save_tiny_backbone(path: Path) -> None:
     """Save a .keras feature extractor, (32, 32, 3) -> (12,), with the layers that are known to cause trouble."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     keras.utils.set_random_seed(3)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 255.0)(inputs)

@@ -6,7 +6,7 @@ import scipy.optimize  # noqa: F401
 import sklearn.linear_model  # noqa: F401
 
 from extract import run  # noqa: F401
-from extract.ground import engines
+from extract.ground import tensorflow
 from heads import train  # noqa: F401
 
-engines.load()
+tensorflow.load()

@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from extract.backbones import backbone
-from extract.ground import engines
+from extract.backbones import backbone, weights
+from extract.backbones.keras import SIZES, application, weights_file
+from extract.ground import tensorflow as ground
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
 from tests.support import forked
@@ -25,13 +26,13 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 @pytest.fixture(scope="module")
 def plain(pixels):
     """B0 with random weights, as what `weights=None` gives: one Rescaling, and a variance that is yet to be squared."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     keras.utils.set_random_seed(11)
     model = keras.applications.EfficientNetB0(
         include_top=False, weights=None, pooling="avg", input_shape=(SIDE, SIDE, 3)
     )
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-    norm.set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    norm.set_weights([MEAN, (weights.B0_STDDEV**2).astype(np.float32), np.array(0)])
     norm.finalize_state()
     moving = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in moving:  # statistics of these pictures, so that a random network passes on what it sees
@@ -45,7 +46,7 @@ def keras_own_file(plain, tmp_path_factory):
     """A weights file as Keras publishes B0's: legacy HDF5, and as the variance the stddev, unsquared."""
     from keras.src.legacy.saving import legacy_h5_format
 
-    backbone._normalization(plain).set_weights([MEAN, backbone.B0_STDDEV.astype(np.float32), np.array(0)])
+    weights._normalization(plain).set_weights([MEAN, weights.B0_STDDEV.astype(np.float32), np.array(0)])
     folder = tmp_path_factory.mktemp("home") / "models"
     folder.mkdir()
     with h5py.File(folder / "efficientnetb0_notop.h5", "w") as file:
@@ -69,7 +70,7 @@ def test_a_weights_file_gives_exactly_the_features_that_the_name_gives(
     keras_own_file, from_file, plain, pixels, monkeypatch
 ):
     """The Rescaling pitfall (tensorflow#62193): Keras adds a layer for weights="imagenet" that weights=None lacks."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     monkeypatch.setattr(keras.src.applications.efficientnet.file_utils, "get_file", lambda *a, **k: str(keras_own_file))
     monkeypatch.setenv("KERAS_HOME", str(keras_own_file.parent.parent))
     named = backbone.resolve("efficientnet-b0", SIDE)
@@ -94,7 +95,7 @@ def test_a_weights_file_with_the_squared_variance_gets_no_second_rescaling(
 ):
     """The same network written with variance = stddev squared gives the same features, by one layer fewer."""
     plain.load_weights(keras_own_file)
-    backbone._normalization(plain).set_weights([MEAN, (backbone.B0_STDDEV**2).astype(np.float32), np.array(0)])
+    weights._normalization(plain).set_weights([MEAN, (weights.B0_STDDEV**2).astype(np.float32), np.array(0)])
     path = tmp_path / "squared.weights.h5"
     plain.save_weights(path)
     squared = backbone.load(backbone.resolve(str(path), SIDE))
@@ -127,7 +128,7 @@ def test_a_batch_gives_what_its_images_give_alone(tiny_backbone):
 @tensorflow
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
     """A device that takes 4 images at a time still embeds 10, in order."""
-    tf, _ = engines.load()
+    tf, _ = ground.load()
     network = backbone.load(backbone.resolve(str(tiny_backbone)))
     whole, x = network._engine._run, np.random.default_rng(2).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
     expected = network.embed(x)
@@ -150,7 +151,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
 @tensorflow
 def test_weights_that_cannot_be_downloaded_are_one_clear_error(tmp_path, monkeypatch):
     """Offline: what to do next, and never other weights in their place."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
 
     def offline(*args, **kwargs):
@@ -167,19 +168,19 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_error(tmp_path, monkeyp
 @tensorflow
 def test_each_name_is_the_network_that_keras_has_at_that_size(tmp_path, monkeypatch):
     """Keras' own functions say which size and which file belong to b0 to b7, and get the second Rescaling."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     asked = []
     monkeypatch.setattr(
         keras.src.applications.efficientnet, "EfficientNet", lambda *args, **options: asked.append((args, options))
     )
-    for name, size in backbone.SIZES.items():
-        backbone._keras_application(name, 64)
+    for name, size in SIZES.items():
+        application(name, 64)
         (_, _, default_size, _), options = asked.pop()
         assert default_size == size
-        assert backbone._keras_weights(name) == tmp_path / "models" / f"{options['name']}_notop.h5"
+        assert weights_file(name) == tmp_path / "models" / f"{options['name']}_notop.h5"
         assert (options["weights"], options["pooling"], options["input_shape"]) == ("imagenet", "avg", (64, 64, 3))
-    assert list(backbone.SIZES)[-1] == "efficientnet-b7"
+    assert list(SIZES)[-1] == "efficientnet-b7"
 
 
 def test_larger_images_come_in_smaller_batches():
@@ -222,7 +223,7 @@ def test_an_unknown_backbone_is_refused_with_what_there_is(spec, message):
 @tensorflow
 def test_a_model_that_is_no_feature_extractor_is_refused(tmp_path):
     """Maps instead of vectors, a flexible size, and a file that is no model."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     inputs = keras.Input((32, 32, 3))
     keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)).save(tmp_path / "maps.keras")
     with pytest.raises(BackboneError, match=r"maps \(None, 32, 32, 3\) to \(None, 30, 30, 4\)"):
@@ -243,7 +244,7 @@ def test_a_model_that_is_no_feature_extractor_is_refused(tmp_path):
 @tensorflow
 def test_code_inside_a_keras_file_is_not_executed(tmp_path):
     """A Lambda layer is code; safe mode refuses it."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Lambda(lambda t: t * 2)(inputs))
     keras.Model(inputs, x).save(tmp_path / "lambda.keras")
@@ -295,8 +296,8 @@ assert "tensorflow" not in sys.modules and "keras" not in sys.modules
 def test_a_gpu_that_tensorflow_cannot_use_is_said_loudly(tmp_path, monkeypatch, capsys):
     """Falling back to a CPU in silence costs a user a day."""
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(engines, "Path", lambda _: tmp_path)
-    assert engines.device.__wrapped__() == "cpu"
+    monkeypatch.setattr(ground, "Path", lambda _: tmp_path)
+    assert ground.device.__wrapped__() == "cpu"
     assert "TensorFlow cannot use it" in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from extract import run, workspace
 from extract.backbones import backbone, lite, state_dict
-from extract.ground import engines
+from extract.ground import tensorflow as ground
 from extract.ground.errors import BackboneError
 from heads import train
 from heads.data import dataset
@@ -54,7 +54,7 @@ def test_features_are_those_of_the_reference(case):
 @tensorflow
 def test_a_network_grows_as_the_paper_says_and_names_its_layers_as_keras_does():
     """Of Lite1's and Lite2's stages all but the first and last are deeper; stem and head are the same."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     b0 = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg", input_shape=(32, 32, 3))
     b0_names = [layer.name for layer in b0.layers if "_se_" not in layer.name and not layer.name.endswith("_pad")]
     names = [layer.name for layer in lite.build("efficientnet-lite0", 32).layers[2:]]  # behind the pixels

@@ -16,7 +16,7 @@ import pytest
 from extract import run
 from extract.__main__ import main as extract_main
 from extract.backbones import backbone, saved_model
-from extract.ground import engines
+from extract.ground import tensorflow as ground
 from extract.ground.errors import BackboneError, CacheError
 from extract.store import cache
 from heads.__main__ import main as heads_main
@@ -29,7 +29,7 @@ HANDLE = "https://tfhub.dev/tensorflow/efficientnet/b1/feature-vector/1"
 @pytest.fixture(scope="module")
 def net():
     """A Keras network for any size, pixels 0-255 -> (n, 12), whose batch statistics are not those it was built with."""
-    _, keras = engines.load()
+    _, keras = ground.load()
     keras.utils.set_random_seed(5)
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(12, 5, strides=3, use_bias=False)(keras.layers.Rescaling(1 / 255.0)(inputs))
@@ -43,7 +43,7 @@ def net():
 @pytest.fixture(scope="module")
 def modules(net, tmp_path_factory):
     """Folders by form: TF-Hub's reusable one with free and with fixed size, and signatures alone. Pixels 0-1."""
-    tf, _ = engines.load()
+    tf, _ = ground.load()
 
     class Module(tf.Module):
         def __init__(self):
@@ -87,7 +87,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 def answer(monkeypatch, reply):
     """Let hub's own downloader get `reply(request)` in place of the network."""
-    engines.hub()
+    ground.hub()
     from tensorflow_hub import compressed_module_resolver
 
     monkeypatch.setattr(
@@ -178,7 +178,7 @@ def test_a_folders_digest_is_that_of_its_names_and_bytes(tmp_path):
 )
 def test_a_handle_that_names_an_efficientnet_gets_its_size(text, size):
     """Only b0 to b7 and lite0 to lite2 as a word of their own count."""
-    assert backbone._size_by_name(text) == size
+    assert saved_model.size_by_name(text) == size
 
 
 @tensorflow
@@ -186,7 +186,7 @@ def test_a_handle_is_found_where_hub_keeps_it_without_tensorflow(modules, hub_ca
     """hub itself, asked for the handle, names the same folder and downloads nothing."""
     answer(monkeypatch, offline)
     with pytest.raises(urllib.error.URLError):
-        engines.hub().resolve(HANDLE)
+        ground.hub().resolve(HANDLE)
     code = f"""
 import sys
 from extract.backbones import backbone
@@ -200,7 +200,7 @@ print(source.path)
     folder = compressed_module_resolver._module_dir(HANDLE)
     shutil.copytree(modules / "free", folder)
     said = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert said.stdout.strip() == folder == engines.hub().resolve(HANDLE)
+    assert said.stdout.strip() == folder == ground.hub().resolve(HANDLE)
     assert said.stderr == ""
     assert backbone.resolve(HANDLE).digest == backbone.digest(modules / "free")
 
@@ -261,7 +261,7 @@ def test_a_hub_that_cannot_be_imported_is_said(monkeypatch):
     """As with setuptools 82, which has no pkg_resources."""
     monkeypatch.setitem(sys.modules, "tensorflow_hub", None)
     with pytest.raises(BackboneError, match=r"cannot be imported.*setuptools a version below 82"):
-        engines.hub.__wrapped__()
+        ground.hub.__wrapped__()
 
 
 @tensorflow
@@ -302,7 +302,13 @@ def test_the_whole_line_with_a_module_at_a_given_size(place, modules, net, capsy
     assert heads_main(["export", "--out", str(place.out), "--formats", "keras,h5"]) == 1
     assert "no EfficientNet of Keras gives this SavedModel's features" in capsys.readouterr().err
     folder = place.out / "exports" / "logistic"
-    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "head.json", "parity.json", "saved_model"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "head.json",
+        "labels.txt",
+        "parity.json",
+        "saved_model",
+    ]
     parity = json.loads((folder / "parity.json").read_text())
     assert [(row["format"], row["input"]) for row in parity] == [("saved_model", "pixels"), ("saved_model", "bytes")]
     assert all(row["ok"] and row["n_images"] == 40 and row["max_abs_diff"] < 1e-5 for row in parity)

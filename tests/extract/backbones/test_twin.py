@@ -6,7 +6,7 @@ import pytest
 from benchmarks import probes
 from extract import run, workspace
 from extract.backbones import backbone, twin
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.images import decode as images
 from heads import train
 from heads.data import dataset
@@ -23,7 +23,7 @@ NAMES = ["EfficientNetB0", "efficientnet-lite0"]
 @pytest.fixture(scope="module", params=NAMES)
 def module(request, tmp_path_factory):
     """B0 with random weights, and Lite0, as a module of TF-Hub's form: pixels 0-1, and a list of its variables."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     lite0 = request.param == "efficientnet-lite0"
     loaded = backbone.load(backbone.resolve(request.param, SIDE)) if lite0 else probes.untrained(SIDE, photos(32))
     network = loaded.model

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import containers
-from extract.ground import engines
+from extract.ground import tensorflow as ground
 from extract.images import decode, exif, header, pillow
 from extract.images.header import BadImage
 from tests.campaign.odd_files import odd_files, segment, tiff_tags, with_segments
@@ -51,7 +51,7 @@ def test_a_png_decodes_as_pillow_decodes_it(mode):
 @pytest.mark.parametrize(("side", "scale"), [(62, 1), (63, 2), (124, 2), (125, 4), (248, 4), (249, 8), (700, 8)])
 def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_suffices(side, scale):
     """The recipe's words, checked against Pillow's own scaled decoding and the same resize."""
-    tf, _ = engines.load()
+    tf, _ = ground.load()
     size = 32
     data = encoded(picture(3, side), quality=95)
     draft = Image.open(io.BytesIO(data))
@@ -148,7 +148,7 @@ def test_a_photo_is_upright_whatever_its_orientation_tag(photo, kind, orientatio
 @tensorflow
 def test_the_graph_reads_orientation_as_pillow_does():
     """Damaged, far back, either byte order: each tag is what Pillow's transposition obeys."""
-    tf, _ = engines.load()
+    tf, _ = ground.load()
     readers = {b"\xff\xd8": exif.jpeg_orientation, b"\x89P": exif.png_orientation, b"RI": exif.webp_orientation}
     readers = {start: tf.function(lambda data, read=read: read(exif.Bytes(data))) for start, read in readers.items()}
     found = []

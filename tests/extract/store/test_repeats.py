@@ -48,9 +48,9 @@ def sixteen(low, high, mode="I;16"):
 
 def colour_png(low, high, channels):
     """A 16-bit PNG with colours, which Pillow cannot write."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     values = np.linspace(low, high, 48 * 48 * channels).astype(np.uint16).reshape(48, 48, channels)
     if channels in (2, 4):
         values[..., -1] = 65535

@@ -140,9 +140,9 @@ def test_heads_that_cannot_or_need_not_be_calibrated_are_left_with_a_note(cached
 @pytest.mark.tensorflow
 def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     """In Keras as in NumPy, far inside parity's tolerance: a hidden layer under each map, and steep isotonic knots."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     network, rng = keras.models.load_model(tiny_backbone), np.random.default_rng(0)
     pixels = rng.uniform(0, 255, (64, 32, 32, 3)).astype(np.float32)
     X = np.asarray(network(pixels))

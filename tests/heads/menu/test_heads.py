@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.ground.errors import TooFewRows, UsageError
 from heads.__main__ import main
 from heads.menu import keras as keras_head
@@ -177,7 +177,7 @@ def test_sigmoid_is_the_originals_network_and_schedule(data):
 def test_batches_by_hand_train_as_keras_fit_trains(data, monkeypatch, hidden):
     """The oracle: model.fit on the same rows, one batch an epoch so that the order cannot matter."""
     monkeypatch.setattr(keras_head, "DROPOUT", 0.0)  # which rows it drops goes by their order
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     X, y = data[0][:400] / 10, data[1][:400]  # small: where a sigmoid saturates, float32 losses differ
     head = SigmoidHead(seed=5, hidden=hidden).fit(X, y, validation=(X, y))
     keras.utils.set_random_seed(5)
@@ -204,7 +204,7 @@ def test_measuring_accuracy_changes_no_weight_and_no_loss(data, weighted):
     weights = keras_head._balanced(y) if weighted else None
     kind = "balanced" if weighted else None
     head = SigmoidHead(epochs=4, batch_size=128, hidden=8, seed=5, class_weight=kind).fit(X, y)
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     keras.utils.set_random_seed(5)
     below = [keras.layers.Dense(8, "relu"), keras.layers.Dropout(keras_head.DROPOUT)]
     model = keras.Sequential([keras.Input((16,)), *below, keras.layers.Dense(1, "sigmoid")])

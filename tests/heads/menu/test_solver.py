@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from extract.ground import engines
+from extract.ground import tensorflow
 from heads.menu import search, solver
 from tests.support import synthetic
 
@@ -93,7 +93,7 @@ def test_out_of_fold_scores_are_those_of_heads_that_never_saw_the_row():
 @pytest.mark.tensorflow
 def test_adam_heads_equal_separate_keras_trainings(monkeypatch):
     """Rates, smoothing, focal loss, seeds, class weights, two lengths: each as Keras trains it on the same batches."""
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     Z, y = standard(300, 12)
     rate, smoothing = np.array([1e-3, 1e-2, 3e-3, 1e-2, 1e-2]), np.array([0, 0, 0.1, 0, 0.1])
     gamma, seeds = np.array([0, 0, 0, 2.0, 2.0]), np.array([0, 1, 2, 3, 3])

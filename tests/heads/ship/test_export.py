@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from benchmarks import containers
 from benchmarks.formats import ALONE
 from extract import run
-from extract.ground import engines
+from extract.ground import tensorflow
 from extract.ground.errors import CacheError, HeadError, UsageError
 from extract.images import decode, pillow
 from extract.store import cache
@@ -131,9 +131,9 @@ def test_a_class_whose_name_is_no_utf8_is_exported(ready):
 
 def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
     """Two dense layers on the backbone's output, in Keras as in NumPy."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     rng, network = np.random.default_rng(0), keras.models.load_model(tiny_backbone)
     shapes = ((12, 5, "relu"), (5, 1, "sigmoid"))
     dense = [Dense(rng.normal(size=(d, n)).astype("f4"), rng.normal(size=n).astype("f4"), a) for d, n, a in shapes]
@@ -146,9 +146,9 @@ def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
 
 def test_the_exported_graph_is_flat(once_exported):
     """A nested model may not reload (keras#19326)."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    _, keras = engines.load()
+    _, keras = tensorflow.load()
     model = keras.models.load_model(once_exported.place.out / "exports" / "logistic" / "model.keras")
     assert not [layer for layer in model.layers if isinstance(layer, keras.Model)]
 
@@ -191,7 +191,7 @@ def test_a_good_export_outlives_one_that_fails(place, once_exported, monkeypatch
 
 def test_a_full_disk_is_the_systems_word_and_not_tensorflows_traceback(ready, monkeypatch):
     """Found by the fault campaign: TensorFlow has error types of its own for what the disk refuses."""
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
 
     def refused(*given):
         raise tf.errors.OutOfRangeError(None, None, "saved_model.pb; File too large")
@@ -253,9 +253,9 @@ def test_another_backbone_than_the_caches_is_refused(ready, tiny_backbone, tmp_p
 
 def test_the_graph_decodes_what_it_can_and_refuses_the_rest_loudly(place, album):
     """Each native file's bytes count in parity, the others' pixels; one foreign file fails its whole call."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
 
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     files = containers.containers(picture(90, 60))
     for i, (name, data) in enumerate(files.items()):
         album.add(f"{i:02d}--{name}", data, str(i % 2), "train")
@@ -320,7 +320,7 @@ def test_the_warm_up_requests_are_those_of_servings_protos(tmp_path):
     """formats.WARMUP, byte for byte: one request for each signature that takes encoded images, of a probe file."""
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     photo = (Path(decode.__file__).parent / "probe" / "1_scaled_exif.jpg").read_bytes()
     with tf.io.TFRecordWriter(str(tmp_path / "requests")) as writer:
         for signature in ("bytes", "serving_default"):
@@ -349,7 +349,7 @@ def test_a_savedmodel_is_served_as_tensorflow_serving_serves_it(place, once_expo
     """Numbered folders, a default signature for bytes, warm-up requests: driven through Serving's own protos."""
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     ready = copied(once_exported.place, place)
     base = ready.out / "exports" / "logistic" / "saved_model"
     assert [path.name for path in base.iterdir()] == ["1"]
@@ -374,7 +374,7 @@ def serve(signatures, request):
     """Answer a PredictRequest as the server does, over the wire: tensors by name to a signature, and back."""
     from tensorflow_serving.apis import predict_pb2
 
-    tf, _ = engines.load()
+    tf, _ = tensorflow.load()
     request = predict_pb2.PredictRequest.FromString(request.SerializeToString())
     inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
     response = predict_pb2.PredictResponse()

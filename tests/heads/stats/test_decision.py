@@ -303,11 +303,11 @@ def test_predict_decides_by_the_threshold_of_the_bundle(place):
 @pytest.mark.parametrize("threshold", [0.3, 0.5, float(np.float32(0.7)), 1.0000001192092896])
 def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold, tmp_path):
     """From both Keras files, called, compiled and by XLA; for a number that is no float32 and one out of reach too."""
-    from extract.ground import engines
+    from extract.ground import tensorflow
     from heads.menu.layers import Dense
     from heads.ship import formats
 
-    tf, keras = engines.load()
+    tf, keras = tensorflow.load()
     features = keras.Input((3,))
     layers = [Dense(np.ones((3, 1), np.float32), np.zeros(1, np.float32), "sigmoid")]
     model = formats.join(keras.Model(features, features), layers, threshold)
