@@ -100,12 +100,9 @@ NAMES_FILES = {
     "extract.workspace",
     *("extract.demo", "extract.store.cache", "extract.store.parts"),
     *("heads.ship.bundle", "heads.ship.export", "heads.ship.formats"),
-    *(
-        "extract.backbones.keras",
-        "extract.backbones.engines",
-        "extract.backbones.lite",
-        "extract.ground.tensorflow",
-    ),  # in Keras's folder, and in a temporary one
+    # in Keras's folder, a package's and the project's own, and in a temporary one
+    *("extract.backbones.backbone", "extract.backbones.keras", "extract.backbones.engines", "extract.backbones.lite"),
+    "extract.ground.tensorflow",
 }
 
 

@@ -2,11 +2,12 @@
 
 import json
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from extract.tables import answers
-from tests.heads.review.test_server import ask, started
+from tests.heads.review.test_server import TOKEN, ask, served, started
 from tests.support import chromium
 from tests.support.album import Album, encoded, picture, read_rows, with_features
 
@@ -19,6 +20,14 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 def browser():
     with chromium.page() as found:
         yield found
+
+
+@contextmanager
+def reviewed(place):
+    """Yield the address of a review that nobody kills: a thread of this process, no interpreter is started."""
+    with served(place) as (url, desk):
+        desk.start()
+        yield f"{url}{TOKEN}/"
 
 
 def until(browser, condition):
@@ -89,7 +98,7 @@ def test_accuracy_and_queue_move_as_labels_are_mended(photos, browser):
         name, value, *rest = lines[at + 1].split(",")
         lines[at + 1] = ",".join([name, str(1 - int(value)), *rest])
     photos.data.write_text("\n".join(lines) + "\n")
-    with started(photos) as (_, url):
+    with reviewed(photos) as url:
         opened(browser, url)
         before, shown = text(browser, "accuracy"), []
         for _ in range(3):
@@ -106,7 +115,7 @@ def test_pictures_are_blurred_but_while_space_is_held(photos, browser):
     """On the card, beside it, zoomed; B turns it off and on."""
     everything = "[...document.querySelectorAll('.photo')].map(each => getComputedStyle(each).filter)"
     space = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32}
-    with started(photos) as (_, url):
+    with reviewed(photos) as url:
         opened(browser, url)
         until(browser, "document.querySelectorAll('#neighbours .photo').length === 8")
         press(browser, "z")
@@ -126,7 +135,7 @@ def test_pictures_are_blurred_but_while_space_is_held(photos, browser):
 
 def test_two_tabs_do_not_fight(photos, browser):
     """The second to answer the same picture is told what it is now, and goes on."""
-    with started(photos) as (_, url), chromium.Browser(chromium.find()) as other:
+    with reviewed(photos) as url, chromium.Browser(chromium.find()) as other:
         opened(browser, url), opened(other, url)
         assert text(browser, "id") == text(other, "id")
         press(browser, "f")
@@ -155,7 +164,7 @@ def test_what_could_not_be_saved_is_said_and_kept(photos, browser):
 
 def test_the_grid_shows_all_and_answers_by_key(photos, browser):
     """Arrows move, K answers the picture that has the focus, Enter opens it."""
-    with started(photos) as (_, url):
+    with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
         until(browser, "drawn.size > 10")
@@ -176,7 +185,7 @@ def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
         for value, name in enumerate("ab"):
             album.add(f"copy{name}{at}", encoded(picture(300 + at)), str(value), "train")
     album.write()
-    with started(with_features(album, tmp_path / "out")) as (_, url):
+    with reviewed(with_features(album, tmp_path / "out")) as url:
         opened(browser, url)
         browser.run("choose('copies')")
         until(browser, "current?.id === 'copya0'")
@@ -195,7 +204,7 @@ def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
 
 def test_an_answer_is_about_the_picture_that_is_seen(photos, browser):
     """A zoom ends when another picture comes; on a slow line none stands in the place of the next."""
-    with started(photos) as (_, url):
+    with reviewed(photos) as url:
         opened(browser, url)
         until(browser, "!document.getElementById('picture').hidden")
         press(browser, "z", "k")
@@ -214,7 +223,7 @@ def test_an_answer_is_about_the_picture_that_is_seen(photos, browser):
 
 def test_in_the_grid_a_refused_answer_leaves_the_tile_as_it_stands(photos, browser):
     """Another tab was first: the tile shows what is saved, not what was pressed."""
-    with started(photos) as (_, url):
+    with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
         until(browser, "drawn.size > 10")
@@ -239,7 +248,7 @@ def test_nothing_leaves_this_machine_and_names_are_text(tmp_path, browser):
     album.write()
     place = with_features(album, tmp_path / "out")
     gone.unlink()
-    with started(place) as (_, url):
+    with reviewed(place) as url:
         browser.requests.clear()
         for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
             opened(browser, url, width=width, theme=theme)
