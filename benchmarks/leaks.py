@@ -88,8 +88,7 @@ def photos(out: str, n: int) -> None:
     found, said = cache.open_cache(place.cache), dataset.read_labels(place)[0]
     at = dataset.rows_of(found, said.sha256)
     X, names, group = found.read(at[at >= 0]), said.ids[at >= 0], said.component[at >= 0]
-    manifest = Manifest.read(place.beside_cache / "manifest.csv").rows
-    path_of = dict(zip(manifest["objectId"], manifest["path"], strict=True))
+    path_of = Manifest.read(place.beside_cache / "manifest.csv").paths
     rng = np.random.default_rng(0)
     picked = np.sort(rng.permutation(len(X))[:n])
     network = backbone.load(backbone.resolve(place.backbone, place.input_size))

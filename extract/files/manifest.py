@@ -85,6 +85,11 @@ class Manifest:
         columns = zip(*self.objects, strict=True) if self.objects else [()] * len(COLUMNS)
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        """objectId -> path; "" where there is no file."""
+        return {row.object_id: row.path for row in self.objects}
+
     def digests(self) -> dict[str, str]:
         """Map objectId to sha256; "" where the file could not be read."""
         return {row.object_id: row.sha256 for row in self.objects}

@@ -42,8 +42,7 @@ def worst(place: Workspace, data: Dataset, head: Trained) -> list[Mistake]:
         for loss in [metrics.log_losses(data.parts[split].y, p)]
         for at in np.flatnonzero((p >= head.point.threshold) != data.parts[split].y).tolist()
     ]
-    known = Manifest.read(place.beside_cache / "manifest.csv").rows
-    paths = dict(zip(known["objectId"], known["path"], strict=True))
+    paths = Manifest.read(place.beside_cache / "manifest.csv").paths
     found = []
     for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:
         part, p = data.parts[split], float(head.p[split][at])

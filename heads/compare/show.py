@@ -67,7 +67,6 @@ def _prediction(row: dict[str, str], facts: dict[str, Any]) -> Tile:
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
     """Return the tiles in rows of COLUMNS, each part under its heading; what is gone leaves its place empty."""
-    paths = dict(zip(known.rows["objectId"], known.rows["path"], strict=True))
     wide, high = SIDE + MARGIN, SIDE + MARGIN + LINE
     rows = sum(-(-len(tiles) // COLUMNS) for tiles in parts.values())
     sheet = Image.new("RGB", (COLUMNS * wide + MARGIN, rows * high + len(parts) * 2 * LINE), "white")
@@ -78,7 +77,7 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
         for at, tile in enumerate(tiles):
             left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
             try:
-                sheet.paste(_square(paths.get(tile.object_id, "")), (left, top))
+                sheet.paste(_square(known.paths.get(tile.object_id, "")), (left, top))
             except BadImage:
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
             pen.text((left, top + SIDE), _words(pen, tile), fill="#c00000" if tile.red else "black")
