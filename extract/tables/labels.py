@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from extract.ground import files
 from extract.ground.errors import InputError, visible
 from extract.tables import folders
+from extract.tables.sheet import TEXT
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -293,7 +294,8 @@ def _conflicts(
     ids: np.ndarray, sha256: np.ndarray, value: np.ndarray, split: np.ndarray, group: np.ndarray
 ) -> list[tuple[str, ...]]:
     """Copies with opposite labels; copies and groups that stand in more than one split."""
-    frame = pd.DataFrame({"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group})
+    columns = {"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group}
+    frame = pd.DataFrame(columns, dtype=TEXT)
     checks = (
         ("copies with opposite labels", "sha256", "value"),
         ("copies in two splits", "sha256", "split"),

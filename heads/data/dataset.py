@@ -18,6 +18,7 @@ from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
 from extract.tables import answers, labels
 from extract.tables.labels import SPLITS, Labels
+from extract.tables.sheet import TEXT
 from extract.workspace import Workspace
 from heads.compare import leaks
 
@@ -102,7 +103,7 @@ def complete(
     """
     found = answers.stacks(answers.read(place.out / answers.FILE))
     values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
-    table = table.assign(value=pd.Series(values, table.index, dtype=str))
+    table = table.assign(value=pd.Series(values, table.index, dtype=TEXT))
     if made is None:
         made = labels.read_record(place.beside_cache, place.out).made
     features = cache.open_cache(place.cache)
