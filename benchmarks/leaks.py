@@ -87,8 +87,7 @@ def photos(out: str, n: int) -> None:
     found, said = cache.open_cache(place.cache), dataset.read_labels(place).labels
     at = dataset.rows_of(found, said.sha256)
     X, names, group = found.read(at[at >= 0]), said.ids[at >= 0], said.component[at >= 0]
-    manifest = Manifest.read(place.manifest).rows
-    path_of = dict(zip(manifest["objectId"], manifest["path"], strict=True))
+    path_of = Manifest.read(place.manifest).paths
     rng = np.random.default_rng(0)
     picked = np.sort(rng.permutation(len(X))[:n])
     network = backbone.load(backbone.resolve(place.backbone, place.input_size))

@@ -24,7 +24,7 @@ from extract.images.header import BadImage, Header
 from extract.tables import folders, sheet
 from extract.tables.folders import SUFFIXES
 from extract.tables.sheet import COLUMNS as TABLE_COLUMNS
-from extract.tables.sheet import REQUIRED
+from extract.tables.sheet import REQUIRED, TEXT
 
 QUARANTINE_COLUMNS = ("objectId", "path", "sha256", "reason", "detail", "decoder")
 TOGETHER = 100  # files that a thread looks at in turn: handing over each alone took longer than its stat
@@ -83,12 +83,12 @@ class Manifest:
     def rows(self) -> pd.DataFrame:
         """The same as a table with COLUMNS."""
         columns = zip(*self.objects, strict=True) if self.objects else [()] * len(COLUMNS)
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype=object)
 
     @cached_property
     def paths(self) -> dict[str, str]:
-        """The file of each objectId."""
-        return dict(zip(self.rows["objectId"], self.rows["path"], strict=True))
+        """objectId -> path; "" where there is no file."""
+        return {row.object_id: row.path for row in self.objects}
 
     def digests(self) -> dict[str, str]:
         """Map objectId to sha256; "" where the file could not be read."""
@@ -174,9 +174,9 @@ def _refuse_look_alikes(source: Path, column: str, words: list[str]) -> None:
 
 def _read_folder(source: Path) -> pd.DataFrame:
     rows, notes = folders.read(source)
-    above = [where for *_, where in rows]
+    above = pd.Index([where for *_, where in rows], dtype=TEXT, name="folder")
     cells = [(path, name, split, path, "") for path, split, name, _ in rows]
-    table = pd.DataFrame(cells, columns=list(TABLE_COLUMNS), index=pd.Index(above, name="folder"), dtype=str)
+    table = pd.DataFrame(cells, columns=list(TABLE_COLUMNS), index=above, dtype=TEXT)
     table.attrs.update(source=str(source), notes=notes)
     return table
 

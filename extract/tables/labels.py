@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from extract.ground.errors import InputError, visible
 from extract.tables import folders, splits
+from extract.tables.sheet import TEXT
 from extract.tables.splits import Deal
 
 UNLABELLED = splits.UNLABELLED
@@ -161,7 +162,8 @@ def _conflicts(
     ids: np.ndarray, sha256: np.ndarray, value: np.ndarray, split: np.ndarray, group: np.ndarray
 ) -> list[tuple[str, ...]]:
     """Copies with opposite labels; copies and groups that stand in more than one split."""
-    frame = pd.DataFrame({"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group})
+    columns = {"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group}
+    frame = pd.DataFrame(columns, dtype=TEXT)
     checks = (
         ("copies with opposite labels", "sha256", "value"),
         ("copies in two splits", "sha256", "split"),

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from extract.ground import files
@@ -19,7 +20,7 @@ from extract.ground.errors import InputError
 from extract.images.header import sniff
 from extract.tables import folders
 
-pd.set_option("mode.string_storage", "python")  # pyarrow, where it is installed, takes no name that is not UTF-8
+TEXT = pd.StringDtype("python", np.nan)  # pyarrow, where it is installed, takes no name that is not UTF-8
 COLUMNS = ("objectId", "value", "type", "path", "group")
 REQUIRED = ("objectId", "value")
 DELIMITERS = ",;\t"
@@ -90,7 +91,7 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     at = {name: i for i, name in enumerate(map(strip, header))}
     raw = {name: [row[at[name]] for row in cells] if name in at else [""] * len(cells) for name in COLUMNS}
     columns = {name: list(map(strip, column)) for name, column in raw.items()}
-    table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=str)
+    table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=TEXT)
     if table.empty:
         raise InputError(f"The table {source} has no rows below its header")
     table = _one_row_an_id(source, table)

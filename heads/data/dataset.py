@@ -18,6 +18,7 @@ from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
 from extract.tables import answers, labels, splits
 from extract.tables.labels import Labels
+from extract.tables.sheet import TEXT
 from extract.tables.splits import SPLITS
 from extract.workspace import Workspace
 from heads.data import neighbours
@@ -119,7 +120,7 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     digests = dict(zip(table["objectId"], sha256, strict=True))
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
     known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
-    reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=str))
+    reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=TEXT))
     said = labels.read(reviewed_table, known, place.data, place.positive)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
     return Reading(table["value"].to_numpy(str), said, notes, recorded)

@@ -22,12 +22,11 @@ class Pictures:
 
     def __init__(self, place: Workspace, sha256: np.ndarray) -> None:
         self._place, self._media, self._sha256 = place, place.media, sha256.tolist()
-        rows = Manifest.read(place.manifest).rows
         wanted = set(self._sha256)
         self._files: dict[str, list[tuple[str, int, int]]] = {}
-        for digest, path, width, height in rows[["sha256", "path", "width", "height"]].itertuples(index=False):
-            if digest in wanted:
-                self._files.setdefault(digest, []).append((path, width, height))
+        for row in Manifest.read(place.manifest).objects:
+            if row.sha256 in wanted:
+                self._files.setdefault(row.sha256, []).append((row.path, row.width, row.height))
 
     def describe(self, row: int) -> dict[str, str | int]:
         """Return path (below MEDIA where it lies there), width and height."""
