@@ -154,15 +154,7 @@ def done(work: Callable[[], int], folder: Path, tally: Tally | None = None) -> i
 
 def preload() -> None:
     """Import what the verbs import, and start no thread of TensorFlow's."""
-    import h5py  # noqa: F401
-    import openvino  # noqa: F401
-    import scipy.optimize  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
-
-    from extract.ground import tensorflow
-    from heads import train  # noqa: F401
-
-    tensorflow.load()
+    import tests.support.preload  # noqa: F401
 
 
 # ---- the verbs that are killed
