@@ -302,7 +302,13 @@ def test_the_whole_line_with_a_module_at_a_given_size(place, modules, net, capsy
     assert heads_main(["export", "--out", str(place.out), "--formats", "keras,h5"]) == 1
     assert "no EfficientNet of Keras gives this SavedModel's features" in capsys.readouterr().err
     folder = place.out / "exports" / "logistic"
-    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "head.json", "parity.json", "saved_model"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "head.json",
+        "labels.txt",
+        "parity.json",
+        "saved_model",
+    ]
     parity = json.loads((folder / "parity.json").read_text())
     assert [(row["format"], row["input"]) for row in parity] == [("saved_model", "pixels"), ("saved_model", "bytes")]
     assert all(row["ok"] and row["n_images"] == 40 and row["max_abs_diff"] < 1e-5 for row in parity)

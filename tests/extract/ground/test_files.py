@@ -314,7 +314,7 @@ def test_what_a_table_cannot_be_written_to_is_refused_at_the_start(tmp_path):
 
 
 WRITES = "from pathlib import Path; from extract.ground import files; "
-WRITES += "artifacts.write_csv(artifacts.output({!r}), ('a',), [('caf\\xe9',)])"
+WRITES += "files.write_csv(files.output({!r}), ('a',), [('caf\\xe9',)])"
 WRITTEN = "a\ncafé\n".encode()
 
 
