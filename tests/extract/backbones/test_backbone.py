@@ -26,7 +26,7 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 @pytest.fixture(scope="module")
 def plain(pixels):
     """B0 with random weights, as what `weights=None` gives: one Rescaling, and a variance that is yet to be squared."""
-    _, keras = tensorflow.load()
+    _, keras = ground.load()
     keras.utils.set_random_seed(11)
     model = keras.applications.EfficientNetB0(
         include_top=False, weights=None, pooling="avg", input_shape=(SIDE, SIDE, 3)
