@@ -30,9 +30,9 @@ REMOVED = "embedded"  # trained on generated images, until version 0.7
 class Kind:
     """One kind of source.
 
-    find(spec, input_size): the spec in full, the path and S; None where `spec` is none of this kind. load(source): a
-    Keras model, or a SavedModel's Graph. architecture, pixels: as a Recipe has them; "" is the spec. title: of a spec
-    that is no path.
+    find(spec, input_size): the spec in full, the path and S; None where `spec` is none of this kind. The path must be
+    there: the SHA-256 of its bytes stands in the recipe for the weights. load(source): a Keras model, or a SavedModel's
+    Graph. architecture, pixels: as a Recipe has them; "" is the spec. title: of a spec that is no path.
     """
 
     find: Callable[[str, int | None], tuple[str, Path, int] | None]

@@ -17,7 +17,8 @@ Rows = tuple[np.ndarray, np.ndarray]  # X (n, D), y (n,)
 class Head(ClassifierMixin, BaseEstimator):
     """A scikit-learn classifier of the classes 0 and 1 that a bundle can store.
 
-    `_fit` leaves dense layers in `layers_`, and facts for head.json in `training_`.
+    `_fit` leaves dense layers in `layers_`, and facts for head.json in `training_`. `registry.create` gives seed
+    and axes to a head whose `__init__` takes them.
     """
 
     layers_: list[Dense]

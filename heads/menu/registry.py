@@ -1,4 +1,4 @@
-"""The menu of heads. Adding one is an entry here and a test."""
+"""The menu of heads. Adding one is an entry here and a row in the README."""
 
 from __future__ import annotations
 

@@ -237,7 +237,10 @@ def _f1(jaccard: Metric, n: int) -> Metric:
 
 
 def _interval(value: float, spread: float, n: int, groups: int, df: float, *, log_scale: bool) -> Metric:
-    """A t interval by the delta method on the log or logit scale; spread: the bootstrap's standard error of `value`."""
+    """A t interval by the delta method on the log or logit scale; spread: the bootstrap's standard error of `value`.
+
+    value: from 0 to 1, on the log scale from 0; a figure that can be negative needs another interval.
+    """
     if spread < 1e-12 or value <= 0 or (not log_scale and value >= 1):
         low, high = _without_spread(value, groups, log_scale=log_scale)
     else:
