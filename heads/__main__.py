@@ -202,7 +202,7 @@ def _labels(args: argparse.Namespace) -> int:
     target = artifacts.output(args.output) if args.output else place.labels
     rows, changed = merged.write(place, target)
     print(f"labels    {shown(target)}: {rows:,} rows, {changed:,} labels other than in {shown(place.data)}")
-    if target.is_file():  # no pipe and no device
+    if target.is_file() and not artifacts.is_stdout(target):  # no pipe and no device
         print(f'labels    to go on with it: make features DATA="{shown(target)}" MEDIA="{shown(place.media)}"')
     return DONE
 
