@@ -1,13 +1,14 @@
 # Onepass on a CPU:      docker build -t onepass .
 # on an NVIDIA GPU:      docker build -t onepass --build-arg GPU=1 .
-# with weights inside:   docker build -t onepass --build-arg WEIGHTS=efficientnet-b0 .   (else they are in the volume /weights)
+# with weights inside:   docker build -t onepass --build-arg WEIGHTS=efficientnet-b0 .   (else they are in the volume /weights;
+#                        EfficientNet-Lite's are inside in any case)
 FROM python:3.11-slim-bookworm
 
 ARG GPU=0
 WORKDIR /onepass
 COPY requirements*.txt ./
 RUN if [ "$GPU" = 1 ]; then first=requirements-gpu.txt; else first=requirements-cpu.txt; fi && \
-    python -m pip install --no-cache-dir -r requirements.txt -r "$first" -r requirements-formats.txt
+    python -m pip install --no-cache-dir -r requirements.txt -r "$first" -r requirements-formats.txt -r requirements-lite.txt
 
 # nobody in particular, who owns what is written; UID= of whoever owns a folder of the host that is mounted
 ARG UID=1000

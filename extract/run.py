@@ -266,7 +266,7 @@ def _set_up(config: Config, source: backbone.Source, recipe: Recipe, plan: Plan)
     network.run_on(engine, precision, config.batch)
     probe = backbone.probe(network)
     how = f"{engine}, {precision}, {workers} threads on a {tensorflow.device().upper()}"
-    print(f"backbone  {how}, {network.step} images at a time", flush=True)
+    print(f"backbone  {how}, {network.step} image{'s' * (network.step > 1)} at a time", flush=True)
     for found in plan.sources:
         cache.refuse_drift(probe, found.probe, where=str(found.path))
     return Setup(network, Parts(config.workspace.parts, recipe, source.name, probe), workers, how)

@@ -52,8 +52,9 @@ def extract(config: run.Config, shard: tuple[int, int]) -> int:
         print(f"features  shard {shard[0]} of {shard[1]}: nothing is to be embedded", flush=True)
         workspace.write_record(mine, features={"status": "done", "images": 0})
         return DONE
-    # labels and splits are for the whole table to make; where there is no other path, the id is looked up as ever
-    cells = ((name, "", "train", path, "") for name, path in zip(rows["objectId"], rows["path"], strict=True))
+    # labels and splits are for the whole table to make, and of rows that are all test none is; where there is no
+    # other path, the id is looked up as ever
+    cells = ((name, "", "test", path, "") for name, path in zip(rows["objectId"], rows["path"], strict=True))
     files.write_csv(mine.data, TABLE_COLUMNS, cells)
     return run.extract(replace(config, workspace=mine, apart=True))
 

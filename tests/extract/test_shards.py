@@ -80,6 +80,7 @@ def test_three_shards_sealed_are_one_run(apart, capsys):
     assert min(each["images"] for each in counts) > 5
     assert not place.cache.exists()
     assert not (place.out / "splits.csv").exists()
+    assert "labels" not in capsys.readouterr().out, "labels and splits are told of the whole table"
     assert shards.seal(run.Config(place, max_bad=1)) == 0
     assert "0 embedded now" in capsys.readouterr().out
     assert_same(place, whole)
