@@ -64,6 +64,7 @@ def _features(args: argparse.Namespace) -> int:
         return cluster.extract(config, args.cluster, args.workers)
     if place.shards.exists():
         raise CacheError(
+            "shards-not-merged",
             f"{workspace.shown(place.shards)} holds shards that were embedded apart",
             rule="What is embedded already is not embedded again",
             then="Run python -m extract seal, or delete that folder",

@@ -66,7 +66,9 @@ def extract(config: run.Config, address: str, workers: int | None) -> int:
     finally:
         ray.shutdown()
     if errors:
-        raise OnepassError(errors[0], rule=f"It stopped {len(errors):,} of {n:,} slices; what is done is kept")
+        raise OnepassError(
+            "slice-failed", errors[0], rule=f"It stopped {len(errors):,} of {n:,} slices; what is done is kept"
+        )
     return shards.seal(config)
 
 
@@ -96,6 +98,7 @@ def _start(address: str, workers: int | None) -> Any:
         import ray.data
     except ImportError as error:
         raise UsageError(
+            "ray-missing",
             f"A cluster needs Ray, and {error.name} is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cluster.txt",
         ) from error
@@ -111,5 +114,5 @@ def _start(address: str, workers: int | None) -> Any:
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"The cluster {address} cannot be reached: {error}") from error
+        raise UsageError("cluster-unreachable", f"The cluster {address} cannot be reached: {error}") from error
     return ray

@@ -54,12 +54,14 @@ def make(place: Workspace) -> None:
     there = place.data.exists() and (data / "flips.csv").exists()
     if not there and any(path.exists() for path in (data, place.cache, place.record)):
         raise InputError(
+            "demo-folder-in-use",
             f"{shown(out)} holds something else than the demo, or half of one",
             rule="The demo has a folder of its own",
             then="Give another --out, or delete that folder if it is a demo's",
         )
     if place.cache.exists() and cache.open_cache(place.cache).recipe != _recipe(place):
         raise CacheError(
+            "demo-other-backbone",
             f"The demo in {shown(out)} was made with another backbone or version",
             then="Delete that folder and try again",
         )
@@ -82,6 +84,7 @@ def _set_aside(out: Path) -> None:
         return
     if aside.exists():
         raise CacheError(
+            "demo-removed-backbone",
             f"{shown(out)} was made with the {REMOVED} backbone, which was removed in version 0.8",
             then=f"Delete it and run make demo again; {shown(aside)} holds an earlier one",
         )

@@ -227,6 +227,7 @@ def _explained(bad: Bad, scan: Scan, size: int) -> Bad:
 
 def _interrupted(done: int, total: int) -> Interrupted:
     return Interrupted(
+        "interrupted",
         f"Stopped with {done:,} of {total:,} images done",
         rule="What is done is kept",
         then="Run the same command again to go on from there",

@@ -25,7 +25,9 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     Errors: InputError for a table or names that cannot be a tree, or where `tree` holds anything that is not ours.
     """
     if place.data.is_dir():
-        raise InputError(f"{place.data} is a folder already", rule="link-tree makes one from a CSV")
+        raise InputError(
+            "link-tree-of-folder", f"{place.data} is a folder already", rule="link-tree makes one from a CSV"
+        )
     table = manifest.read_table(place.data)
     labels.check(table, place.data, place.positive)
     progress = Progress(len(table), "reading")
@@ -42,6 +44,7 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
         gone = table[(scan.rows["path"] == "").to_numpy()]
         near = nearest.sentence(manifest.paths_or_ids(gone), place.media) if len(gone) else ""
         raise InputError(
+            "link-tree-no-rows",
             f"None of the {len(table):,} rows of {place.data} has a label and a file: {left_out}"
             + (f"; {near}" if near else ""),
             then="Give MEDIA=path/to/media, or correct objectId or `path` in the table",
@@ -71,7 +74,11 @@ def _links(place: Workspace, said: Labels, lines: list[int], paths: list[str]) -
         _refuse_odd_name(where, "value", value, hidden=folders.is_hidden(value))
         link = f"{split}/{value}/{file}"
         if link in links:
-            raise InputError(f"{where}: two ids are linked as {link!r}", then="Rename one of them in the table")
+            raise InputError(
+                "link-tree-duplicate",
+                f"{where}: two ids are linked as {link!r}",
+                then="Rename one of them in the table",
+            )
         links[link] = path
     counts = {"unlabelled": unlabelled, "without a readable file": missing}
     return links, ", ".join(f"{n:,} {why}" for why, n in counts.items() if n)
@@ -80,6 +87,7 @@ def _links(place: Workspace, said: Labels, lines: list[int], paths: list[str]) -
 def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> None:
     if hidden or name in (".", "..") or "/" in name or len(os.fsencode(name)) > 255:
         raise InputError(
+            "link-tree-bad-name",
             f"{where}, column {column}: {name!r} can be no name in a tree",
             rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot or "
             "have the name of a system's folder",
@@ -89,7 +97,11 @@ def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> Non
 def _update(tree: Path, links: dict[str, str]) -> None:
     """Make `tree` hold exactly these links. Only links that the marker lists, and that are as it says, are removed."""
     if tree.exists() and not tree.is_dir():
-        raise InputError(f"--out {tree} is a file", rule="The tree is a folder, made where it does not exist")
+        raise InputError(
+            "link-tree-out-is-file",
+            f"--out {tree} is a file",
+            rule="The tree is a folder, made where it does not exist",
+        )
     artifacts.sweep(tree)
     marker = tree / folders.MARKER
     before = [(row["path"], row["target"]) for row in artifacts.read_csv(marker, COLUMNS)]
@@ -97,6 +109,7 @@ def _update(tree: Path, links: dict[str, str]) -> None:
     foreign = sorted(set(found.items()) - set(before))
     if foreign:
         raise InputError(
+            "link-tree-foreign-files",
             f"{tree} holds {len(foreign):,} files that link-tree did not write, the first: {foreign[0][0]!r}",
             rule="link-tree changes only what it wrote",
             then="Give another folder as --out, or move them away",

@@ -169,8 +169,11 @@ def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Fai
             f"{first.reason}, {first.detail}"
         )
         if all(failure.reason == "undecodable" for failure in failures):
-            raise InputError(what, then="Open that file with another program: it may be no image, or no whole one")
+            raise InputError(
+                "no-image-found", what, then="Open that file with another program: it may be no image, or no whole one"
+            )
         raise InputError(
+            "no-image-found",
             what + (f"; {near}" if near else ""),
             rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
             f"here {place.media}",
@@ -276,7 +279,9 @@ def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
     """Join parts into the cache, if there are any, and clear them away."""
     sources = _sources(place)
     if not sources:
-        raise InputError(f"Not one image could be embedded, and there is no cache at {place.cache}")
+        raise InputError(
+            "no-image-embedded", f"Not one image could be embedded, and there is no cache at {place.cache}"
+        )
     if sources[-1].path == place.cache:
         return sources[-1]
     sealed = cache.seal(place.cache, sources, cache.provenance(backbone=source.name))

@@ -31,7 +31,9 @@ def parse(text: str) -> tuple[int, int]:
     """Return (i, n) of "i/n". Errors: UsageError unless 1 <= i <= n."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"SHARD={text} is no shard", rule="SHARD=i/n is the i-th of n, from 1/n to n/n")
+        raise UsageError(
+            "shard-invalid", f"SHARD={text} is no shard", rule="SHARD=i/n is the i-th of n, from 1/n to n/n"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -118,6 +120,7 @@ def count(place: Workspace) -> int | None:
     counts = {int(match[2]) for folder in there if (match := NAME.fullmatch(folder.name))}
     if len(counts) > 1:
         raise CacheError(
+            "shards-differ",
             f"{place.shards} holds shards of {' and of '.join(map(str, sorted(counts)))}",
             rule="All shards of a table are of one n",
             then="Delete the folders that are not meant",
@@ -133,6 +136,7 @@ def _finished(place: Workspace) -> list[Workspace]:
     if unfinished:
         listed = ", ".join(unfinished[:5]) + (", ..." if len(unfinished) > 5 else "")
         raise CacheError(
+            "shards-unfinished",
             f"{len(unfinished):,} of {n:,} shards are missing or unfinished: {listed}",
             rule="Every shard is sealed, or none",
             then=f"Run make features SHARD={unfinished[0].replace('-of-', '/')} and so on, then seal again",

@@ -171,13 +171,14 @@ def resolve(**given: Any) -> Workspace:
         return _recorded_demo(given)
     out = _absolute(given.get("out", ARTIFACTS))
     if out.exists() and not out.is_dir():
-        raise InputError(f"OUT={out} is a file", rule="OUT is a folder, made where it does not exist")
+        raise InputError("out-is-file", f"OUT={out} is a file", rule="OUT is a folder, made where it does not exist")
     mine = _recorded_inputs(out)
     cache = _absolute(given.get("cache") or mine.get("cache") or out / FEATURES)
     beside = _recorded_inputs(cache.parent)
     known = {name: value for name, value in beside.items() if name not in _belonging("out")} | mine
     if "data" not in {**known, **given}:
         raise InputError(
+            "no-table",
             f"No table was given and none is recorded in {out}",
             then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
         )
@@ -194,6 +195,7 @@ def _media(given: dict[str, Any], known: dict[str, str], data: Path) -> Path:
     if data.is_dir():
         if media and _absolute(media) != data:
             raise InputError(
+                "media-with-folder",
                 f"MEDIA={media} was given, but DATA={data} is a folder",
                 rule="A folder of photos is its own MEDIA",
                 then="Leave MEDIA out, or give a CSV as DATA",
@@ -275,7 +277,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise InputError(
-            f"{path} is not as it was written: {error}", then="Delete it and give DATA and MEDIA"
+            "settings-damaged", f"{path} is not as it was written: {error}", then="Delete it and give DATA and MEDIA"
         ) from error
 
 

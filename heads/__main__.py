@@ -146,10 +146,15 @@ def _predict_alone(args: argparse.Namespace) -> int:
 
     if args.engine != "auto":
         raise UsageError(
-            "--engine was given with --model", rule="An export runs on its own runtime", then="Leave ENGINE out"
+            "engine-with-model",
+            "--engine was given with --model",
+            rule="An export runs on its own runtime",
+            then="Leave ENGINE out",
         )
     if not args.input:
-        raise UsageError("--model was given without --input", then="Give INPUT=a file, a folder or a table")
+        raise UsageError(
+            "model-without-input", "--model was given without --input", then="Give INPUT=a file, a folder or a table"
+        )
     source = Path(args.input)
     media = Path(args.media or os.environ.get("MEDIA_DIR") or source.parent)
     files = predict.list_files(source, media, allow_outside=args.allow_outside)
@@ -179,6 +184,7 @@ def _review(args: argparse.Namespace) -> int:
         from heads.review import server
     except ModuleNotFoundError as error:
         raise UsageError(
+            "review-packages-missing",
             f"Label review needs {error.name}, which is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-review.txt",
         ) from error

@@ -187,6 +187,7 @@ def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
     best = max(heads, key=lambda head: head.point.best)
     easier = "more" if target.kind == "review" else "less"
     return HeadError(
+        "threshold-unsupported",
         f"No head supports THRESHOLD={target.spec}; {best.name} comes nearest: {best.point.refused}",
         rule="What is promised must be shown on validation",
         then=f"Ask for {easier}, or label more validation images (in more groups)",

@@ -87,6 +87,7 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
     """
     if spec == REMOVED:
         raise BackboneError(
+            "backbone-removed",
             f"BACKBONE={REMOVED}, trained on generated images, was removed in version 0.8",
             then=f"Use BACKBONE={lite.LITE0}, which needs no download, and a new OUT; for the demo run make demo",
         )
@@ -95,6 +96,7 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
             full, path, size = found
             return Source(full, name, path, digest(path), size)
     raise BackboneError(
+        "backbone-unknown",
         f"BACKBONE={spec} is no backbone that this version knows",
         rule=f"Known are {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
         "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
@@ -169,7 +171,9 @@ def load(source: Source) -> Backbone:
     """
     network = SOURCES[source.kind].load(source)
     if digest(source.path) != source.digest:
-        raise BackboneError(f"{source.path} changed while it was being loaded", then="Run the same command again")
+        raise BackboneError(
+            "backbone-changed", f"{source.path} changed while it was being loaded", then="Run the same command again"
+        )
     if isinstance(network, saved_model.Graph):
         return Backbone(None, source.input_size, network)
     network.trainable = False

@@ -73,6 +73,7 @@ def choose(asked: str) -> str:
     here = find_spec("openvino") is not None
     if asked == "openvino" and not here:
         raise BackboneError(
+            "openvino-missing",
             "ENGINE=openvino was asked for, and OpenVINO is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cpu.txt, or leave ENGINE out",
         )
@@ -97,6 +98,7 @@ class TensorFlow:
         self._options = tensorflow.call_options(TENSORFLOW_OPTIONS[precision])
         if np.array_equal(before, self._features(noise)):
             raise BackboneError(
+                "precision-no-difference",
                 f"PRECISION={precision} makes no difference with TensorFlow on this {tensorflow.device().upper()}",
                 rule="TensorFlow has bfloat16 on CPUs that compute in it, and float16 on GPUs",
                 then="Leave PRECISION out, or try ENGINE=openvino",
@@ -115,7 +117,7 @@ class TensorFlow:
         except tf.errors.ResourceExhaustedError as error:
             self._most = len(pixels) // 2
             if not self._most:
-                raise BackboneError("Not even one image fits into the device's memory") from error
+                raise BackboneError("out-of-memory", "Not even one image fits into the device's memory") from error
             print(f"Out of memory at a batch of {len(pixels)}; going on with {self._most}.", file=sys.stderr)
             return self(pixels)
 
@@ -135,7 +137,9 @@ class OpenVINO:
         self.step, (hint, able) = step, OPENVINO_PRECISIONS[precision]
         core = openvino.Core()
         if able not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise BackboneError(f"This CPU does not compute in {precision}", then="Leave PRECISION out")
+            raise BackboneError(
+                "precision-unsupported", f"This CPU does not compute in {precision}", then="Leave PRECISION out"
+            )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "frozen.pb"
             path.write_bytes(tensorflow.freeze(apply, size).graph.as_graph_def().SerializeToString())

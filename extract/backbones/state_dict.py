@@ -28,7 +28,9 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     except BackboneError:
         raise
     except Exception as error:  # pickle and NumPy raise a dozen types for bytes that are something else
-        raise BackboneError(f"The weights file is not a state dict in torch's older format: {error!r}") from error
+        raise BackboneError(
+            "state-dict-unreadable", f"The weights file is not a state dict in torch's older format: {error!r}"
+        ) from error
 
 
 def _read(file: io.BytesIO) -> dict[str, np.ndarray]:
@@ -66,6 +68,7 @@ class _Unpickler(pickle.Unpickler):
         """Return our stand-in for a global. Errors: BackboneError for any other."""
         if (module, name) not in self._globals:
             raise BackboneError(
+                "state-dict-unsafe",
                 f"The weights file asks for {module}.{name}, which a state dict does not need",
                 rule="Nothing that is loaded is executed",
             )

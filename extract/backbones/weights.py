@@ -56,6 +56,7 @@ def _load_weights(model: Any, path: Path) -> None:
     except Exception as error:  # h5py and Keras raise a dozen types for a file that does not fit
         files.raise_unless_damage(path, error)
         raise BackboneError(
+            "weights-do-not-fit",
             f"{path} holds no weights that fit EfficientNet-B0 without its top: {error}",
             then="For another architecture, save the feature extractor as a .keras file",
         ) from error

@@ -105,7 +105,9 @@ class Manifest:
         try:
             numbers = {at: list(map(int, columns[at])) for at in NUMBERS if columns}
         except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}", then="Delete it and run make features again") from error
+            raise InputError(
+                "manifest-damaged", f"{path} is damaged: {error}", then="Delete it and run make features again"
+            ) from error
         rows = zip(*(numbers.get(at, column) for at, column in enumerate(columns)), strict=True)
         return Manifest(list(map(Row._make, rows)))
 
@@ -166,6 +168,7 @@ def _refuse_look_alikes(source: Path, column: str, words: list[str]) -> None:
         other = seen.setdefault(sheet.normal(word), word)
         if other != word:
             raise InputError(
+                "names-look-alike",
                 f"{source}: {other!a} and {word!a} are two names of column {column} that look alike",
                 rule="They differ only in Unicode normal form or in spaces at their ends",
                 then="Give both one spelling",
@@ -206,6 +209,7 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
             relative = os.path.normpath(path or name)
         if relative is None or "\0" in relative:
             raise InputError(
+                "path-outside-media",
                 f"{where(line, path)}: {path or name!r} leads outside {media}",
                 rule="A table names files inside MEDIA",
                 then="Pass --allow-outside (make: ARGS=--allow-outside) if that is meant",
@@ -221,6 +225,7 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
             answers = listing.alike(base, relative, whole=bool(path))
         if len(answers) > 1:
             raise InputError(
+                "path-ambiguous",
                 f"{where(line, path)}: two files answer to {path or name!r}: {answers[0]} and {answers[1]}",
                 then="Remove one, or say which in a `path` column",
             )
@@ -431,6 +436,7 @@ def refuse_other_images(known: Manifest, scan: Scan) -> None:
             scan.add(number, read(row)[0])
         if scan.rows[number].sha256 not in ("", old.sha256):
             raise InputError(
+                "id-reused",
                 f"objectId {row.object_id!r} is {old.path} in the manifest and {row.path} in this table",
                 rule="Beside one cache, an id names one image",
                 then="Use another OUT for this table",

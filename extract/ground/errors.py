@@ -21,6 +21,7 @@ def visible(text: str) -> str:
 class OnepassError(Exception):
     """Something the user can mend. `str()` is the whole message, ready to print.
 
+    code: what kind of trouble, in kebab case; it stays when words change, so programs and tests hold on to it.
     event: what happened, with the value that caused it.
     rule: what would have been right.
     then: what to do or to run next.
@@ -28,9 +29,13 @@ class OnepassError(Exception):
 
     exit_code = FAILED
 
-    def __init__(self, event: str, *, rule: str = "", then: str = "") -> None:
+    def __init__(self, code: str, event: str, *, rule: str = "", then: str = "") -> None:
         sentences = (text.strip().removesuffix(".") + "." for text in (event, rule, then) if text)
-        super().__init__(visible(" ".join(sentences)))
+        super().__init__(code, visible(" ".join(sentences)))
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class UsageError(OnepassError):

@@ -76,7 +76,10 @@ def refuse_inputs(targets: Iterable[Path], inputs: Iterable[str | Path], *, then
             if (key := _key(file)) and (target := there.get(key)):
                 other = "" if file == target else f": it is {file}"
                 raise InputError(
-                    f"{target} is a file that this command reads{other}", rule="No input is overwritten", then=then
+                    "output-is-input",
+                    f"{target} is a file that this command reads{other}",
+                    rule="No input is overwritten",
+                    then=then,
                 )
 
 
@@ -85,7 +88,10 @@ def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
     if target.is_dir() or target.is_block_device():
         kind = "folder" if target.is_dir() else "disk"
         raise InputError(
-            f"--output {target} is a {kind}", rule="A table is written to a file", then="Give a file's name"
+            "output-not-a-file",
+            f"--output {target} is a {kind}",
+            rule="A table is written to a file",
+            then="Give a file's name",
         )
     if not _is_stream(target):
         refuse_inputs([target], inputs, then="Give another --output")
@@ -124,6 +130,7 @@ def behind_links(path: Path) -> Path:
             target = Path(os.path.realpath(each))
             if target.is_symlink() or not target.parent.is_dir():
                 raise InputError(
+                    "link-broken",
                     f"{each} is a link to {os.readlink(each)}, where nothing can be written",
                     rule="What a link leads to may be missing, but not the folder that it lies in",
                     then="Mount or make that folder, or remove the link",
@@ -173,6 +180,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     sweep(path.parent)
     if link.is_symlink() and path.exists() and not (path / OURS).exists() and not _is_empty(path):
         raise InputError(
+            "link-target-in-use",
             f"{link} is a link to {path}, which holds other things",
             rule="A folder is replaced as a whole, and only what this tool wrote",
             then="Let it lead to an empty folder, or remove the link",
@@ -254,6 +262,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
             holder = os.read(handle, 100).decode(errors="replace") or "unknown"
             os.close(handle)
             raise BusyError(
+                "busy",
                 f"Process {holder} is already writing {what}",
                 rule="One run writes a cache at a time",
                 then="Wait for it to end, or use another OUT",
@@ -278,6 +287,7 @@ def without_locks(path: Path, error: OSError) -> BusyError:
     """Return what to say of a file that the file system cannot lock."""
     reason = os.strerror(error.errno or errno.ENOLCK)
     return BusyError(
+        "no-file-locks",
         f"The file system of {path} has no file locks: {reason}",
         rule="A lock keeps a second process from writing the same cache",
         then="Use an OUT and a CACHE on another disk, a local one say, or mount this one with locks. Where only the "
@@ -305,6 +315,7 @@ def raise_unless_damage(path: Path, error: Exception) -> None:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EAGAIN:
         raise BusyError(
+            "file-open-for-writing",
             f"{path} is in use: another process has it open for writing",
             rule="It can be read when that process has closed it",
             then="Close it there, a notebook or a viewer say, and run the same command again",
@@ -380,6 +391,7 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
         rows = [list(map(plain, row)) for row in rows]
     if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
+            "record-damaged",
             f"{path} is not as it was written: its columns should be {','.join(header)}",
             then="Move it away and run make features again",
         )

@@ -49,6 +49,7 @@ def hub() -> Any:
             import tensorflow_hub
     except ImportError as error:
         raise BackboneError(
+            "hub-unimportable",
             f"tensorflow-hub cannot be imported: {error}",
             rule="It needs tf-keras, and of setuptools a version below 82, as in requirements.txt",
             then="Run .venv/bin/python -m pip install -r requirements.txt",
@@ -80,6 +81,7 @@ def _refuse_other_settings(config: Any) -> None:
     if found != KERAS_SETTINGS:
         other = ", ".join(f"{name} {found[name]!r}" for name in found if found[name] != KERAS_SETTINGS[name])
         raise BackboneError(
+            "keras-already-imported",
             f"This process imported Keras before, with {other}",
             rule="Features and heads are made with " + ", ".join(f"{k} {v!r}" for k, v in KERAS_SETTINGS.items()),
             then="Run it in a process of its own, as python -m extract and python -m heads do",

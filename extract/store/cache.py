@@ -95,12 +95,14 @@ class FeatureCache:
 def open_cache(path: Path) -> FeatureCache:
     """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""
     if not path.is_file():
-        raise CacheError(f"There is no cache at {path}", then="Run make features")
+        raise CacheError("cache-missing", f"There is no cache at {path}", then="Run make features")
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
             then = NOT_OURS if schema is None else ANEW
-            raise CacheError(f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then)
+            raise CacheError(
+                "cache-schema", f"{path} has schema {schema}", rule=f"This version reads schema {SCHEMA}", then=then
+            )
         refuse_foreign(path, file)
         recipe = Recipe.from_json(json.loads(attribute(file, "recipe")))
         _refuse_removed(path, recipe)
@@ -120,6 +122,7 @@ def _refuse_removed(path: Path, recipe: Recipe) -> None:
     """Raise CacheError for features of a backbone that no version after 0.7 has, so that no new photo can join them."""
     if recipe.weights_sha256 == EMBEDDED:
         raise CacheError(
+            "cache-removed-backbone",
             f"{path} was made with the embedded backbone, which was removed in version 0.8",
             then="Run make features BACKBONE=efficientnet-lite0 with a new OUT, or delete that file; "
             "for the demo run make demo",
@@ -135,11 +138,17 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if stamp not in (None, _stamp_of(file)):
-                raise CacheError(f"{path} was sealed anew while it was being read", then="Run the same command again")
+                raise CacheError(
+                    "cache-replaced",
+                    f"{path} was sealed anew while it was being read",
+                    then="Run the same command again",
+                )
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         files.raise_unless_damage(path, error)
-        raise CacheError(f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)) from error
+        raise CacheError(
+            "cache-unreadable", f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)
+        ) from error
 
 
 def _stamp_of(file: h5py.File) -> bytes:
@@ -170,12 +179,20 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
         link, dataset = file.get(name, getlink=True), file[name]
         plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset) and dataset.chunks is not None
         if not plain or dataset.is_virtual or dataset.external or dataset.id.get_create_plist().get_nfilters() != 1:
-            raise CacheError(f"{path}: /{name} is not stored as ours is, in chunks with a Fletcher-32 each", then=ANEW)
+            raise CacheError(
+                "cache-layout",
+                f"{path}: /{name} is not stored as ours is, in chunks with a Fletcher-32 each",
+                then=ANEW,
+            )
         if (dataset.shape, dataset.dtype) != (shape, dtype) or not dataset.fletcher32 or len(dim) != 1:
-            raise CacheError(f"{path}: /{name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}", then=ANEW)
+            raise CacheError(
+                "cache-layout", f"{path}: /{name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}", then=ANEW
+            )
         if whole and dataset.id.get_storage_size() < dataset.nbytes:
             declared, stored = f"{dataset.nbytes / 1e9:.2f}", f"{dataset.id.get_storage_size() / 1e9:.2f}"
-            raise CacheError(f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path))
+            raise CacheError(
+                "cache-layout", f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path)
+            )
 
 
 def remade(path: Path) -> str:
@@ -224,7 +241,7 @@ def write(
                 start += len(rows)
                 output.check()  # else the other blocks would be written to nowhere
         if start != n:
-            raise CacheError(f"{path}: {start} rows came where {n} were announced")
+            raise CacheError("cache-rows-missing", f"{path}: {start} rows came where {n} were announced")
         _stamp(partial)
 
 
@@ -315,16 +332,20 @@ def check_bytes(path: Path) -> None:
     Errors: BusyError where another process has it open for writing: what it holds then says nothing.
     """
     if not path.is_file():
-        raise CacheError(f"There is no cache at {path}", then="Run make features")
+        raise CacheError("cache-missing", f"There is no cache at {path}", then="Run make features")
     with files.sharing(path) as file:
         stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
         raise CacheError(
-            f"{path} carries no seal of ours", rule="A sealed cache begins with its SHA-256", then=repair_of(path)
+            "cache-no-seal",
+            f"{path} carries no seal of ours",
+            rule="A sealed cache begins with its SHA-256",
+            then=repair_of(path),
         )
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
         raise CacheError(
+            "cache-damaged",
             f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...",
             then=repair_of(path),
         )
@@ -335,12 +356,15 @@ def verify(path: Path) -> FeatureCache:
     check_bytes(path)
     cache = open_cache(path)
     if cache.recipe.fingerprint != cache.fingerprint:
-        raise CacheError(f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path))
+        raise CacheError(
+            "cache-fingerprint", f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path)
+        )
     if len(np.unique(cache.keys)) != len(cache):
-        raise CacheError(f"{path}: a digest stands there twice", then=repair_of(path))
+        raise CacheError("cache-duplicate-digest", f"{path}: a digest stands there twice", then=repair_of(path))
     for start, _, block in _slices(cache):
         if not np.isfinite(block).all():
             raise CacheError(
+                "cache-not-finite",
                 f"{path}: row {start + int(np.argmin(np.isfinite(block).all(axis=1)))} is not finite",
                 then=repair_of(path),
             )
@@ -358,6 +382,7 @@ def refuse_other_recipe(found: Recipe, wanted: Recipe, *, where: str) -> None:
     """Raise CacheError naming the first field in which two recipes differ, and both values."""
     if difference := found.difference(wanted):
         raise CacheError(
+            "recipe-differs",
             f"{where} has another recipe: {difference}",
             rule="One cache holds one recipe",
             then="Use the BACKBONE it was made with, or another OUT for this one",
@@ -367,11 +392,14 @@ def refuse_other_recipe(found: Recipe, wanted: Recipe, *, where: str) -> None:
 def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
     """Raise CacheError where two probes differ by more than 1e-4 x max(1, max|f|), saying by how much."""
     if found.shape != expected.shape:
-        raise CacheError(f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}")
+        raise CacheError(
+            "probe-shape", f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}"
+        )
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(found - expected).max())
     if not difference <= tolerance:  # not: a NaN must be refused too
         raise CacheError(
+            "probe-differs",
             f"This machine's features differ from those in {where} by {difference:.2e}",
             rule=f"At most {tolerance:.2e} may separate features of one cache",
             then="Go back to the library versions that `python -m extract info` names, or use another OUT",
@@ -412,6 +440,7 @@ def _refuse_full_disk(path: Path, needed: int) -> None:
     free = shutil.disk_usage(files.behind_links(path).parent).free
     if free < needed * 1.02:
         raise CacheError(
+            "disk-full",
             f"Sealing {path} needs {needed / 1e9:.2f} GB more; {free / 1e9:.2f} GB are free",
             rule="The parts are kept",
             then="Free some space and run make features again",

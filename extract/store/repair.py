@@ -39,7 +39,7 @@ def repair(path: Path) -> tuple[int, int]:
             rows = np.flatnonzero(whole)
             rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # a digest counts once
             if not len(rows):
-                raise CacheError(f"{path}: not one row of {n:,} is whole", then=cache.ANEW)
+                raise CacheError("repair-no-row", f"{path}: not one row of {n:,} is whole", then=cache.ANEW)
             made_by = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
             chunks = _Chunks(path, file["features"], source)
             cache.write(path, recipe, made_by, probe, _blocks(chunks, keys, rows), len(rows))
@@ -55,7 +55,7 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         files.raise_unless_damage(path, error)
         raise CacheError(
-            f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
+            "repair-structure", f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
         ) from error
 
 
@@ -99,20 +99,22 @@ def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, di
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
     if file.attrs.get("schema") != cache.SCHEMA:
         raise CacheError(
-            f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}", then=cache.remade(path)
+            "repair-schema",
+            f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}",
+            then=cache.remade(path),
         )
     cache.refuse_foreign(path, file, whole=False)
     recipe, described = None, json.loads(cache.attribute(file, "recipe"))
     with suppress(ValueError):
         recipe = Recipe.from_json(described)
     if not recipe or recipe.fingerprint != cache.attribute(file, "fingerprint"):
-        raise CacheError(f"{path} cannot be repaired, its recipe is damaged", then=cache.ANEW)
+        raise CacheError("repair-recipe", f"{path} cannot be repaired, its recipe is damaged", then=cache.ANEW)
     provenance: dict[str, Any] = {}
     with suppress(ValueError, KeyError, OSError):
         provenance = dict(json.loads(cache.attribute(file, "provenance")))
     probe = _Chunks(path, file["probe"], source).read(0)
     if probe is None:
-        raise CacheError(f"{path} cannot be repaired, its probe is damaged", then=cache.ANEW)
+        raise CacheError("repair-probe", f"{path} cannot be repaired, its probe is damaged", then=cache.ANEW)
     return recipe, provenance, probe
 
 
@@ -155,7 +157,7 @@ class _Chunks:
         places = [self._place[start] for start in sorted(self._place)]
         if sorted(set(places)) != places:
             what = f"the index of /{dataset.name.strip('/')} is damaged"
-            raise CacheError(f"{path} cannot be repaired, {what}", then=cache.ANEW)
+            raise CacheError("repair-index", f"{path} cannot be repaired, {what}", then=cache.ANEW)
 
     def read(self, start: int) -> np.ndarray | None:
         """Return the rows from `start` on, as many as a chunk has; None where their checksum does not hold."""

@@ -98,6 +98,7 @@ def _parse(path: Path) -> tuple[list[list[str]], int]:
     torn = len(lines) == taken + 1 and not text.endswith("\n") and (taken or ",".join(COLUMNS).startswith(text))
     if taken < len(lines) and not torn:
         raise InputError(
+            "answers-damaged",
             f"{path} is not as it was written, from line {taken + 1} on",
             rule=f"Its columns are {','.join(COLUMNS)}; an answer is {', '.join(ANSWERS)}",
             then="Mend it by hand, or move it away to go on without its answers",

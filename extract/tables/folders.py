@@ -60,10 +60,11 @@ def _scan(folder: Path, relative: str, above: dict[tuple[int, int], str], found:
         stat = os.stat(where)
         entries = sorted(os.scandir(where), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"The folder {where} cannot be read: {error}") from error
+        raise InputError("folder-unreadable", f"The folder {where} cannot be read: {error}") from error
     key = (stat.st_dev, stat.st_ino)
     if key in above:
         raise InputError(
+            "folder-loop",
             f"{folder}: the folder {relative!r} leads back to {above[key] or '.'!r}, in which it lies",
             rule="Links to folders are followed, and this one has no end",
             then="Remove that link",
@@ -142,7 +143,7 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
         if len(names) > (i := at[names[depth]]) + 1
     ]
     if not rows:
-        raise InputError(f"There is no image in a class folder of {folder}", rule=LAYOUT)
+        raise InputError("folder-no-images", f"There is no image in a class folder of {folder}", rule=LAYOUT)
     _refuse_odd_class(folder, {name for _, _, name, _ in rows})
     in_classes = {path for path, *_ in rows}
     loose = [path for path in found.paths if path not in in_classes]
@@ -186,6 +187,7 @@ def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, s
     if len(types) == 1 and all(len(names) == 1 for paths in below.values() for names in paths):
         return {}, [f"the folder {next(iter(types))!r} is a class and no split, as it lies beside {_some(others)}"]
     raise InputError(
+        "folder-splits-mixed",
         f"{folder} has folders named as splits ({_some(list(types))}) beside others ({_some(others)})",
         rule=LAYOUT,
         then=f"Move or rename the others; or, if all are classes, move all into a folder named {CLASSES}; or use a CSV",
@@ -206,6 +208,7 @@ def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> Non
     splits = splits_of(names)
     if len(splits) == len(names) > 1:
         raise InputError(
+            "folder-ambiguous",
             f"{folder}: the folders {tops} hold folders named as splits, {_some(names)}",
             rule=LAYOUT,
             then=f"Put the splits outside, {names[0]}/{next(iter(below))} and so on; or give a CSV with a column type",
@@ -213,6 +216,7 @@ def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> Non
     same = sorted(set.intersection(*inner))
     if len(same) > 1:
         raise InputError(
+            "folder-ambiguous",
             f"{folder}: the folders {tops} hold the same folders, {_some(same)}, so that either may be the classes",
             rule=f"As <type>/<class>, the classes would be {_some(same)}; as <class>/files, {tops}",
             then=f"In the first case rename the outer folders to train, validation and test; in the second move them "
@@ -235,7 +239,9 @@ def _refuse_odd_class(folder: Path, classes: set[str]) -> None:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"{folder}: the class folder {name!r} is not named in UTF-8", then="Rename it") from error
+            raise InputError(
+                "folder-name-not-utf8", f"{folder}: the class folder {name!r} is not named in UTF-8", then="Rename it"
+            ) from error
 
 
 def left_out(loose: list[str], others: Counter[str]) -> list[str]:

@@ -113,6 +113,7 @@ def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str
         where = next(iter(values.index[values == names[2]]))
         counts = ", ".join(f"{name!r} x {n}" for name, n in Counter(v for v in values if v).most_common(5))
         raise InputError(
+            "third-class",
             f"{source}, {values.index.name} {where!r}, column value: {names[2]!r} is a third class ({counts})",
             rule="value is 0 or 1, or one of two class names; leave it empty for an unlabelled image. Of a folder's "
             "class folders, whatever their names, two may hold images",
@@ -122,7 +123,7 @@ def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str
     if set(names) <= {"0", "1"}:
         names = ["0", "1"]
     if positive is not None and positive not in names:
-        raise InputError(f"{source}: POSITIVE={positive}, but the values are {', '.join(names)}")
+        raise InputError("positive-unknown", f"{source}: POSITIVE={positive}, but the values are {', '.join(names)}")
     if len(names) == 1:
         names.append(f"not {names[0]}")  # one class is enough to embed; a head will ask for the other
     positive = positive or sorted(names)[1]
@@ -136,6 +137,7 @@ def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
     if unknown.any():
         line, word = next(types[unknown].items())
         raise InputError(
+            "split-unknown",
             f"{source}, line {line}, column type: {word!r} is no split",
             rule="type is train, validation or test, or another usual word of these (training, val, dev, testing); "
             "leave it empty and the split is made for you",

@@ -73,6 +73,7 @@ def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str],
     for line, row in found:
         if len(row) < width or any(map(strip, row[width:])):
             raise InputError(
+                "table-cell-count",
                 f"{source}, line {line}: {len(row)} cells",
                 rule=f"The header has {width} columns ({', '.join(map(strip, header))})",
             )
@@ -93,7 +94,7 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     columns = {name: list(map(strip, column)) for name, column in raw.items()}
     table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=TEXT)
     if table.empty:
-        raise InputError(f"The table {source} has no rows below its header")
+        raise InputError("table-empty", f"The table {source} has no rows below its header")
     table = _one_row_an_id(source, table)
     spaces = [_spaces(name, raw[name], columns[name], lines) for name in ("objectId", "path")]
     table.attrs["source"] = str(source)  # for messages
@@ -111,11 +112,13 @@ def _text(source: Path) -> str:
         utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if utf_16 else "utf-8-sig", "surrogateescape")
     except (OSError, UnicodeError) as error:
-        raise InputError(f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv") from error
+        raise InputError(
+            "table-unreadable", f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv"
+        ) from error
     if "\0" in text[:HEAD]:
         kind = "binary data, or UTF-16 without its byte order mark"
     if kind:
-        raise InputError(f"{source} is not a table but {kind}", rule=RULE, then=_way_out(kind))
+        raise InputError("not-a-table", f"{source} is not a table but {kind}", rule=RULE, then=_way_out(kind))
     return text
 
 
@@ -146,7 +149,7 @@ def _dialect(source: Path, text: str, required: tuple[str, ...]) -> tuple[str, s
         if set(required) <= set(map(strip, next(csv.reader([line], delimiter=delimiter)))):
             return text, delimiter
     if markup := MARKUP.get(strip(line)[:1]):
-        raise InputError(f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
+        raise InputError("not-a-table", f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
     return text, ","
 
 
@@ -169,7 +172,9 @@ def _parse(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
     except csv.Error as error:
         if reader.line_num > before + 1 or "end of data" in str(error):
             raise _stray_quote(source, before + 1, " and is not closed") from error
-        raise InputError(f"{source}, line {before + 1}: {error}", then="Correct that line") from error
+        raise InputError(
+            "table-unreadable", f"{source}, line {before + 1}: {error}", then="Correct that line"
+        ) from error
 
 
 def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
@@ -186,6 +191,7 @@ def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
 
 def _stray_quote(source: Path, line: int, what: str, more: str = "") -> InputError:
     return InputError(
+        "table-stray-quote",
         f"{source}, line {line}: a quote opens a cell there{what}",
         rule='A cell that begins with " ends with one, and each " inside it is doubled',
         then=f"Close that quote or remove it{more}",
@@ -196,16 +202,20 @@ def _check_header(source: Path, header: list[str], required: tuple[str, ...]) ->
     missing = [name for name in required if name not in header]
     if missing:
         found = ", ".join(name[:40] for name in header[:10]) or "none"
-        raise InputError(f"{source}, line 1: column {', '.join(missing)} is missing; found {found}", rule=RULE)
+        raise InputError(
+            "table-column-missing",
+            f"{source}, line 1: column {', '.join(missing)} is missing; found {found}",
+            rule=RULE,
+        )
     twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
     if twice:
-        raise InputError(f"{source}, line 1: column {', '.join(twice)} stands there twice")
+        raise InputError("table-column-duplicate", f"{source}, line 1: column {', '.join(twice)} stands there twice")
 
 
 def _one_row_an_id(source: Path, table: pd.DataFrame) -> pd.DataFrame:
     empty = table.index[table["objectId"] == ""]
     if len(empty):
-        raise InputError(f"{source}, line {empty[0]}: objectId is empty")
+        raise InputError("table-empty-id", f"{source}, line {empty[0]}: objectId is empty")
     table = table.drop_duplicates()
     again = table["objectId"].duplicated(keep=False)
     if again.any():
@@ -214,6 +224,7 @@ def _one_row_an_id(source: Path, table: pd.DataFrame) -> pd.DataFrame:
         column = next(c for c in COLUMNS if same[c].nunique() > 1)
         where = " and ".join(f"{cell!r} in line {line}" for line, cell in same[column].iloc[:2].items())
         raise InputError(
+            "table-conflicting-rows",
             f"{source}: objectId {name!r} has two entries in column {column}: {where}",
             rule="One id names one image with one label, split, path and group; spaces around it do not count",
         )

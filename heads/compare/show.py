@@ -36,11 +36,13 @@ class Tile:
 def draw(place: Workspace, name: str, seed: int) -> Path:
     """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError without a fresh compare."""
     if not place.suspects.exists():
-        raise HeadError(f"There is no suspects.csv in {place.out}", then="Run make compare")
+        raise HeadError("suspects-missing", f"There is no suspects.csv in {place.out}", then="Run make compare")
     suspects = files.read_csv(place.suspects, audit.COLUMNS)[:COLUMNS]
     values = splits.read(place.splits).values
     if any(values.get(row["objectId"]) != row["value"] for row in suspects):
-        raise HeadError(f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare")
+        raise HeadError(
+            "suspects-stale", f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare"
+        )
     rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, train.PREDICTION_COLUMNS)
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]

@@ -93,11 +93,12 @@ def read_table(place: Workspace) -> tuple[pd.DataFrame, list[str]]:
     """
     known = Manifest.read(place.manifest).digests()
     if not known:
-        raise CacheError(f"There is no manifest beside {place.cache}", then="Run make features")
+        raise CacheError("manifest-missing", f"There is no manifest beside {place.cache}", then="Run make features")
     table = manifest.read_table(place.data)
     lacking = [name for name in table["objectId"] if name not in known]
     if lacking:
         raise InputError(
+            "objects-not-in-cache",
             f"{place.data} names {len(lacking):,} objects that the cache lacks: {_some(lacking)}",
             rule="Heads are trained on images that were embedded",
             then="Run make features; what was only renamed, or moved to another class folder, is not embedded again",
@@ -147,7 +148,9 @@ def join(place: Workspace, reading: Reading | None = None) -> Dataset:
     said = reading.labels
     found = cache.open_cache(place.cache)
     if said.classes is None:
-        raise InputError(f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1")
+        raise InputError(
+            "no-labels", f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1"
+        )
     at = rows_of(found, said.sha256)
     quarantined = _quarantined(place, said, at)
     usable = (at >= 0) & (said.y != labels.UNLABELLED)
@@ -177,6 +180,7 @@ def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, in
     lacking = [name for name in without if name not in reasons]
     if lacking:
         raise CacheError(
+            "features-missing",
             f"{place.cache} lacks the features of {len(lacking):,} objects: {_some(lacking)}",
             rule="An extraction that was stopped must be finished first",
             then="Run make features",
@@ -195,6 +199,7 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
     X = found.read(at[np.concatenate(chosen)])
     if len(X) and (largest := max(float(X.max()), -float(X.min()))) > LARGEST:
         raise CacheError(
+            "feature-too-large",
             f"{found.path} holds a feature of {largest:.1e}",
             rule=f"Heads compute in float32, whose sums overflow with features above {LARGEST:g}",
             then="Look at the backbone: no layer of it should give such numbers",
@@ -209,9 +214,12 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
 def _refuse_absent_class(place: Workspace, said: Labels, usable: np.ndarray, classes: tuple[str, str]) -> None:
     for value in (0, 1):
         if value not in said.y[usable]:
-            raise InputError(f"{place.data} has no usable row of class {classes[value]!r}", then="Label some")
+            raise InputError(
+                "class-unusable", f"{place.data} has no usable row of class {classes[value]!r}", then="Label some"
+            )
     for name, absent in _absent(said, usable).items():
         raise InputError(
+            "class-missing-in-split",
             f"Split {name} of {place.data} has {int((usable & (said.split == name)).sum()):,} usable rows and none of "
             f"class {' nor '.join(repr(classes[value]) for value in absent)}",
             rule="Train and validation need both classes, and so does test where there is one",

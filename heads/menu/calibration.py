@@ -61,6 +61,7 @@ class Calibrated(Head):
         groups = np.arange(len(y)) if groups is None else groups
         if self.method == "isotonic" and len(y) < ISOTONIC_ROWS:
             raise HeadError(
+                "isotonic-too-few-rows",
                 f"Isotonic calibration was asked for with {len(y):,} rows in train",
                 rule=f"It overfits below {ISOTONIC_ROWS:,}",
                 then="Use CALIBRATE=platt or temperature",

@@ -127,6 +127,7 @@ class LdaHead(_SelfCalibrated):
         fewest = min([len(y), *(len(rest) for rest, _ in folds)])
         if fewest < LDA_ROWS:
             raise TooFewRows(
+                "too-few-rows",
                 f"lda cannot be trained on {len(y)} rows"
                 + (f": without one of its {len(folds)} folds {fewest} are left" if folds else ""),
                 rule=f"Each of its fits needs at least {LDA_ROWS} rows",

@@ -31,7 +31,11 @@ class KnnHead(Searched):
         return self.neighbours_
 
     def to_layers(self) -> list[Dense]:
-        raise HeadError("Nearest neighbours are no layers", rule="Stored rows can be predicted with, not exported")
+        raise HeadError(
+            "head-without-layers",
+            "Nearest neighbours are no layers",
+            rule="Stored rows can be predicted with, not exported",
+        )
 
     def _choose_k(self, rows: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[int, str]:
         """Return k and how it was found; where there are too few groups for folds, the third of KS that fit."""

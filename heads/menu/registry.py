@@ -46,7 +46,7 @@ BASELINES = (*DEFAULT, "sigmoid-long")  # what a chosen head is held against: wi
 def create(name: str, seed: int, axes: dict[str, Any] | None = None) -> Head:
     """Make an untrained head; axes: of a head that has any. Errors: UsageError that lists what there is."""
     if name not in HEADS:
-        raise UsageError(f"HEAD={name} is no head", rule=f"Heads are {', '.join(HEADS)}")
+        raise UsageError("head-unknown", f"HEAD={name} is no head", rule=f"Heads are {', '.join(HEADS)}")
     head = clone(HEADS[name])
     settings = {"seed": seed, "axes": axes}
     return head.set_params(**{key: settings[key] for key in settings.keys() & head.get_params(deep=False).keys()})

@@ -86,12 +86,16 @@ def parse(text: str) -> Axes:
         name, equals, values = word.partition("=")
         families = [each for each in axes.values() if name in each]
         if not equals or not families:
-            raise UsageError(f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}")
+            raise UsageError(
+                "sweep-axis-unknown", f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}"
+            )
         for each in families:
             each[name] = tuple(dict.fromkeys(_read(name, value) for value in values.split(",") if value))
     axes = {family: each for family, each in axes.items() if all(each.values())}
     if not axes:
-        raise UsageError(f"SWEEP={text} leaves no head", rule="Each family needs a value for each of its axes")
+        raise UsageError(
+            "sweep-empty", f"SWEEP={text} leaves no head", rule="Each family needs a value for each of its axes"
+        )
     return axes
 
 
@@ -100,7 +104,9 @@ def _read(name: str, text: str) -> Any:
     if text in words:
         return text
     if words:
-        raise UsageError(f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}")
+        raise UsageError(
+            "sweep-value-invalid", f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}"
+        )
     least, below, whole = RANGES[name]
     try:
         value = int(text) if whole else float(text)
@@ -108,6 +114,7 @@ def _read(name: str, text: str) -> Any:
         value = -1
     if not least <= value < below:
         raise UsageError(
+            "sweep-value-invalid",
             f"SWEEP: {text!r} is no {name}",
             rule=f"It is a {'whole ' if whole else ''}number from {least:g} on"
             + (f", below {below:g}" if below < np.inf else ""),
@@ -131,6 +138,7 @@ class SweepHead(Head):
         folds = folds_by_group(y, groups, self.seed)
         if not folds:
             raise TooFewRows(
+                "too-few-groups",
                 "A sweep needs folds, and a class has too few groups for two",
                 rule="Settings are compared by grouped cross-validation inside train",
                 then="Label more, or leave SWEEP out",

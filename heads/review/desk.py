@@ -146,6 +146,7 @@ class Desk:
         here = at >= 0
         if known.classes is None or not {0, 1} <= set(known.y[here].tolist()):
             raise InputError(
+                "review-one-class",
                 f"{place.data} has no usable rows of two classes",
                 rule="Heads that learn from labels say which labels to look at",
                 then="Label some images of either class",

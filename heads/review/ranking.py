@@ -142,6 +142,7 @@ def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     pairs = folds_by_group(y[labelled], groups[labelled], seed)
     if not pairs:
         raise InputError(
+            "too-few-groups",
             "There is no order yet: a class has too few independent groups",
             rule="Heads that did not see a picture judge its label, so each class needs two groups or more",
             then="Label some more images of either class",

@@ -162,7 +162,9 @@ def run(place: Workspace, who: str, port: int) -> None:
             listening.bind((HOST, port))
             listening.listen()  # before the address is printed
         except (OSError, OverflowError) as error:  # the latter above 65535
-            raise InputError(f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out") from error
+            raise InputError(
+                "port-in-use", f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out"
+            ) from error
         desk = Desk(place, who)
         for note in desk.notes:
             print(f"labels    {note}")

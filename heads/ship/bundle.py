@@ -66,13 +66,13 @@ class HeadFacts:
     def from_json(cls, given: Any, path: Path) -> HeadFacts:
         """Take what `path`, a head.json of 0.2.0 or later, holds. Errors: HeadError naming the field."""
         if not isinstance(given, dict) or given.get("schema") != SCHEMA:
-            raise HeadError(f"{path} has no schema {SCHEMA}", then=AGAIN)
+            raise HeadError("head-schema", f"{path} has no schema {SCHEMA}", then=AGAIN)
         needed = [each.name for each in fields(cls) if each.default is each.default_factory is MISSING]
         lacking = [name for name in needed if name not in given]
         if not any(given.get(name) is not None for name in OF_WEIGHTS):
             lacking.append(OF_WEIGHTS[0])
         if lacking:
-            raise HeadError(f"{path} lacks {', '.join(lacking)}", then=AGAIN)
+            raise HeadError("head-incomplete", f"{path} lacks {', '.join(lacking)}", then=AGAIN)
         values = {"operating_point": BEFORE} | {
             each.name: given[each.name] for each in fields(cls) if each.name in given
         }
@@ -123,7 +123,9 @@ def read_facts(folder: Path) -> HeadFacts:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         files.raise_unless_damage(path, error)
-        raise HeadError(f"There is no trained head in {folder}: {error}", then="Run make head") from error
+        raise HeadError(
+            "head-missing", f"There is no trained head in {folder}: {error}", then="Run make head"
+        ) from error
     return HeadFacts.from_json(given, path)
 
 
@@ -139,7 +141,7 @@ def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
         ("operating_point", sound_point, "It says spec and prior"),
     ):
         if not holds:
-            raise HeadError(f"{path} has {name} {facts[name]!r}", rule=rule, then=AGAIN)
+            raise HeadError("head-field-invalid", f"{path} has {name} {facts[name]!r}", rule=rule, then=AGAIN)
 
 
 def _is_recipe(given: Any) -> bool:
@@ -159,7 +161,9 @@ def _read_model(folder: Path, facts: HeadFacts) -> Model:
             return _layers(arrays, facts.layers, facts.dim)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         files.raise_unless_damage(path, error)
-        raise HeadError(f"{path} does not hold what head.json describes: {error}", then=AGAIN) from error
+        raise HeadError(
+            "head-weights-damaged", f"{path} does not hold what head.json describes: {error}", then=AGAIN
+        ) from error
 
 
 def _layers(arrays: Any, described: Any, dim: int) -> list[Dense]:
@@ -199,7 +203,7 @@ def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
     """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
     refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
     if bundle.facts.dim != found.dim:
-        raise HeadError(f"The head takes {bundle.facts.dim} features, {found.path} has {found.dim}")
+        raise HeadError("head-dimension", f"The head takes {bundle.facts.dim} features, {found.path} has {found.dim}")
 
 
 def trained(heads: Path) -> list[str]:
@@ -220,6 +224,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
         registry.create(name, 0)  # no such head: the error lists those there are
     if not names or (name and name not in names):
         raise HeadError(
+            "head-missing",
             f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
             then=f"Run make head{f' HEAD={name}' if name else ''}",
         )
@@ -232,6 +237,7 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
     usable = [each for each in losses if not for_export or exportable(heads / each)]
     if not usable:
         raise HeadError(
+            "head-without-layers",
             f"None of the trained heads {', '.join(current)} can be exported",
             rule="An export is made of layers",
             then="Run make head, then make export",
@@ -259,6 +265,7 @@ def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
     if isinstance(bundle.model, Neighbours):
         others = [each for each in trained(heads) if exportable(heads / each)]
         raise HeadError(
+            "head-without-layers",
             f"Head {bundle.facts.head} cannot be exported",
             rule=f"An export is made of layers; {len(bundle.model.rows):,} stored rows are none",
             then=f"Run make export HEAD= with one of {', '.join(others)}"
@@ -279,4 +286,6 @@ def validation_log_loss(folder: Path) -> float:
     try:
         return float(json.loads((folder / FIGURES).read_text(encoding="utf-8"))["validation"]["log_loss"]["value"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again") from error
+        raise HeadError(
+            "figures-unreadable", f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again"
+        ) from error

@@ -119,7 +119,9 @@ def _network(source: backbone.Source, sample: Sample, asked: Sequence[str]) -> b
         if some:
             network.find_model(np.stack(list(some.values())))
         if network.model is None and set(asked) <= KERAS:
-            raise HeadError(card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx")
+            raise HeadError(
+                "no-keras-format", card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx"
+            )
     return network
 
 
@@ -181,7 +183,8 @@ def in_float32(
     _refuse_most_gone(len(there), len(p))
     if not np.isfinite(p[there]).all():
         raise HeadError(
-            f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32"
+            "parity-not-finite",
+            f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32",
         )
     paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
     kept = Sample(paths, sha256, p[there], sample.weight[there])
@@ -190,6 +193,7 @@ def in_float32(
     flips = int(flipped.sum())
     if np.average(flipped, weights=kept.weight) > MOST_FLIPPED:
         raise HeadError(
+            "parity-precision-flips",
             f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
             rule=f"At most {MOST_FLIPPED:.0%} may, since exports compute in float32",
             then="Run make features PRECISION=float32 in a new OUT",
@@ -203,6 +207,7 @@ def _parity_error(failed: list[Parity]) -> HeadError:
         for r in failed
     )
     return HeadError(
+        "parity-failed",
         f"Parity failed and these formats were not published: {listed}",
         rule=f"An export agrees with the cached features to {TOLERANCE:g}, or where pixels or weights are coarser to "
         "what docs/ship.md says",
@@ -217,6 +222,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     rows, at = rows[at >= 0], at[at >= 0]
     if not len(at):
         raise HeadError(
+            "parity-no-image",
             f"No image of {place.manifest} is in the cache",
             rule="An export is published only after parity on real images",
             then="Run make features",
@@ -261,6 +267,7 @@ def check(folder: Path, names: list[str], sample: Sample, threshold: float, size
 def _refuse_most_gone(there: int, n: int) -> None:
     if 2 * there < n:
         raise HeadError(
+            "parity-images-gone",
             f"Only {there} of the {n:,} images for the parity check are where and what the manifest says",
             rule="An export is published only after parity on real images",
             then="Run make features again",

@@ -48,7 +48,9 @@ def parse(text: str) -> list[str]:
     """Return the formats that FORMATS= names, in the order of FILES. Errors: UsageError, for a missing package too."""
     asked = list(FILES) if text == "all" else text.split(",")
     if unknown := [name for name in asked if name not in FILES]:
-        raise UsageError(f"FORMATS={text}: {unknown[0]!r} is none", rule=f"They are {', '.join(FILES)}, or all")
+        raise UsageError(
+            "format-unknown", f"FORMATS={text}: {unknown[0]!r} is none", rule=f"They are {', '.join(FILES)}, or all"
+        )
     for name in asked:
         refuse_missing(name, NEEDS.get(name, ()))
     return [name for name in FILES if name in asked]
@@ -59,6 +61,7 @@ def refuse_missing(name: str, packages: Sequence[str]) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise UsageError(
+            "format-package-missing",
             f"The format {name} needs {' and '.join(missing)}, which is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-formats.txt",
         )
@@ -244,6 +247,7 @@ def open_export(path: Path) -> Exported:
         artifacts.raise_unless_damage(path, error)
         listed = ", ".join(file for files in FILES.values() for file in files)
         raise HeadError(
+            "export-unreadable",
             f"{path} cannot be loaded as an exported model: {error}",
             then=f"Give one of {listed} of OUT/exports/<head>",
         ) from error
@@ -317,6 +321,7 @@ def _open_onnx(path: Path) -> Exported:
 def _refuse_undecided(path: Path, outputs: Any) -> None:
     if not isinstance(outputs, dict) or not set(OUTPUTS) <= set(outputs):
         raise HeadError(
+            "export-too-old",
             f"{path} gives no decision: it was exported before 0.3.0",
             rule=f"An export gives {' and '.join(OUTPUTS)}",
             then="Run make export again",

@@ -57,10 +57,16 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
             print(f"predict   {note}")
         paths = [source / path for path in found.paths]
         if not paths:
-            raise InputError(f"There is no image file in {source}", rule=f"Suffixes are {' '.join(folders.SUFFIXES)}")
+            raise InputError(
+                "input-no-image",
+                f"There is no image file in {source}",
+                rule=f"Suffixes are {' '.join(folders.SUFFIXES)}",
+            )
         return [(str(path), path) for path in paths]
     if not source.exists():
-        raise InputError(f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table")
+        raise InputError(
+            "input-missing", f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table"
+        )
     if source.suffix.lower() not in sheet.SUFFIXES:
         return [(str(source), source)]
     return list_table(source, media, allow_outside=allow_outside)
@@ -232,6 +238,7 @@ def write(path: Path, predictions: list[Prediction]) -> str:
     if failed == len(predictions):
         first = predictions[0]
         raise HeadError(
+            "input-all-unreadable",
             f"None of the {failed:,} files could be read; the first: {first.path}, {first.reason}",
             then="Give INPUT=a file, a folder or a table, and MEDIA= where a table's images lie elsewhere",
         )

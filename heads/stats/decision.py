@@ -83,9 +83,12 @@ def parse(spec: str, prior: float | None = None) -> Target:
             if not _sound(kind, values):
                 break
             if prior is not None and not 0 < prior < 1:
-                raise UsageError(f"PRIOR={prior:g} is no share of positives", rule="It lies between 0 and 1")
+                raise UsageError(
+                    "prior-invalid", f"PRIOR={prior:g} is no share of positives", rule="It lies between 0 and 1"
+                )
             return Target(spec, kind, values, prior)
     raise UsageError(
+        "threshold-invalid",
         f"THRESHOLD={spec} cannot be read",
         rule=f"It is one of {LISTED}; thresholds, precision and recall lie between 0 and 1, costs are above 0, and "
         "review= takes at least one image and no more than there are",

@@ -1,6 +1,9 @@
 """What a user did wrong is one paragraph and an exit code, never a traceback."""
 
+import ast
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -27,11 +30,11 @@ def raised(error):
     ("error", "code", "said"),
     [
         (
-            errors.InputError("It is so", rule="It should be thus", then="Do this"),
+            errors.InputError("a-code", "It is so", rule="It should be thus", then="Do this"),
             1,
             "It is so. It should be thus. Do this.",
         ),
-        (errors.UsageError("No such head"), 2, "No such head."),
+        (errors.UsageError("head-unknown", "No such head"), 2, "No such head."),
         (KeyboardInterrupt(), 1, "run the same command again"),
         (PermissionError(13, "Permission denied", "/out"), 1, "Permission denied: '/out'"),
     ],
@@ -43,6 +46,23 @@ def test_an_error_is_one_paragraph_and_a_code(error, code, said, capsys):
     assert text.startswith("onepass: ")
     assert said in text
     assert text.count("\n") == 1
+
+
+def test_every_error_has_a_code_in_kebab_case_that_stands_in_the_source():
+    """Programs and tests hold on to codes: one that is put together at run time could not be searched for."""
+    kinds = {kind.__name__ for kind in (errors.OnepassError, *errors.OnepassError.__subclasses__(), errors.TooFewRows)}
+    for path in [*ROOT.glob("extract/**/*.py"), *ROOT.glob("heads/**/*.py")]:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) in kinds:
+                code = call.args[0]
+                assert isinstance(code, ast.Constant), f"{path}:{call.lineno}"
+                assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+|busy|interrupted", code.value), f"{path}:{call.lineno}"
+
+
+def test_an_error_keeps_its_code_and_words_between_processes():
+    """Slices of a cluster raise where others read."""
+    error = pickle.loads(pickle.dumps(errors.CacheError("cache-damaged", "It is so", then="Do this")))
+    assert (error.code, str(error)) == ("cache-damaged", "It is so. Do this.")
 
 
 def test_a_reader_that_leaves_is_no_error_message():
@@ -65,7 +85,11 @@ def test_numbers_out_of_range_are_wrong_usage(batch, capsys):
 @pytest.mark.parametrize("steering", ["\x1b[2J\x1b[31m", "\x07\x08", "\rspoofed", "\x9b2J", "\u202egpj", "\x00"])
 def test_no_message_steers_the_terminal(steering, capsys, tmp_path):
     """What a table or a file's name holds is shown as Python writes it, in our errors and in the system's."""
-    for error in (errors.InputError(f"no {steering} here"), OSError(2, "No such file", steering), OSError(steering)):
+    for error in (
+        errors.InputError("a-code", f"no {steering} here"),
+        OSError(2, "No such file", steering),
+        OSError(steering),
+    ):
         assert errors.guard(raised(error)) == 1
     said = capsys.readouterr().err
     assert said.replace("\n", "").isprintable()
@@ -158,7 +182,7 @@ def test_names_are_the_same_in_any_locale(photos, tmp_path, charmap):
 def test_any_name_can_be_printed_to_any_terminal(tmp_path, encoding):
     """On stdout as on stderr; what the terminal lacks is an escape."""
     code = "import sys; from extract.ground.errors import *; sys.exit(guard(lambda: print('é 🐈 \\udce9') or 1 / 0))"
-    code = code.replace("1 / 0", "(_ for _ in ()).throw(InputError('é 🐈 \\udce9'))")
+    code = code.replace("1 / 0", "(_ for _ in ()).throw(InputError('a-code', 'é 🐈 \\udce9'))")
     env = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True)
     assert done.returncode == 1
