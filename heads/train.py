@@ -8,7 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from heads.menu import sweep as grid
 from heads.menu.layers import forward
 from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
-from heads.stats import decision
+from heads.stats import decision, metrics
 from heads.stats.decision import Target
 
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
@@ -118,10 +118,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     figures = {
         "selected_on": "validation",
         "threshold": trained.point.threshold,
-        **{
-            split: {name: metric.to_json() for name, metric in found.items()}
-            for split, found in trained.figures.items()
-        },
+        **metrics.to_json(trained.figures),
     }
     (folder / FIGURES).write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for name, (columns, rows) in trained.tables.items():
@@ -142,17 +139,23 @@ def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ..
     ]
 
 
-def run(
-    place: Workspace, data: Dataset, config: Config, left_out: list[str] | None = None
-) -> tuple[list[Trained], str]:
-    """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
+class Run(NamedTuple):
+    """chosen: a head's name. left_out: a note for each head that train is too small for."""
 
-    left_out: gets a note for each head that train is too small for; where it is too small for all, that is an error.
+    heads: list[Trained]
+    chosen: str
+    left_out: list[str]
+
+
+def run(place: Workspace, data: Dataset, config: Config) -> Run:
+    """Fit heads on the same rows, choose the lowest validation log loss, publish each.
+
     Only heads whose validation supports the target count. Test is read for the chosen head and the baselines only:
-    looking at every head's would be choosing on it. Errors: HeadError, with nothing published, when none counts.
+    looking at every head's would be choosing on it. Errors, with nothing published: HeadError when no head counts;
+    TooFewRows when train is too small for all.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = _fit_each(data, config, Path(logs), [] if left_out is None else left_out)
+        heads, left_out = _fit_each(data, config, Path(logs))
         eligible = [head for head in heads if not head.point.refused]
         if not eligible:
             raise _none_eligible(config.target, heads)
@@ -166,21 +169,20 @@ def run(
                 publish(head, data, folder)
                 if (Path(logs) / head.name).exists():
                     shutil.copytree(Path(logs) / head.name, folder / TENSORBOARD)
-    return heads, chosen
+    return Run(heads, chosen, left_out)
 
 
-def _fit_each(data: Dataset, config: Config, logs: Path, left_out: list[str]) -> list[Trained]:
-    """Fit the heads that train is large enough for. Errors: the first head's TooFewRows where there is none."""
-    heads, errors = [], []
+def _fit_each(data: Dataset, config: Config, logs: Path) -> tuple[list[Trained], list[str]]:
+    """Fit the heads that train is large enough for, and say of the others why not."""
+    heads, errors = [], {}
     for name in config.names:
         try:
             heads.append(fit(name, data, config, logs / name))
         except TooFewRows as error:
-            errors.append(error)
-            left_out.append(f"{name}: left out. {error}")
+            errors[name] = error
     if not heads:
-        raise errors[0]
-    return heads
+        raise next(iter(errors.values()))
+    return heads, [f"{name}: left out. {error}" for name, error in errors.items()]
 
 
 def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:

@@ -49,6 +49,11 @@ class Comparison:
     audit: Audit | None = None
     provenance: dict[str, Any] = field(default_factory=provenance)
 
+    @property
+    def chosen_head(self) -> Scored:
+        """The chosen head itself."""
+        return next(head for head in self.heads if head.name == self.chosen)
+
     def table(self) -> str:
         """Return the table: each figure as estimate [95 % interval]; * marks the chosen head."""
         header = ["head", *(f"{SHORT.get(split, split)} {SHORT.get(name, name)}" for split, name in COLUMNS), "fit s"]
@@ -166,9 +171,7 @@ def _head(head: Scored) -> dict[str, Any]:
         "operating_point": head.point.to_json(),
         "refused": head.point.refused or None,
         "training": head.training,
-        "metrics": {
-            split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
-        },
+        "metrics": metrics.to_json(head.figures),
     }
 
 

@@ -51,8 +51,7 @@ def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     data = _recorded(place)
     for note in data.notes:
         print(f"labels    {note}")
-    left_out: list[str] = []
-    heads, chosen = train.run(place, data, config, left_out)
+    heads, chosen, left_out = train.run(place, data, config)
     return Comparison(place, data, heads, chosen, differences(data, heads, chosen), left_out)
 
 
@@ -72,17 +71,7 @@ def write(comparison: Comparison) -> None:
 
 def write_page(comparison: Comparison) -> None:
     """Write comparison.html; `comparison` has leaks and audit."""
-    assert comparison.leaks
-    assert comparison.audit
-    place, heads, parts = comparison.place, comparison.heads, comparison.data.parts
-    chosen = next(head for head in heads if head.name == comparison.chosen)
-    text = page.render(
-        comparison.to_json(),
-        {head.name: {split: (parts[split].y, p) for split, p in head.p.items()} for head in heads},
-        groups={split: parts[split].groups for split in chosen.p},
-        suspects=comparison.audit,
-        leaky=comparison.leaks.rows,
-        mistakes=mistakes.worst(place, comparison.data, chosen),
-    )
+    place = comparison.place
+    text = page.render(comparison, mistakes.worst(place, comparison.data, comparison.chosen_head))
     with files.replacing(place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")

@@ -13,9 +13,9 @@ Satterthwaite 1946, fewer than G - 1 where a few groups carry the variance. `ece
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache
 
 import numpy as np
 from scipy.special import expit, logit
@@ -59,9 +59,14 @@ class Metric:
     def approximate(self) -> bool:
         return self.groups < FEW_GROUPS
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float | None]:
         """Return the metric as metrics.json holds it."""
         return {**asdict(self), "approximate": self.approximate}
+
+
+def to_json(figures: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return figures by split and name as metrics.json holds them."""
+    return {split: {name: m.to_json() for name, m in found.items()} for split, found in figures.items()}
 
 
 def evaluate(
@@ -211,6 +216,7 @@ def _effective_n(share: float, residuals: np.ndarray, n: int) -> float:
     return n / max(1.0, clustered / independent)
 
 
+@cache
 def _quantile(groups: int) -> float:
     return float(student.ppf(0.5 + LEVEL / 2, max(groups - 1, 1)))
 

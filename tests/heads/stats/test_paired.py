@@ -180,7 +180,7 @@ def test_the_sentence_says_what_was_not_there_to_compare_with(names, chosen, sai
 def test_test_is_compared_for_the_chosen_head_alone_and_the_sentence_is_taken_from_it(cached):
     """comparison.json, legend and predictions agree."""
     data = dataset.join(cached)
-    heads, _ = train.run(cached, data, train.Config(["majority", "knn", "logistic", "lda"]))
+    heads = train.run(cached, data, train.Config(["majority", "knn", "logistic", "lda"])).heads
     chosen = "lda"
     train.measure(next(head for head in heads if head.name == chosen), data, "test", 0)
     found = Comparison(cached, data, heads, chosen, comparison.differences(data, heads, chosen))
