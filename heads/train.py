@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
@@ -39,7 +36,7 @@ class Config:
     seed: int = 0
     target: Target = decision.DEFAULT
     calibrate: str | None = None
-    axes: dict[str, Any] | None = None
+    axes: grid.Axes | None = None
 
 
 def config(
@@ -59,7 +56,7 @@ class Trained(Scored):
     """A trained head. tables: see `Head.tables`."""
 
     bundle: Bundle
-    tables: dict[str, Any]
+    tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]
 
 
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
@@ -89,7 +86,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         training={**head.training_, "seconds": round(seconds, 3)},
         provenance=provenance(),
     )
-    refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
+    refused = [f"not published: {point.refused}"] if point.refused else []
     trained = Trained(
         name=name,
         task=facts.task,
@@ -115,28 +112,16 @@ def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     """Write head.json, weights.npz, metrics.json and predictions.csv into the folder that is being published."""
     trained.bundle.write(folder)
-    figures = {
-        "selected_on": "validation",
-        "threshold": trained.point.threshold,
-        **metrics.to_json(trained.figures),
-    }
-    (folder / FIGURES).write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    figures = {"selected_on": "validation", "threshold": trained.point.threshold}
+    files.write_json(folder / FIGURES, figures | metrics.to_json(trained.figures))
     for name, (columns, rows) in trained.tables.items():
         files.write_csv(folder / name, columns, rows)
-    files.write_csv(
-        folder / PREDICTIONS,
-        PREDICTION_COLUMNS,
-        [row for split, p in trained.p.items() for row in _predictions(data, split, p)],
-    )
-
-
-def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ...]]:
-    part = data.parts[split]
-    names = np.array(data.classes)[part.y]
-    return [
-        (object_id, split, value, f"{share:.6f}")
-        for object_id, value, share in zip(part.ids.tolist(), names.tolist(), p.tolist(), strict=True)
+    predictions = [
+        (object_id, split, data.classes[y], f"{p:.6f}")
+        for split, of_split in trained.p.items()
+        for object_id, y, p in zip(data.parts[split].ids, data.parts[split].y, of_split, strict=True)
     ]
+    files.write_csv(folder / PREDICTIONS, PREDICTION_COLUMNS, predictions)
 
 
 class Run(NamedTuple):
@@ -191,6 +176,6 @@ def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
     return HeadError(
         "threshold-unsupported",
         f"No head supports THRESHOLD={target.spec}; {best.name} comes nearest: {best.point.refused}",
-        rule="What is promised must be shown on validation",
-        then=f"Ask for {easier}, or label more validation images (in more groups)",
+        rule="Validation must show that the threshold does what it is for",
+        then=f"Ask for {easier}, or label more validation images, in more groups",
     )

@@ -190,12 +190,12 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def proportion(hits: np.ndarray, groups: np.ndarray) -> Metric:
+def proportion(hits: np.ndarray, groups: np.ndarray, level: float = LEVEL) -> Metric:
     """Return a share with its interval. hits: bool (n,), the rows that it counts; groups: their groups, from 0."""
     if not len(hits):
         return Metric(None, 0.0, 1.0, 0, 0)
     share, n, g = clustered(hits, groups)
-    low, high = wilson(share, n, _quantile(g))
+    low, high = wilson(share, n, _quantile(g, level))
     return Metric(share, low, high, len(hits), g)
 
 
@@ -217,8 +217,8 @@ def _effective_n(share: float, residuals: np.ndarray, n: int) -> float:
 
 
 @cache
-def _quantile(groups: int) -> float:
-    return float(student.ppf(0.5 + LEVEL / 2, max(groups - 1, 1)))
+def _quantile(groups: int, level: float = LEVEL) -> float:
+    return float(student.ppf(0.5 + level / 2, max(groups - 1, 1)))
 
 
 def _balanced_accuracy(y: np.ndarray, called: np.ndarray, groups: np.ndarray, g: int) -> Metric:
