@@ -40,7 +40,7 @@ class Config:
 
 
 def config(
-    names: list[str], *, seed: int, threshold: str, prior: float | None, calibrate: str | None, sweep: str | None
+    names: list[str], seed: int, threshold: str, prior: float | None, calibrate: str | None, sweep: str | None
 ) -> Config:
     """Return the Config that flags of these names ask for. Errors: UsageError, before anything is read."""
     axes = None

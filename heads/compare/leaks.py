@@ -132,7 +132,7 @@ def measure(leaks: Leaks, data: Dataset, heads: Sequence[Scored], seed: int) -> 
 def _notes(leaks: Leaks, without: Figures, heads: Sequence[Scored], train: int) -> list[str]:
     """Say what accuracies become without the leaky rows, and whether near-duplicates are unsure; train: its rows."""
     lines = [
-        f"{head.name} {_share(without[head.name]['test'])} instead of {_share(head.figures['test'])}"
+        f"{head.name} {without[head.name]['test']['accuracy']} instead of {head.figures['test']['accuracy']}"
         for head in heads
         if "test" in without.get(head.name, {})
     ]
@@ -144,8 +144,3 @@ def _notes(leaks: Leaks, without: Figures, heads: Sequence[Scored], train: int) 
     )
     unsure = f"near-duplicates are unsure: train has {train} rows, and under {FEW} photos of one kind look like copies"
     return [line] * bool(n) + [unsure] * bool(leaks.near_duplicates and train < FEW)
-
-
-def _share(found: dict[str, Metric]) -> str:
-    m = found["accuracy"]
-    return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"

@@ -59,6 +59,9 @@ class Metric:
     def approximate(self) -> bool:
         return self.groups < FEW_GROUPS
 
+    def __str__(self) -> str:
+        return "undefined" if self.value is None else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     def to_json(self) -> dict[str, float | None]:
         """Return the metric as metrics.json holds it."""
         return {**asdict(self), "approximate": self.approximate}
@@ -161,8 +164,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
     slope = float(pulls @ pulls) * g / max(g - 1, 1) / max(float(share @ gap**2), 1e-300)
     noise = 2 * float(share @ covariance**2 @ share)
     if slope + noise < 1e-24:  # every gap is exactly the same in every group
-        root = float(np.sqrt(max(value, 0)))
-        return Metric(root, *_without_spread(root, g, log_scale=False), n, g)
+        return _interval(float(np.sqrt(max(value, 0))), 0.0, n, g, 1, log_scale=False)
     q2 = float(student.ppf(0.5 + LEVEL / 2, freedom(pulls))) ** 2
     middle = value + q2 * slope / 2
     half = np.sqrt(max(middle**2 - value**2 + q2 * noise, 0))
@@ -245,25 +247,19 @@ def _f1(jaccard: Metric, n: int) -> Metric:
 def _interval(value: float, spread: float, n: int, groups: int, df: float, *, log_scale: bool) -> Metric:
     """A t interval by the delta method on the log or logit scale; spread: the bootstrap's standard error of `value`.
 
-    value: from 0 to 1, on the log scale from 0; a figure that can be negative needs another interval.
+    value: from 0 to 1, on the log scale from 0; a figure that can be negative needs another interval. Where resamples
+    do not differ (an AUC of 1, a constant score): Wilson, each group counting once. For a log loss that is the interval
+    of exp(-log loss), the likelihood per row, as if it were a share.
     """
     if spread < 1e-12 or value <= 0 or (not log_scale and value >= 1):
-        low, high = _without_spread(value, groups, log_scale=log_scale)
+        low, high = wilson(float(np.exp(-value)) if log_scale else value, groups, _quantile(groups))
+        if log_scale:
+            low, high = float(-np.log(high)), float(-np.log(max(low, 1e-12)))
     else:
         to, back, slope = (np.log, np.exp, value) if log_scale else (logit, expit, value * (1 - value))
         half = float(student.ppf(0.5 + LEVEL / 2, df)) * spread / slope
         low, high = float(back(to(value) - half)), float(back(to(value) + half))
     return Metric(value, low, high, n, groups)
-
-
-def _without_spread(value: float, groups: int, *, log_scale: bool) -> tuple[float, float]:
-    """Where resamples do not differ (an AUC of 1, a constant score): Wilson, each group counting once.
-
-    exp(-log loss), the likelihood per row, lies within [0, 1] and is treated as the share.
-    """
-    share = float(np.exp(-value)) if log_scale else value
-    low, high = wilson(share, groups, _quantile(groups))
-    return (float(-np.log(high)), float(-np.log(max(low, 1e-12)))) if log_scale else (low, high)
 
 
 def _bootstrapped(
