@@ -177,10 +177,10 @@ def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Dif
         for metric in paired.METRICS:
             rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
             for head, reference in pairs:
-                made = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
+                interval = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
                 differ = part.groups[head.decisions(split) != reference.decisions(split)]
-                counts = (len(pairs), len(part), *(len(np.unique(groups)) for groups in (part.groups, differ)))
-                found.append(Difference(split, head.name, reference.name, metric, *made, *counts))
+                counts = (len(pairs), len(part), len(np.unique(part.groups)), len(np.unique(differ)))
+                found.append(Difference(split, head.name, reference.name, metric, *interval, *counts))
     return found
 
 

@@ -11,7 +11,6 @@ from heads import train
 from heads.compare import audit, leaks, mistakes, page
 from heads.compare.comparison import CSV_COLUMNS, Comparison, differences
 from heads.data import dataset
-from heads.data.dataset import Dataset
 from heads.menu import registry
 
 
@@ -38,7 +37,7 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
     suspects = audit.suspects(data, config.seed)
     files.write_csv(place.suspects, audit.COLUMNS, suspects.rows)
     print(f"audit     {suspects.sentence(shown(place.suspects))}")
-    if not suspects.why_not and (planted := demo.sentence([row[0] for row in suspects.rows], place.out)):
+    if planted := demo.sentence([row[0] for row in suspects.rows], place.out):
         print(f"audit     {planted}")
     comparison = replace(comparison, audit=suspects)
     write(comparison)
@@ -48,19 +47,13 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
 
 def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     print(f"{verb:<9} {place.describe()}", flush=True)
-    data = _recorded(place)
+    reading = dataset.read_labels(place)
+    data = dataset.join(place, reading)
+    reading.record(place)  # only now: it is known that heads can be trained on the table
     for note in data.notes:
         print(f"labels    {note}")
     heads, chosen, left_out = train.run(place, data, config)
     return Comparison(place, data, heads, chosen, differences(data, heads, chosen), left_out)
-
-
-def _recorded(place: Workspace) -> Dataset:
-    """Join the workspace's rows, and record the table once it is known that heads can be trained on it."""
-    reading = dataset.read_labels(place)
-    data = dataset.join(place, reading)
-    reading.record(place)
-    return data
 
 
 def write(comparison: Comparison) -> None:

@@ -113,11 +113,17 @@ def evaluate(
 
 def mean_loss(losses: np.ndarray, groups: np.ndarray) -> Metric:
     """Return the mean of rows' losses (n,) above 0, with a t interval on the log scale by groups (n,), no resample."""
+    value, error, df, g = mean(losses, groups)
+    return _interval(value, error, len(losses), g, df, log_scale=True)
+
+
+def mean(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float, float, int]:
+    """Return the mean of rows (n,), its standard error by groups (n,), degrees of freedom and the number of groups."""
     groups = np.unique(groups, return_inverse=True)[1]
-    g, value = int(groups.max()) + 1, float(losses.mean())
-    residuals = np.bincount(groups, weights=losses - value)
-    error = float(np.sqrt(g / max(g - 1, 1) * (residuals**2).sum())) / len(losses)
-    return _interval(value, error, len(losses), g, freedom(residuals), log_scale=True)
+    g, value = int(groups.max()) + 1, float(rows.mean())
+    residuals = np.bincount(groups, weights=rows - value)
+    error = float(np.sqrt(g / max(g - 1, 1) * float((residuals**2).sum()))) / len(rows)
+    return value, error, freedom(residuals), g
 
 
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -202,20 +208,18 @@ def proportion(hits: np.ndarray, groups: np.ndarray, level: float = LEVEL) -> Me
 
 
 def clustered(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, int]:
-    """Return the share of `hits`, bool (n,), the effective n and the number of groups that it rests on."""
-    share = float(hits.mean())
+    """Return the share of `hits`, bool (n,), the effective n and the number of groups that it rests on.
+
+    The effective n is n divided by the design effect: the variance between groups over that of independent rows, at
+    least 1. Without any variance each group counts once.
+    """
+    share, n = float(hits.mean()), len(hits)
     residuals = np.bincount(groups, weights=hits - share)[np.bincount(groups) > 0]
-    return share, _effective_n(share, residuals, len(hits)), len(residuals)
-
-
-def _effective_n(share: float, residuals: np.ndarray, n: int) -> float:
-    """n divided by the design effect: the variance between groups over that of independent rows, at least 1."""
-    g = len(residuals)
-    independent = share * (1 - share) / n
+    g, independent = len(residuals), share * (1 - share) / n
     if not independent or g < 2:
-        return float(g)  # no variance to estimate a design effect from: each group counts once
-    clustered = g / (g - 1) * float((residuals**2).sum()) / n**2
-    return n / max(1.0, clustered / independent)
+        return share, float(g), g
+    between = g / (g - 1) * float((residuals**2).sum()) / n**2
+    return share, n / max(1.0, between / independent), g
 
 
 @cache

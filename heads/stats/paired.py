@@ -82,12 +82,9 @@ def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[fl
     groups: (n,) integers. Rows that never differ are no certainty, nor is one group: the standard error is then 1 / G,
     as if a group had differed by 1.
     """
-    groups = np.unique(groups, return_inverse=True)[1]
-    g, value = int(groups.max()) + 1, float(rows.mean())
-    residuals = np.bincount(groups, weights=rows - value)
-    error = np.sqrt(g / max(g - 1, 1) * float((residuals**2).sum())) / len(rows)
+    value, error, df, g = metrics.mean(rows, groups)
     error = error if error > 1e-12 else 1 / g
-    alone, together = student.ppf(1 - (1 - metrics.LEVEL) / 2 / np.array([1, looked_at]), metrics.freedom(residuals))
+    alone, together = student.ppf(1 - (1 - metrics.LEVEL) / 2 / np.array([1, looked_at]), df)
     low, high, corrected_low, corrected_high = value + error * np.array([-alone, alone, -together, together])
     return value, float(low), float(high), float(corrected_low), float(corrected_high)
 
