@@ -408,6 +408,18 @@ def at_threshold(y, p, groups, threshold):
     return [*cells, *(f"{n:,}" for n in (tn, fp, fn, tp))], [1000 * share for share in (m.value, m.low, m.high)]
 
 
+@pytest.mark.parametrize("own", [0.0, 0.4004, float(np.nextafter(np.float32(1), np.float32(2)))])
+def test_the_page_holds_the_counts_of_every_threshold_that_it_offers(own):
+    """The last step at or below a threshold decides as that threshold: each of the slider's, and the head's own."""
+    y, p = scored(2000)
+    steps = curves.steps(y, p, np.arange(2000) // 2, own)
+    starts = [step.threshold for step in steps]
+    assert starts == sorted(starts)
+    for threshold in (*curves.GRID[::7], own):
+        step = steps[np.searchsorted(starts, threshold, side="right") - 1]
+        assert step.counts == confusion_matrix(y, p >= threshold).tolist()
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("n", [58, 2000])  # of 29 groups, and of 1,000
 def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
