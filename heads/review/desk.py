@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +21,13 @@ from extract.tables.labels import UNLABELLED
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review import queues
-from heads.review.pictures import Pictures
-from heads.review.queues import DECIDED, OPEN, QUEUES, SKIPPED
-from heads.review.ranking import Ranker
+from heads.review.pictures import File, Pictures
+from heads.review.queues import DECIDED, OPEN, SKIPPED
+from heads.review.ranking import Ranker, Ranking
 from heads.review.worker import Latest, Worker
 from heads.stats import metrics
 from heads.stats.metrics import Metric
-from heads.stats.task import Task
+from heads.stats.task import BINARY, Task
 
 ANSWERED = "answered"
 SAME = 12  # near-duplicates that are shown beside a picture
@@ -66,6 +65,94 @@ class Rows:
         for row, digest in enumerate(self.sha256.tolist()):
             found.setdefault(digest, []).append(row)
         return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a queue. picture: a number, the same for copies: one answer is about all of them. label: "" for none.
+
+    p: probability of class 1 by heads that did not see the row, and says: the class they call; None before the first
+    ranking and in the control sample. answer, number: the newest about the picture, or None and 0.
+    """
+
+    row: int
+    picture: int
+    id: str
+    split: str
+    label: str
+    p: float | None
+    says: str | None
+    answer: str | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a queue, and how many it has."""
+
+    total: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A picture beside another. why: how they are related."""
+
+    row: int
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What speaks for and against a row's label. neighbours, vote: the nearest labelled rows, and their labels counted.
+
+    same: copies and near-duplicates.
+    """
+
+    file: File
+    group: str
+    neighbours: list[Beside]
+    vote: dict[str, int]
+    same: list[Beside]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How many labels review changed, and how many are still wrong.
+
+    control: the share of changed labels in the control sample. left: the estimate from it, with value, low and high.
+    guess: how many the heads doubt.
+    """
+
+    changed: int
+    control: Metric | None
+    left: dict[str, int] | None
+    guess: int | None
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the review stands.
+
+    answers: how many were given. order: the number of the newest ranking. busy, error: see `Worker`. queues: rows
+    `open` and `done`. history: validation accuracy by the number of answers before it. last: the answer that undo takes
+    back, 0 for none.
+    """
+
+    classes: tuple[str, str]
+    table: str
+    who: str
+    answers: int
+    order: int
+    busy: str
+    error: str
+    retrain_seconds: float | None
+    queues: dict[str, dict[str, int]]
+    validation: Metric | None
+    history: list[tuple[int, Metric]]
+    errors: Errors
+    last: int
 
 
 class Answers:
@@ -199,14 +286,14 @@ class Desk:
         self.worker.changed.set()
         return self.rows.of[digest][0]
 
-    def queue(self, name: str, start: int, count: int) -> dict[str, Any]:
+    def queue(self, name: str, start: int, count: int) -> Part:
         """Return some rows of a queue: those without an answer in order, then those that were skipped."""
         with self.answers.lock:
             latest = self.worker.latest
             order = latest.orders.get(name, np.empty(0, np.int64))
             rows = self._answered() if name == ANSWERED else queues.waiting(order, self.answers.status)
-            shown = [self._row(row, latest, name) for row in rows[start : start + count].tolist()]
-            return {"order": latest.number, "total": len(rows), "rows": shown}
+            ranking = None if name == "control" else latest.ranking  # so that the eye does not lean on the head
+            return Part(len(rows), [self._row(row, ranking) for row in rows[start : start + count].tolist()])
 
     def _answered(self) -> np.ndarray:
         """Return a row of each picture that was decided, the newest answer first."""
@@ -216,103 +303,93 @@ class Desk:
         rows = np.array([row for _, row in newest], np.int64)
         return rows[self.answers.status[rows] == DECIDED]
 
-    def card(self, row: int) -> dict[str, Any]:
-        """Return a row with its file, and what speaks for and against its label."""
+    def card(self, row: int) -> Card:
+        """Return a row's file, and what speaks for and against its label."""
         rows, latest = self.rows, self.worker.latest
         with self.answers.lock:
-            y, found = self.answers.y.copy(), self._row(row, latest)
-            same = [(other, "copy") for other in rows.of[str(rows.sha256[row])] if other != row]
-            if latest.ranking and latest.ranking.cluster is not None:
-                cluster = latest.ranking.cluster
-                near = np.flatnonzero((cluster == cluster[row]) & (rows.picture != rows.picture[row]))
-                same += [(other, "near-duplicate") for other in near[:SAME].tolist()]
-            alike = [{"row": other, "label": self.answers.label(other), "kind": kind} for other, kind in same]
+            y = self.answers.y.copy()
+            same = [
+                Beside(other, self.answers.label(other), "copy")
+                for other in rows.of[str(rows.sha256[row])]
+                if other != row
+            ]
+            same += [Beside(other, self.answers.label(other), "near-duplicate") for other in self._near(row)]
         beside, cosine = latest.ranker.nearest(row, y) if latest.ranker else (np.empty(0, int), np.empty(0))
         neighbours = [
-            {"row": other, "label": rows.classes[y[other]], "cosine": round(c, 3), "split": str(rows.split[other])}
+            Beside(other, rows.classes[y[other]], f"cosine {c:.2f}, {rows.split[other]}")
             for other, c in zip(beside.tolist(), cosine.tolist(), strict=True)
         ]
         vote = {name: int((y[beside] == value).sum()) for value, name in enumerate(rows.classes)}
-        return {
-            **found,
-            **self.pictures.describe(row),
-            "group": str(rows.group[row]),
-            "neighbours": neighbours,
-            "vote": vote if neighbours else None,
-            "same": alike,
-        }
+        return Card(self.pictures.file(row), str(rows.group[row]), neighbours, vote, same)
 
-    def row(self, row: int) -> dict[str, Any]:
+    def _near(self, row: int) -> list[int]:
+        """Return the first near-duplicates of a row that are no copies."""
+        ranking = self.worker.latest.ranking
+        if not ranking or ranking.cluster is None:
+            return []
+        near = (ranking.cluster == ranking.cluster[row]) & (self.rows.picture != self.rows.picture[row])
+        return np.flatnonzero(near)[:SAME].tolist()
+
+    def row(self, row: int) -> Row:
         """Return one row as queues list it."""
         with self.answers.lock:
-            return self._row(row, self.worker.latest)
+            return self._row(row, self.worker.latest.ranking)
 
     def _stack(self, row: int) -> Stack:
         return self.answers.stacks.get(str(self.rows.sha256[row]), Stack())
 
-    def _row(self, row: int, latest: Latest, queue: str = "") -> dict[str, Any]:
-        stack = self._stack(row)
-        ranking = None if queue == "control" else latest.ranking  # shown bare, lest the eye lean on the head
-        suspicion = ranking.suspicion[row] if ranking else np.nan
-        return {
-            "row": row,
-            "picture": int(self.rows.picture[row]),  # the same for copies: one answer is about all of them
-            "id": str(self.rows.ids[row]),
-            "split": str(self.rows.split[row]),
-            "label": self.answers.label(row),
-            "p": round(float(ranking.p[row]), 4) if ranking else None,
-            "suspicion": None if np.isnan(suspicion) else round(float(suspicion), 4),
-            "answer": stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
-            "number": stack.number,
-        }
+    def _row(self, row: int, ranking: Ranking | None) -> Row:
+        rows, stack = self.rows, self._stack(row)
+        return Row(
+            row,
+            int(rows.picture[row]),
+            str(rows.ids[row]),
+            str(rows.split[row]),
+            self.answers.label(row),
+            round(float(ranking.p[row]), 4) if ranking else None,
+            rows.classes[int(BINARY.decide(ranking.p[row], 0.5))] if ranking else None,
+            stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
+            stack.number,
+        )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return where the review stands."""
         with self.answers.lock:
             busy, error = self.worker.busy, self.worker.error
             latest, known = self.worker.latest, self.answers.codes  # read after busy: an idle worker has published
             ours = (s for s in self.answers.stacks.values() if not s.said or s.said.new in known)
-            return {
-                "classes": self.rows.classes,
-                "table": self.table,
-                "who": self.who,
-                "answers": self.answers.count,
-                "order": latest.number,
-                "busy": busy,
-                "error": error,
-                "retrain_seconds": round(latest.ranking.seconds, 3) if latest.ranking else None,
-                "queues": {
-                    name: queues.progress(latest.orders[name], self.answers.status) if name in latest.orders else None
-                    for name in QUEUES
-                },
-                "validation": _json(latest.ranking.accuracy if latest.ranking else None),
-                "history": [{"answers": count, **_bounds(metric)} for count, metric in latest.history.items()],
-                "errors": self._errors(latest),
-                "last": max((stack.number for stack in ours), default=0),  # none of another table's classes
-            }
+            return State(
+                self.rows.classes,
+                self.table,
+                self.who,
+                self.answers.count,
+                latest.number,
+                busy,
+                error,
+                latest.ranking.seconds if latest.ranking else None,
+                {name: queues.progress(order, self.answers.status) for name, order in latest.orders.items()},
+                latest.ranking.accuracy if latest.ranking else None,
+                list(latest.history.items()),
+                self._errors(latest),
+                max((stack.number for stack in ours), default=0),  # none of another table's classes
+            )
 
-    def _errors(self, latest: Latest) -> dict[str, Any]:
+    def _errors(self, latest: Latest) -> Errors:
         """Count the labels that review changed, and estimate how many are still wrong.
 
         The control sample is the answered beginning of the queue `control`, a random order; its share of changed
         labels, less all labels changed so far, is what is left.
         """
         status, order = self.answers.status, latest.orders["control"]
-        changed, sample, rate = self.answers.changed(), queues.sampled(order, status), None
-        if len(sample):
-            groups = np.unique(self.rows.component[sample], return_inverse=True)[1]
-            rate = metrics.proportion(changed[sample], groups)
-        left = {k: max(0, round(v * len(order) - changed.sum())) for k, v in _bounds(rate).items()} if rate else None
+        changed, sample = self.answers.changed(), queues.sampled(order, status)
         guess = int((latest.ranking.doubted & (status != DECIDED)).sum()) if latest.ranking else None
-        return {"changed": int(changed.sum()), "control": _json(rate), "left": left, "guess": guess}
-
-
-def _json(metric: Metric | None) -> dict[str, Any] | None:
-    return metric.to_json() if metric else None
-
-
-def _bounds(metric: Metric) -> dict[str, float]:
-    return {"value": metric.value or 0.0, "low": metric.low, "high": metric.high}
+        done = int(changed.sum())
+        if not len(sample):
+            return Errors(done, None, None, guess)
+        control = metrics.proportion(changed[sample], np.unique(self.rows.component[sample], return_inverse=True)[1])
+        shares = {"value": control.value or 0.0, "low": control.low, "high": control.high}
+        left = {name: max(0, round(share * len(order) - done)) for name, share in shares.items()}
+        return Errors(done, control, left, guess)
 
 
 def _refuse_nonsense(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:

@@ -7,13 +7,15 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import uvicorn
-from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from extract.ground import files
 from extract.ground.errors import InputError
@@ -38,10 +40,26 @@ MOST = 1000  # rows of a queue in one reply
 
 
 class Json(JSONResponse):
-    """JSON in ASCII: a name may hold bytes that are not UTF-8."""
+    """JSON of dataclasses, in ASCII: a name may hold bytes that are not UTF-8."""
 
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, default=asdict, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class Given(BaseModel, strict=True):
+    """What the page sends: an answer about a row. old, number: what the page showed, see `Desk.answer`."""
+
+    row: int
+    answer: Literal["keep", "flip", "skip"]
+    old: str
+    new: str
+    number: int
+
+
+class Number(BaseModel, strict=True):
+    """What the page sends to take an answer back: its number."""
+
+    number: int
 
 
 def build(desk: Desk, token: str) -> FastAPI:
@@ -64,6 +82,10 @@ def build(desk: Desk, token: str) -> FastAPI:
     async def malformed(_request: Request, _error: Exception) -> Response:
         return Json({"detail": "Malformed request"}, 422)  # FastAPI's own would echo values that JSON cannot hold
 
+    @app.exception_handler(OSError)
+    async def unsaved(_request: Request, error: Exception) -> Response:
+        return Json({"detail": f"The disk refused: {error}. Nothing was saved"}, 507)
+
     @app.middleware("http")
     async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await go_on(request) if known(request) else Json(refused, 404)  # before a path or body is looked at
@@ -83,27 +105,29 @@ def _add_page(pages: APIRouter) -> None:
 
 def _add_questions(pages: APIRouter, desk: Desk) -> None:
     @pages.get("/api/state")
-    def state() -> Any:
+    def state() -> Response:
         return Json(desk.state())
 
     @pages.get("/api/queue/{name}")
     def queue(
-        name: str, start: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=MOST)] = 200
-    ) -> Any:
+        name: str,
+        start: Annotated[int, Query(ge=0)] = 0,
+        count: Annotated[int, Query(ge=1, le=MOST)] = 200,
+    ) -> Response:
         if name not in (*QUEUES, ANSWERED):
             raise HTTPException(404)
         return Json(desk.queue(name, start, count))
 
     @pages.get("/api/card/{row}")
-    def card(row: int) -> Any:
+    def card(row: int) -> Response:
         return Json(desk.card(_existing(desk, row)))
 
     @pages.get("/thumb/{row}")
-    def thumb(row: int) -> Any:
+    def thumb(row: int) -> Response:
         return _jpeg(desk.pictures.small, _existing(desk, row))
 
     @pages.get("/image/{row}")
-    def image(row: int) -> Any:
+    def image(row: int) -> Response:
         return _jpeg(desk.pictures.large, _existing(desk, row))
 
 
@@ -116,38 +140,28 @@ def _jpeg(make: Callable[[int], bytes], row: int) -> Response:
 
 def _add_answers(pages: APIRouter, desk: Desk) -> None:
     @pages.post("/api/answer")
-    def answer(said: Annotated[dict[str, Any], Body()]) -> Any:
-        row, number = _existing(desk, _field(said, "row", int)), _field(said, "number", int)
-        word, old, new = (_field(said, name, str) for name in ("answer", "old", "new"))
+    def answer(given: Given) -> Response:
+        row = _existing(desk, given.row)
         try:
-            return Json({"number": desk.answer(row, word, old=old, new=new, number=number)})
+            number = desk.answer(row, given.answer, old=given.old, new=given.new, number=given.number)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except Conflict as error:
             return Json({"detail": str(error), "row": desk.row(row)}, 409)
-        except OSError as error:
-            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
+        return Json({"number": number})
 
     @pages.post("/api/undo")
-    def undo(said: Annotated[dict[str, Any], Body()]) -> Any:
+    def undo(given: Number) -> Response:
         try:
-            return Json({"row": desk.row(desk.undo(_field(said, "number", int)))})
+            return Json({"row": desk.row(desk.undo(given.number))})
         except Conflict as error:
             raise HTTPException(409, str(error)) from error
-        except OSError as error:
-            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
 
 
 def _existing(desk: Desk, row: int) -> int:
     if not 0 <= row < len(desk.rows.ids):
         raise HTTPException(404)
     return row
-
-
-def _field(said: dict[str, Any], name: str, kind: type) -> Any:
-    if type(said.get(name)) is not kind:
-        raise HTTPException(422, f"{name} should be of type {kind.__name__}")
-    return said[name]
 
 
 def run(place: Workspace, who: str, port: int) -> None:
@@ -177,5 +191,4 @@ def run(place: Workspace, who: str, port: int) -> None:
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
             desk.close()
-        done = desk.state()
-        print(f"review    {done['errors']['changed']:,} labels changed in all; {shown(path)}; make head reads it")
+        print(f"review    {desk.state().errors.changed:,} labels changed in all; {shown(path)}; make head reads it")

@@ -105,7 +105,7 @@ def test_accuracy_and_queue_move_as_labels_are_mended(photos, browser):
             shown.append(text(browser, "id"))
             press(browser, "f")
         assert sorted(shown) == ["0010img", "0011img", "0014img"]
-        until(browser, "state.history.at(-1).answers === 3 && state.busy === ''")
+        until(browser, "state.history.at(-1)[0] === 3 && state.busy === ''")
         assert text(browser, "accuracy") != before
         assert browser.run("state.validation.value") == 1.0
         assert len(browser.run("document.querySelector('#history polyline').getAttribute('points')").split()) >= 2
@@ -167,9 +167,9 @@ def test_the_grid_shows_all_and_answers_by_key(photos, browser):
     with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
-        until(browser, "drawn.size > 10")
-        assert text(browser, "total") == "60 pictures."
-        first, second = browser.run("[0, 1].map(index => rowAt(index).id)")
+        until(browser, "tiles.length > 10")
+        assert text(browser, "total") == "to 60 of 60"
+        first, second = browser.run("tiles.slice(0, 2).map(row => row.id)")
         press(browser, "k")
         saved(browser)
         press(browser, "Enter")
@@ -194,10 +194,10 @@ def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
         assert text(browser, "said") == "Kept: copya0."
         assert text(browser, "id") == "copya1"
         press(browser, "g")
-        until(browser, "drawn.size === 2")
+        until(browser, "tiles.length === 2")
         press(browser, "k")
         saved(browser)
-        assert browser.run("[0, 1].map(index => rowAt(index)).map(row => row.label + row.answer)") == ["0keep", "0keep"]
+        assert browser.run("tiles.map(row => row.label + row.answer)") == ["0keep", "0keep"]
         assert text(browser, "said") == "Kept: copya1."
         assert browser.complaints == []
 
@@ -226,14 +226,14 @@ def test_in_the_grid_a_refused_answer_leaves_the_tile_as_it_stands(photos, brows
     with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
-        until(browser, "drawn.size > 10")
-        first = browser.run("rowAt(0)")
+        until(browser, "tiles.length > 10")
+        first = browser.run("tiles[0]")
         said = {"row": first["row"], "answer": "keep", "old": first["label"], "new": first["label"], "number": 0}
         assert ask(f"{url}api/answer", said)[0] == 200
         press(browser, "f")
         saved(browser)
         assert "Your answer was not saved" in text(browser, "said")
-        assert browser.run("rowAt(0).answer + rowAt(0).label") == "keep" + first["label"]
+        assert browser.run("tiles[0].answer + tiles[0].label") == "keep" + first["label"]
         browser.run("moveFocus(-focus), answer('flip'), moveFocus(-1), answer('flip')")
         assert text(browser, "said") == "Its answer is still being saved."
         saved(browser)
