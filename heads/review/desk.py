@@ -105,15 +105,11 @@ class Beside:
 
 @dataclass(frozen=True)
 class Card:
-    """What speaks for and against a row's label. neighbours, vote: the nearest labelled rows, and their labels counted.
-
-    same: copies and near-duplicates.
-    """
+    """What speaks for and against a row's label: the nearest labelled pictures, and copies and near-duplicates."""
 
     file: File
     group: str
     neighbours: list[Beside]
-    vote: dict[str, int]
     same: list[Beside]
 
 
@@ -319,8 +315,7 @@ class Desk:
             Beside(other, rows.classes[y[other]], f"cosine {c:.2f}, {rows.split[other]}")
             for other, c in zip(beside.tolist(), cosine.tolist(), strict=True)
         ]
-        vote = {name: int((y[beside] == value).sum()) for value, name in enumerate(rows.classes)}
-        return Card(self.pictures.file(row), str(rows.group[row]), neighbours, vote, same)
+        return Card(self.pictures.file(row), str(rows.group[row]), neighbours, same)
 
     def _near(self, row: int) -> list[int]:
         """Return the first near-duplicates of a row that are no copies."""

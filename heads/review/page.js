@@ -156,9 +156,10 @@ async function drawEvidence(row) {
   let found;
   try { found = await card(row.row); } catch { return; }
   if (current?.row !== row.row) return;
-  const { file, group, neighbours, vote, same } = found;
+  const { file, group, neighbours, same } = found;
   at("facts").textContent = `· ${row.split} · ${file.width} × ${file.height} · ${file.path}${group ? ` · group ${group}` : ""}`;
-  at("vote").textContent = neighbours.length ? Object.entries(vote).map(([name, n]) => `${n} × ${name}`).join(", ") : "Not known yet.";
+  const votes = state.classes.map((name) => `${neighbours.filter((each) => each.label === name).length} × ${name}`);
+  at("vote").textContent = neighbours.length ? votes.join(", ") : "Not known yet.";
   at("neighbours").replaceChildren(...neighbours.map(beside));
   at("same").hidden = !same.length;
   at("copies").replaceChildren(...same.map(beside));

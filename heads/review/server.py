@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import uvicorn
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import StrictInt, StrictStr
 
 from extract.ground import files
 from extract.ground.errors import InputError
@@ -37,6 +37,8 @@ HEADERS = {
 }
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 MOST = 1000  # rows of a queue in one reply
+Whole = Annotated[StrictInt, Body(embed=True)]
+Text = Annotated[StrictStr, Body(embed=True)]
 
 
 class Json(JSONResponse):
@@ -44,22 +46,6 @@ class Json(JSONResponse):
 
     def render(self, content: object) -> bytes:
         return json.dumps(content, default=asdict, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-class Given(BaseModel, strict=True):
-    """What the page sends: an answer about a row. old, number: what the page showed, see `Desk.answer`."""
-
-    row: int
-    answer: Literal["keep", "flip", "skip"]
-    old: str
-    new: str
-    number: int
-
-
-class Number(BaseModel, strict=True):
-    """What the page sends to take an answer back: its number."""
-
-    number: int
 
 
 def build(desk: Desk, token: str) -> FastAPI:
@@ -140,20 +126,18 @@ def _jpeg(make: Callable[[int], bytes], row: int) -> Response:
 
 def _add_answers(pages: APIRouter, desk: Desk) -> None:
     @pages.post("/api/answer")
-    def answer(given: Given) -> Response:
-        row = _existing(desk, given.row)
+    def answer(row: Whole, answer: Text, old: Text, new: Text, number: Whole) -> Response:
         try:
-            number = desk.answer(row, given.answer, old=given.old, new=given.new, number=given.number)
+            return Json({"number": desk.answer(_existing(desk, row), answer, old=old, new=new, number=number)})
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except Conflict as error:
             return Json({"detail": str(error), "row": desk.row(row)}, 409)
-        return Json({"number": number})
 
     @pages.post("/api/undo")
-    def undo(given: Number) -> Response:
+    def undo(number: Whole) -> Response:
         try:
-            return Json({"row": desk.row(desk.undo(given.number))})
+            return Json({"row": desk.row(desk.undo(number))})
         except Conflict as error:
             raise HTTPException(409, str(error)) from error
 

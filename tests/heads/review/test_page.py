@@ -8,11 +8,24 @@ import pytest
 
 from extract.tables import answers
 from tests.heads.review.test_server import TOKEN, ask, served, started
-from tests.support import chromium
+from tests.support import chromium, synthetic
 from tests.support.album import Album, encoded, picture, read_rows, with_features
 
 pytestmark = pytest.mark.browser
-CODES = {"k": 75, "f": 70, "s": 83, "u": 85, "z": 90, "b": 66, "g": 71, "1": 49, "2": 50, "Enter": 13, "ArrowRight": 39}
+CODES = {
+    "k": 75,
+    "f": 70,
+    "s": 83,
+    "u": 85,
+    "z": 90,
+    "b": 66,
+    "g": 71,
+    "1": 49,
+    "2": 50,
+    "Enter": 13,
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+}
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -176,6 +189,28 @@ def test_the_grid_shows_all_and_answers_by_key(photos, browser):
         assert text(browser, "id") == second
         assert [row["objectId"] for row in read_rows(photos.answers)] == [first]
         assert browser.complaints == []
+
+
+def test_the_grid_leads_through_a_long_queue(tmp_path, browser):
+    """Part by part, by arrow or by number; what was answered meanwhile moves no picture past the eye."""
+    with reviewed(synthetic.workspace(tmp_path, 450, 16)) as url:
+        opened(browser, url)
+        order = [row["id"] for row in json.loads(ask(f"{url}api/queue/control?count=450")[2])["rows"]]
+        browser.run("choose('control')")
+        press(browser, "g")
+        until(browser, "tiles.length === 200")
+        press(browser, "k", "f", "k")
+        saved(browser)
+        browser.run("moveFocus(199 - focus)")
+        press(browser, "ArrowRight")
+        until(browser, "start === 197 && tiles.length === 200")
+        assert browser.run("tiles[focus].id") == order[200]
+        press(browser, "ArrowLeft")
+        until(browser, "start === 0 && tiles.length === 200")
+        assert browser.run("tiles[focus].id") == order[202]
+        browser.run("at('from').value = 401, at('from').dispatchEvent(new Event('change'))")
+        until(browser, "start === 400 && tiles.length === 47")
+        assert text(browser, "total") == "to 447 of 447"
 
 
 def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
