@@ -1,6 +1,6 @@
-"""What is reviewed and where it stands: a table's rows that have features, and the answers about them.
+"""The table under review and its state: the rows that have features, and the answers about them.
 
-Answers come from the server's threads, rankings from the worker's. A page shows what a desk says and decides nothing.
+Answers come from the server's threads, rankings from the worker's. The page shows a desk's replies and decides nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAME = 12  # near-duplicates that are shown beside a picture
 
 
 class Conflict(Exception):
-    """Another tab was first, or an answer is no longer the newest about its picture; nothing was saved."""
+    """Another tab answered first, or the answer is not the newest about its picture; nothing was saved."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class Rows:
 
     @cached_property
     def of(self) -> dict[str, list[int]]:
-        """Return the rows of each digest."""
-        found: dict[str, list[int]] = {}
+        """Map each digest to its rows."""
+        rows: dict[str, list[int]] = {}
         for row, digest in enumerate(self.sha256.tolist()):
-            found.setdefault(digest, []).append(row)
-        return found
+            rows.setdefault(digest, []).append(row)
+        return rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a queue. picture: a number, the same for copies: one answer is about all of them. label: "" for none.
+    """A row of a queue. picture: the same number for copies, which share their answers. label: "" for none.
 
-    p: probability of class 1 by heads that did not see the row, and says: the class they call; None before the first
-    ranking and in the control sample. answer, number: the newest about the picture, or None and 0.
+    p: the probability of class 1 by heads that did not see the row; says: the class they predict; both None before the
+    first ranking and in the control sample. answer, number: the newest answer about the picture, else None and 0.
     """
 
     row: int
@@ -96,7 +96,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Beside:
-    """A picture beside another. why: how they are related."""
+    """A picture shown beside another. why: how the two are related."""
 
     row: int
     label: str
@@ -105,7 +105,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Card:
-    """What speaks for and against a row's label: the nearest labelled pictures, and copies and near-duplicates."""
+    """The evidence about a row's label: the nearest labelled pictures, and copies and near-duplicates."""
 
     file: File
     group: str
@@ -117,8 +117,8 @@ class Card:
 class Errors:
     """How many labels review changed, and how many are still wrong.
 
-    control: the share of changed labels in the control sample. left: the estimate from it, with value, low and high.
-    guess: how many the heads doubt.
+    control: the share of changed labels in the control sample. left: value, low and high of the estimate from it.
+    guess: the number of likely errors, see `Ranking.doubted`.
     """
 
     changed: int
@@ -129,11 +129,10 @@ class Errors:
 
 @dataclass(frozen=True)
 class State:
-    """Where the review stands.
+    """The state of the review.
 
-    answers: how many were given. order: the number of the newest ranking. busy, error: see `Worker`. queues: rows
-    `open` and `done`. history: validation accuracy by the number of answers before it. last: the answer that undo takes
-    back, 0 for none.
+    answers: how many there are. order: the number of the newest ranking. busy, error: see `Worker`. queues: rows `open`
+    and `done`. history: numbers of answers and the validation accuracy after them. last: the newest answer, 0 for none.
     """
 
     classes: tuple[str, str]
@@ -152,10 +151,10 @@ class State:
 
 
 class Answers:
-    """The answers about rows, and what they make of labels: y int8 (n,), status int8 (n,). Use it with `lock` held."""
+    """The answers, and the labels with them: y int8 (n,), status int8 (n,), see `queues`. Use it with `lock` held."""
 
     def __init__(self, path: Path, rows: Rows, y: np.ndarray) -> None:
-        """Read the answers given so far. path: of labels_review.csv. y: the labels as they make them."""
+        """Read the answers so far. path: labels_review.csv. y: the labels with them."""
         before = answers.read(path)
         self.lock, self.count, self._rows, self._log = threading.Lock(), len(before), rows, Log(path)
         self.codes = {"": UNLABELLED, rows.classes[0]: 0, rows.classes[1]: 1}
@@ -166,36 +165,36 @@ class Answers:
             self._settle(digest)
 
     def _settle(self, digest: str) -> None:
-        """Bring label and status of a picture's rows in line with its answers."""
+        """Update label and status of a picture's rows from its answers."""
         stack = self.stacks[digest]
         for row in self._rows.of[digest]:
             value = stack.value(str(self._rows.values[row]), self.codes)
             self.y[row] = self.codes[value]
-            decided = stack.said is not None and value == stack.said.new
-            self.status[row] = DECIDED if decided else SKIPPED if stack.answers and not stack.said else OPEN
+            decided = stack.decision is not None and value == stack.decision.new
+            self.status[row] = DECIDED if decided else SKIPPED if stack.answers and not stack.decision else OPEN
 
     def label(self, row: int) -> str:
         """Return a row's current label, "" for none."""
         return "" if self.y[row] == UNLABELLED else self._rows.classes[self.y[row]]
 
     def labels(self) -> tuple[np.ndarray, int]:
-        """Return a copy of y and the number of answers behind it; takes the lock itself."""
+        """Return a copy of y and the number of answers in it; takes the lock itself."""
         with self.lock:
             return self.y.copy(), self.count
 
     def changed(self) -> np.ndarray:
-        """Say which of the table's labels review changed, bool (n,)."""
+        """Return which of the table's labels the review changed, bool (n,)."""
         return (self._before != UNLABELLED) & (self._before != self.y)
 
     def add(self, who: str, word: str, digest: str, new: str) -> int:
-        """Save an answer about a picture and return its number. Errors: OSError if the disk refuses."""
+        """Save an answer about a picture and return its number. Errors: OSError if it cannot be written."""
         stack = self.stacks.setdefault(digest, Stack())
         stack.answers.append((self.count + 1, self._save(who, word, digest, new)))
         self._settle(digest)
         return self.count
 
     def undo(self, who: str, digest: str) -> None:
-        """Take the newest answer about a picture back. Errors: OSError if the disk refuses."""
+        """Undo the newest answer about a picture. Errors: OSError if that cannot be written."""
         stack = self.stacks[digest]
         value = Stack(stack.answers[:-1]).value(str(self._rows.values[self._rows.of[digest][0]]), self.codes)
         self._save(who, "undo", digest, value)
@@ -210,14 +209,14 @@ class Answers:
         return answer
 
     def close(self) -> None:
-        """Close the file; every answer is in it."""
+        """Close the file."""
         self._log.close()
 
 
 class Desk:
-    """A workspace's table under review. `who` answers. Every method may be called from any thread.
+    """A workspace's table under review; any thread may call any method.
 
-    notes: about the labels as they were read. pictures: the images.
+    who: the name stored with each answer. notes: what reading the labels had to report.
     """
 
     def __init__(self, place: Workspace, who: str) -> None:
@@ -230,9 +229,9 @@ class Desk:
         if known.classes is None or not {0, 1} <= set(known.y[here].tolist()):
             raise InputError(
                 "review-one-class",
-                f"{place.data} has no usable rows of two classes",
-                rule="Heads that learn from labels say which labels to look at",
-                then="Label some images of either class",
+                f"{place.data} lacks usable rows of both classes",
+                rule="Heads trained on the labels find the suspects, and training needs both classes",
+                then="Label some images of each class",
             )
         reading.record(place)
         self.who, self.table = who, place.data.name
@@ -249,41 +248,41 @@ class Desk:
         )
 
     def start(self) -> None:
-        """Begin to rank."""
+        """Start ranking."""
         self.worker.start()
 
     def close(self) -> None:
-        """End the ranking and close the file of answers."""
+        """Stop ranking and close the file of answers."""
         self.worker.close()
         self.answers.close()
 
     def answer(self, row: int, answer: str, *, old: str, new: str, number: int) -> int:
         """Save an answer about the picture of `row` and return its number.
 
-        old, number: the label and the newest answer's number that the page showed. Errors: Conflict if they are out of
-        date; ValueError for an answer that makes no sense; OSError if the disk refuses.
+        old, number: the label and the newest answer's number as the page showed them. Errors: Conflict if they are out
+        of date; ValueError for an invalid answer; OSError if it cannot be written.
         """
-        _refuse_nonsense(answer, old, new, self.rows.classes)
+        _refuse_invalid(answer, old, new, self.rows.classes)
         with self.answers.lock:
             digest = str(self.rows.sha256[row])
             if self._stack(row).number != number or self.answers.label(row) != old:
-                raise Conflict("Another tab or window has answered this picture meanwhile")
-            given = self.answers.add(self.who, answer, digest, new)
+                raise Conflict("Another tab has answered this picture in the meantime")
+            saved = self.answers.add(self.who, answer, digest, new)
         self.worker.changed.set()
-        return given
+        return saved
 
     def undo(self, number: int) -> int:
-        """Take the answer of that number back and return its row. Errors: Conflict, OSError."""
+        """Undo the answer with that number and return its row. Errors: Conflict, OSError."""
         with self.answers.lock:
             digest = next((d for d, stack in self.answers.stacks.items() if stack.number == number), None)
             if digest is None or not number:
-                raise Conflict("That answer was taken back already, or there is a newer one about the same picture")
+                raise Conflict("That answer is already undone, or its picture has a newer one")
             self.answers.undo(self.who, digest)
         self.worker.changed.set()
         return self.rows.of[digest][0]
 
     def queue(self, name: str, start: int, count: int) -> Part:
-        """Return some rows of a queue: those without an answer in order, then those that were skipped."""
+        """Return some rows of a queue: first those without an answer, in order, then the skipped ones."""
         with self.answers.lock:
             latest = self.worker.latest
             order = latest.orders.get(name, np.empty(0, np.int64))
@@ -292,15 +291,13 @@ class Desk:
             return Part(len(rows), [self._row(row, ranking) for row in rows[start : start + count].tolist()])
 
     def _answered(self) -> np.ndarray:
-        """Return a row of each picture that was decided, the newest answer first."""
-        newest = sorted(
-            ((s.number, self.rows.of[digest][0]) for digest, s in self.answers.stacks.items()), reverse=True
-        )
-        rows = np.array([row for _, row in newest], np.int64)
+        """Return one row of each decided picture, the newest answer first."""
+        newest = sorted(self.answers.stacks.items(), key=lambda each: each[1].number, reverse=True)
+        rows = np.array([self.rows.of[digest][0] for digest, _ in newest], np.int64)
         return rows[self.answers.status[rows] == DECIDED]
 
     def card(self, row: int) -> Card:
-        """Return a row's file, and what speaks for and against its label."""
+        """Return a row's file and the evidence about its label."""
         rows, latest = self.rows, self.worker.latest
         with self.answers.lock:
             y = self.answers.y.copy()
@@ -318,7 +315,7 @@ class Desk:
         return Card(self.pictures.file(row), str(rows.group[row]), neighbours, same)
 
     def _near(self, row: int) -> list[int]:
-        """Return the first near-duplicates of a row that are no copies."""
+        """Return the first SAME near-duplicates of a row, copies excluded."""
         ranking = self.worker.latest.ranking
         if not ranking or ranking.cluster is None:
             return []
@@ -326,7 +323,7 @@ class Desk:
         return np.flatnonzero(near)[:SAME].tolist()
 
     def row(self, row: int) -> Row:
-        """Return one row as queues list it."""
+        """Return one row as in a queue."""
         with self.answers.lock:
             return self._row(row, self.worker.latest.ranking)
 
@@ -348,11 +345,12 @@ class Desk:
         )
 
     def state(self) -> State:
-        """Return where the review stands."""
+        """Return the state of the review."""
         with self.answers.lock:
             busy, error = self.worker.busy, self.worker.error
             latest, known = self.worker.latest, self.answers.codes  # read after busy: an idle worker has published
-            ours = (s for s in self.answers.stacks.values() if not s.said or s.said.new in known)
+            # an answer with another table's classes is not offered for undo
+            ours = (s for s in self.answers.stacks.values() if not s.decision or s.decision.new in known)
             return State(
                 self.rows.classes,
                 self.table,
@@ -366,14 +364,14 @@ class Desk:
                 latest.ranking.accuracy if latest.ranking else None,
                 list(latest.history.items()),
                 self._errors(latest),
-                max((stack.number for stack in ours), default=0),  # none of another table's classes
+                max((stack.number for stack in ours), default=0),
             )
 
     def _errors(self, latest: Latest) -> Errors:
-        """Count the labels that review changed, and estimate how many are still wrong.
+        """Count the labels that the review changed, and estimate how many are still wrong.
 
-        The control sample is the answered beginning of the queue `control`, a random order; its share of changed
-        labels, less all labels changed so far, is what is left.
+        The control sample is the answered beginning of the queue `control`, whose order is random. Its share of changed
+        labels, times all labels, less those already changed, is what is left.
         """
         status, order = self.answers.status, latest.orders["control"]
         changed, sample = self.answers.changed(), queues.sampled(order, status)
@@ -387,9 +385,9 @@ class Desk:
         return Errors(done, control, left, guess)
 
 
-def _refuse_nonsense(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
-    sense = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
-    if not sense.get(answer):
+def _refuse_invalid(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
+    valid = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
+    if not valid.get(answer):
         raise ValueError(
-            f"{answer!r} from {old!r} to {new!r} is no answer for the classes {classes[0]!r} and {classes[1]!r}"
+            f"{answer!r} from {old!r} to {new!r} is not a valid answer for classes {classes[0]!r} and {classes[1]!r}"
         )

@@ -1,4 +1,4 @@
-"""The review's small server: one page and what it asks, on this machine alone, behind a token in the address."""
+"""The review's server: one page and its data, for this machine only, behind a token in the address."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from heads.review.queues import QUEUES
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
-HOSTS = (HOST, "localhost")  # any other name is another site's that resolves to this machine
+HOSTS = (HOST, "localhost")  # against another site's name that resolves to this machine
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",  # the pictures are not for the browser's disk
+    "Cache-Control": "no-store",  # no picture on the browser's disk
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -42,15 +42,14 @@ Text = Annotated[StrictStr, Body(embed=True)]
 
 
 class Json(JSONResponse):
-    """JSON of dataclasses, in ASCII: a name may hold bytes that are not UTF-8."""
+    """JSON of dataclasses, in ASCII, as a name may contain bytes that are not UTF-8."""
 
     def render(self, content: object) -> bytes:
         return json.dumps(content, default=asdict, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def build(desk: Desk, token: str) -> FastAPI:
-    """Return the application. Without the token, or under another host's name, everything is 404."""
-    refused = {"detail": "Not Found"}
+    """Return the application. Without the token, or with another host's name, every request is answered 404."""
 
     def known(request: Request) -> bool:
         host = request.headers.get("host", "").rsplit(":", 1)[0]
@@ -66,15 +65,16 @@ def build(desk: Desk, token: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, _error: Exception) -> Response:
-        return Json({"detail": "Malformed request"}, 422)  # FastAPI's own would echo values that JSON cannot hold
+        return Json({"detail": "Malformed request"}, 422)  # FastAPI's own reply may hold values that JSON cannot
 
     @app.exception_handler(OSError)
-    async def unsaved(_request: Request, error: Exception) -> Response:
-        return Json({"detail": f"The disk refused: {error}. Nothing was saved"}, 507)
+    async def unwritable(_request: Request, error: Exception) -> Response:
+        return Json({"detail": str(error)}, 507)
 
     @app.middleware("http")
-    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request) if known(request) else Json(refused, 404)  # before a path or body is looked at
+    async def guarded(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        # checked before path and body
+        response = await proceed(request) if known(request) else Json({"detail": "Not Found"}, 404)
         response.headers.update(HEADERS)
         return response
 
@@ -149,9 +149,9 @@ def _existing(desk: Desk, row: int) -> int:
 
 
 def run(place: Workspace, who: str, port: int) -> None:
-    """Print the address, serve until interrupted, then print what was done. port: 0 for any free one.
+    """Print the address, serve until interrupted, then print a summary. port: 0 for any free one.
 
-    Errors: InputError if the port is taken; BusyError where another process reviews the same OUT; as `Desk`.
+    Errors: InputError if the port is taken; BusyError if another process reviews the same OUT; as `Desk`.
     """
     token, path = secrets.token_urlsafe(24), place.answers
     with socket.socket() as listening, files.lock(files.lock_of(path), str(path)):
@@ -161,7 +161,7 @@ def run(place: Workspace, who: str, port: int) -> None:
             listening.listen()  # before the address is printed
         except (OSError, OverflowError) as error:  # the latter above 65535
             raise InputError(
-                "port-in-use", f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out"
+                "port-in-use", f"Port {port} of {HOST} cannot be used: {error}", then="Omit --port"
             ) from error
         desk = Desk(place, who)
         for note in desk.notes:
