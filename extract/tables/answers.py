@@ -18,15 +18,7 @@ from pathlib import Path
 from extract.ground import files
 from extract.ground.errors import InputError
 
-COLUMNS = (
-    "when",
-    "who",
-    "answer",
-    "objectId",
-    "old",
-    "new",
-    "sha256",
-)  # last: its fixed length shows a whole row
+COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has a fixed length: a row is whole
 ANSWERS = ("keep", "flip", "skip", "undo")
 
 

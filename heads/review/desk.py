@@ -142,7 +142,6 @@ class State:
     order: int
     busy: str
     error: str
-    retrain_seconds: float | None
     queues: dict[str, dict[str, int]]
     validation: Metric | None
     history: list[tuple[int, Metric]]
@@ -306,21 +305,16 @@ class Desk:
                 for other in rows.of[str(rows.sha256[row])]
                 if other != row
             ]
-            same += [Beside(other, self.answers.label(other), "near-duplicate") for other in self._near(row)]
+            if latest.ranking and latest.ranking.cluster is not None:
+                cluster = latest.ranking.cluster
+                near = np.flatnonzero((cluster == cluster[row]) & (rows.picture != rows.picture[row]))[:SAME]
+                same += [Beside(other, self.answers.label(other), "near-duplicate") for other in near.tolist()]
         beside, cosine = latest.ranker.nearest(row, y) if latest.ranker else (np.empty(0, int), np.empty(0))
         neighbours = [
             Beside(other, rows.classes[y[other]], f"cosine {c:.2f}, {rows.split[other]}")
             for other, c in zip(beside.tolist(), cosine.tolist(), strict=True)
         ]
         return Card(self.pictures.file(row), str(rows.group[row]), neighbours, same)
-
-    def _near(self, row: int) -> list[int]:
-        """Return the first SAME near-duplicates of a row, copies excluded."""
-        ranking = self.worker.latest.ranking
-        if not ranking or ranking.cluster is None:
-            return []
-        near = (ranking.cluster == ranking.cluster[row]) & (self.rows.picture != self.rows.picture[row])
-        return np.flatnonzero(near)[:SAME].tolist()
 
     def row(self, row: int) -> Row:
         """Return one row as in a queue."""
@@ -359,7 +353,6 @@ class Desk:
                 latest.number,
                 busy,
                 error,
-                latest.ranking.seconds if latest.ranking else None,
                 {name: queues.progress(order, self.answers.status) for name, order in latest.orders.items()},
                 latest.ranking.accuracy if latest.ranking else None,
                 list(latest.history.items()),

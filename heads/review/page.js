@@ -138,15 +138,10 @@ function drawVerdict(row) {
 
 function drawButtons(row) {
   const [first, second] = state.classes;
-  button("keep", row.label && ["Keep ", row.label], "K");
-  button("flip", row.label && ["Flip to ", row.label === first ? second : first], "F");
-  button("first", !row.label && ["It is ", first], "1");
-  button("second", !row.label && ["It is ", second], "2");
-}
-
-function button(id, words, key) {
-  at(id).hidden = !words;
-  if (words) at(id).replaceChildren(words[0], element("bdi", words[1]), element("kbd", key));
+  for (const [id, name] of Object.entries({ keep: row.label, flip: row.label === first ? second : first, first, second })) {
+    at(id).hidden = Boolean(row.label) !== (id === "keep" || id === "flip");
+    at(id).querySelector("bdi").textContent = name;
+  }
 }
 
 async function drawEvidence(row) {
@@ -286,7 +281,7 @@ function drawState() {
   drawErrors(state.errors);
   drawAccuracy(state.validation, state.history);
   const busy = { training: "training …", neighbours: "looking for neighbours …" }[state.busy];
-  at("trained").textContent = busy || (state.retrain_seconds === null ? "" : `retrained in ${Math.ceil(1000 * state.retrain_seconds)} ms`);
+  at("busy").textContent = busy ?? "";
   at("undo").disabled = !state.last && !mine.length;
 }
 

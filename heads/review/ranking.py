@@ -6,7 +6,6 @@ the neighbours, do not depend on labels and are computed once.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ class Ranking:
     1, how far heads and neighbours disagree with the label; NaN without one. cluster: int (n,), of near-duplicates;
     None until neighbours are known. doubted: bool (n,), the likely errors as Northcutt, Jiang and Chuang 2021 count
     them: the other class is at least as probable as it is on average for rows that have it. accuracy: on validation,
-    of a head trained on train; None if either lacks labels. seconds: the time it took.
+    of a head trained on train; None if either lacks labels.
     """
 
     p: np.ndarray
@@ -42,7 +41,6 @@ class Ranking:
     cluster: np.ndarray | None
     doubted: np.ndarray
     accuracy: Metric | None
-    seconds: float
 
 
 class Ranker:
@@ -82,7 +80,6 @@ class Ranker:
 
     def rank(self, y: np.ndarray) -> Ranking:
         """Train a head for each fold and one on train, and rank by their predictions."""
-        started = time.monotonic()
         labelled = y != UNLABELLED
         seen = [labelled & (self._fold != number) for number in range(self._fold.max() + 1)]
         seen.append(labelled & self._train)
@@ -98,7 +95,6 @@ class Ranker:
             self._cluster,
             _doubted(y, p),
             metrics.proportion(hits, np.unique(self._groups[measured], return_inverse=True)[1]) if len(hits) else None,
-            time.monotonic() - started,
         )
 
     def _scores(self, y: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -95,11 +95,7 @@ def _add_questions(pages: APIRouter, desk: Desk) -> None:
         return Json(desk.state())
 
     @pages.get("/api/queue/{name}")
-    def queue(
-        name: str,
-        start: Annotated[int, Query(ge=0)] = 0,
-        count: Annotated[int, Query(ge=1, le=MOST)] = 200,
-    ) -> Response:
+    def queue(name: str, start: Annotated[int, Query(ge=0)], count: Annotated[int, Query(ge=1, le=MOST)]) -> Response:
         if name not in (*QUEUES, ANSWERED):
             raise HTTPException(404)
         return Json(desk.queue(name, start, count))

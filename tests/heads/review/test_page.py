@@ -195,7 +195,7 @@ def test_the_grid_leads_through_a_long_queue(tmp_path, browser):
     """Part by part, by arrow or by number; what was answered meanwhile moves no picture past the eye."""
     with reviewed(synthetic.workspace(tmp_path, 450, 16)) as url:
         opened(browser, url)
-        order = [row["id"] for row in json.loads(ask(f"{url}api/queue/control?count=450")[2])["rows"]]
+        order = [row["id"] for row in json.loads(ask(f"{url}api/queue/control?start=0&count=450")[2])["rows"]]
         browser.run("choose('control')")
         press(browser, "g")
         until(browser, "tiles.length === 200")
