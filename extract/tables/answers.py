@@ -18,7 +18,7 @@ from pathlib import Path
 from extract.ground import files
 from extract.ground.errors import InputError
 
-COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has a fixed length: a row is whole
+COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: it shows whole rows
 ANSWERS = ("keep", "flip", "skip", "undo")
 
 

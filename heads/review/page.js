@@ -439,7 +439,7 @@ for (const id of ["see", "frame", "zoomed"]) {
 }
 for (const [id, action] of Object.entries(ACTIONS)) at(id).addEventListener("click", action);
 for (const made of at("queues").children) made.addEventListener("click", () => choose(made.dataset.queue));
-at("from").addEventListener("change", () => fill(Math.max(0, Math.min(total, at("from").value) - 1)));
+at("from").addEventListener("change", () => { fill(Math.max(0, Math.min(total, at("from").value) - 1)); at("grid").focus(); });
 at("grid").addEventListener("click", (event) => {
   const made = event.target.closest(".tile");
   if (made) { moveFocus(Number(made.id.slice(5)) - focus); if (event.detail === 2) open(); }

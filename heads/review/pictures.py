@@ -60,8 +60,8 @@ class Pictures:
 
     def _made(self, row: int, side: int) -> bytes:
         digest = self._sha256[row]
-        *copies, last = self._files[digest]
-        for copy in copies:
+        *copies, last = (Path(file.path) for file in self._files[digest])
+        for path in copies:
             with suppress(BadImage):
-                return thumbnails.encode(thumbnails.load(Path(copy.path), side, sha256=digest))
-        return thumbnails.encode(thumbnails.load(Path(last.path), side, sha256=digest))
+                return thumbnails.encode(thumbnails.load(path, side, sha256=digest))
+        return thumbnails.encode(thumbnails.load(last, side, sha256=digest))
