@@ -59,9 +59,7 @@ def _features(args: argparse.Namespace) -> int:
     if shard:
         return shards.extract(config, shard)
     if args.cluster:
-        from extract import cluster
-
-        return cluster.extract(config, args.cluster, args.workers)
+        return shards.extract_all(config, args.cluster, args.workers)
     if place.shards.exists():
         raise CacheError(
             "shards-not-merged",
