@@ -94,22 +94,6 @@ class Pass:
         return {stage: round(spent / total, 3) for stage, spent in self.spent.items()}
 
 
-class Seen:
-    """The digests that are not embedded again: those known before the pass, and those of its blocks so far."""
-
-    def __init__(self, known: AbstractSet[str]) -> None:
-        self._known, self._fresh = known, set[str]()
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._fresh or digest in self._known
-
-    def add(self, digests: list[str]) -> np.ndarray:
-        """Take in a block's digests; return which of them are new, bool (n,): of copies read together, the first."""
-        new = np.array([digest not in self for digest in digests], bool)
-        self._fresh.update(digests)
-        return new
-
-
 @dataclass
 class Block:
     """What one worker made of some jobs: keys (b,), features float32 (b, D); bad: see Bad.
@@ -175,7 +159,7 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
 
     Errors: Interrupted after Ctrl-C or SIGTERM. Whatever ends the pass, what was embedded is kept.
     """
-    network, parts, seen = setup.network, setup.parts, Seen(known)
+    network, parts, seen = setup.network, setup.parts, set(known)
     bad: Bad = {}
     spent = dict.fromkeys(STAGES, 0.0)
     started = due = time.monotonic()
@@ -185,9 +169,11 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
             for block in engines.ahead(pool, partial(_block, network, seen), jobs, network.step, 2 * setup.workers):
                 for number, row in block.rows:
                     scan.add(number, row)
-                new = seen.add(block.keys)
+                new = [at for at, key in enumerate(block.keys) if key not in seen]  # of copies read together, the first
+                keys = [block.keys[at] for at in new]
+                seen.update(keys)
                 bad |= block.bad
-                if parts.add(np.array(block.keys)[new].tolist(), block.features[new]):
+                if parts.add(keys, block.features[new]):
                     parts.flush()
                     due = _saved(save) if time.monotonic() > due else due
                 spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
@@ -209,7 +195,7 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
 
 
 def _saved(save: Callable[[], None]) -> float:
-    """Save, and return when to save again: a kill costs reading again what was read since."""
+    """Save, and return when to save again, so that saving takes 5 % of the time; a kill costs reading since then."""
     started = time.monotonic()
     save()
     return time.monotonic() + 20 * (time.monotonic() - started)
@@ -240,7 +226,7 @@ def _read(job: Job) -> tuple[int, Row | Failure, bytes]:
     return job.number, *manifest.read(job.row)
 
 
-def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
+def _block(network: Backbone, seen: AbstractSet[str], jobs: Sequence[Job]) -> Block:
     """Read, decode and embed; bytes that were `seen`, or that stand in the block already, are read only."""
     block, pixels = Block(len(jobs)), []
     for job in jobs:
@@ -248,11 +234,11 @@ def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
         try:
             with block.timed("reading"):
                 if not digest:
-                    number, found, data = _read(job)
-                    block.rows.append((number, found))
-                    if isinstance(found, Failure):
+                    number, read, data = _read(job)
+                    block.rows.append((number, read))
+                    if isinstance(read, Failure):
                         continue
-                    digest, row = found.sha256, found
+                    digest, row = read.sha256, read
                 if digest in seen or digest in block.keys:
                     continue
                 if data is None:
@@ -266,8 +252,8 @@ def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
     if pixels:
         with block.timed("backbone"):
             features = network.embed(np.stack(pixels))
-        finite = np.isfinite(features).all(axis=1)
-        for digest in np.array(block.keys)[~finite].tolist():
-            block.bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
-        block.keys, block.features = np.array(block.keys)[finite].tolist(), features[finite]
+        finite, keys = np.isfinite(features).all(axis=1), np.array(block.keys)
+        why = ("not-finite", "the backbone's features of this image are not all finite numbers")
+        block.bad |= dict.fromkeys(keys[~finite].tolist(), why)
+        block.keys, block.features = keys[finite].tolist(), features[finite]
     return block

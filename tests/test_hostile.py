@@ -120,7 +120,7 @@ def test_an_attribute_of_another_kind_is_refused(sealed, value):  # noqa: F811
 
 def test_a_reader_that_has_one_cache_open_does_not_read_the_next(sealed, parts):  # noqa: F811
     """Digests of the old with features of the new would train every head on the wrong labels."""
-    cache.seal(sealed.path, parts[1:], cache.provenance())
+    cache.seal(sealed.path, parts[1:], cache.provenance(backbone="test"))
     with pytest.raises(CacheError, match=r"was sealed anew while it was being read\. Run the same command again"):
         sealed.read(np.arange(5))
     assert len(cache.open_cache(sealed.path).read(np.arange(5))) == 5

@@ -23,11 +23,11 @@ END_OF_FILE = cache.USER_BLOCK + 40  # where HDF5's superblock, version 0, says 
 
 
 def repair(path: Path) -> tuple[int, int]:
-    """Rewrite a cache or part with its whole rows alone; return how many are kept, and how many there were.
+    """Rewrite a cache or part with its undamaged rows alone; return how many are kept, and how many there were.
 
-    A row is whole where the Fletcher-32 of its chunk of features and of its chunk of digests holds, and it is finite.
-    Errors: CacheError where recipe, probe or layout are damaged themselves, or no row is whole; BusyError where another
-    process has the file open for writing. The file is untouched.
+    A row is undamaged where it is finite and the checksums of its chunks, of features and of digests, hold. Errors,
+    which leave the file as it is: CacheError for a damaged recipe, probe or layout, or where no row can be kept;
+    BusyError where another process has the file open for writing.
     """
     of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # a part is its cache's writer's
     with files.lock(files.lock_of(of), str(of)):
@@ -40,7 +40,7 @@ def repair(path: Path) -> tuple[int, int]:
             rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # a digest counts once
             if not len(rows):
                 raise CacheError("repair-no-row", f"{path}: not one row of {n:,} is whole", then=cache.ANEW)
-            made_by = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
+            made_by: cache.Provenance = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
             chunks = _Chunks(path, file["features"], source)
             cache.write(path, recipe, made_by, probe, _blocks(chunks, keys, rows), len(rows))
     return len(rows), n
@@ -48,70 +48,52 @@ def repair(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
-    """Open a damaged file; one that was cut short is read as if zeros were behind it."""
+    """Open a damaged file; one that was cut short is read as if zeros followed."""
     try:
         with _Padded(path) as padded, h5py.File(padded, "r") as file:
             yield file, padded
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except cache.DAMAGE as error:
         files.raise_unless_damage(path, error)
         raise CacheError(
             "repair-structure", f"{path} cannot be repaired, its structure is damaged: {error}", then=cache.remade(path)
         ) from error
 
 
-class _Padded(io.RawIOBase):
-    """A file's bytes, and zeros up to the length that its superblock tells: HDF5 opens nothing that is shorter."""
+class _Padded(io.FileIO):
+    """A file's bytes, and zeros up to the length that its superblock declares: HDF5 opens nothing that is shorter."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self._at = path.open("rb"), 0
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.seek(END_OF_FILE)
-        told = cache.USER_BLOCK + int.from_bytes(self._file.read(8), "little")
-        self._size = told if size < told < 1000 * max(size, 1) else size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        super().__init__(path)
+        size = super().seek(0, os.SEEK_END)
+        super().seek(END_OF_FILE)
+        declared = cache.USER_BLOCK + int.from_bytes(self.read(8), "little")
+        self._size = declared if size < declared < 1000 * max(size, 1) else size
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
+        return super().seek(self._size + offset) if whence == os.SEEK_END else super().seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._at))
-        self._file.seek(self._at)
-        found = self._file.read(wanted)
-        buffer[:wanted] = found.ljust(wanted, b"\0")
-        self._at += wanted
+        at = self.tell()
+        wanted = max(0, min(len(buffer), self._size - at))
+        buffer[:wanted] = self.read(wanted).ljust(wanted, b"\0")
+        self.seek(at + wanted)
         return wanted
 
 
-def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, dict[str, Any], np.ndarray]:
+def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, cache.Provenance, np.ndarray]:
     """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
-    if file.attrs.get("schema") != cache.SCHEMA:
-        raise CacheError(
-            "repair-schema",
-            f"{path} cannot be repaired, it has schema {file.attrs.get('schema')}",
-            then=cache.remade(path),
-        )
+    if (schema := file.attrs.get("schema")) != cache.SCHEMA:
+        what = f"{path} cannot be repaired, it has schema {schema}"
+        raise CacheError("repair-schema", what, then=cache.remade(path))
     cache.refuse_foreign(path, file, whole=False)
     recipe, described = None, json.loads(cache.attribute(file, "recipe"))
     with suppress(ValueError):
         recipe = Recipe.from_json(described)
     if not recipe or recipe.fingerprint != cache.attribute(file, "fingerprint"):
         raise CacheError("repair-recipe", f"{path} cannot be repaired, its recipe is damaged", then=cache.ANEW)
-    provenance: dict[str, Any] = {}
+    provenance: cache.Provenance = {}
     with suppress(ValueError, KeyError, OSError):
-        provenance = dict(json.loads(cache.attribute(file, "provenance")))
+        provenance = json.loads(cache.attribute(file, "provenance"))
     probe = _Chunks(path, file["probe"], source).read(0)
     if probe is None:
         raise CacheError("repair-probe", f"{path} cannot be repaired, its probe is damaged", then=cache.ANEW)

@@ -47,7 +47,7 @@ class Comparison:
     left_out: Sequence[str] = ()
     leaks: Leaks | None = None
     audit: Audit | None = None
-    provenance: dict[str, Any] = field(default_factory=provenance)
+    provenance: dict[str, Any] = field(default_factory=lambda: dict(provenance()))
 
     def table(self) -> str:
         """Return the table: each figure as estimate [95 % interval]; * marks the chosen head."""
