@@ -41,9 +41,7 @@ def parse(text: str) -> tuple[int, int]:
     """Return (i, n) of "i/n". Errors: UsageError unless 1 <= i <= n."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(
-            "shard-invalid", f"SHARD={text} is no shard", rule="SHARD=i/n is the i-th of n, from 1/n to n/n"
-        )
+        raise UsageError("shard-invalid", f"Expected SHARD=i/n with i from 1 to n, got {text!r}")
     return int(match[1]), int(match[2])
 
 
@@ -61,11 +59,10 @@ def extract(config: run.Config, shard: tuple[int, int]) -> int:
     held = _held(place)
     rows = table[[_slice(name, shard[1]) == shard[0] and name not in held for name in table["objectId"]]]
     if rows.empty:
-        print(f"features  shard {shard[0]} of {shard[1]}: nothing is to be embedded", flush=True)
+        print(f"features  shard {shard[0]} of {shard[1]}: nothing to embed", flush=True)
         workspace.write_record(mine, features={"status": "done", "images": 0})
         return DONE
-    # labels and splits are for the whole table to make, and of rows that are all test none is; where there is no
-    # other path, the id is looked up as ever
+    # labels and splits are made for the whole table: of rows that are all test nothing is made here
     cells = ((name, "", "test", path, "") for name, path in zip(rows["objectId"], rows["path"], strict=True))
     files.write_csv(mine.data, TABLE_COLUMNS, cells)
     return run.extract(replace(config, workspace=mine, apart=True))
@@ -106,7 +103,8 @@ def _seal(place: Workspace, shards: list[Workspace]) -> None:
     scan = Scan([row for each in shards for row in Manifest.read(each.manifest).objects])
     manifest.refuse_other_images(known, scan)
     manifest.merge(known, scan.manifest()).write(place.manifest)
-    _join_quarantines(place, shards)
+    bad = [row for each in shards for row in files.read_rows(each.quarantine, QUARANTINE_COLUMNS)]
+    run.update_quarantine(place.quarantine, {row[0] for row in bad}, bad)
     if found:
         print(f"seal      {len(shards):,} shards, {sum(map(len, found)):,} rows", flush=True)
         cache.seal(place.cache, found, cache.provenance(backbone=source.name))
@@ -116,24 +114,15 @@ def _seal(place: Workspace, shards: list[Workspace]) -> None:
     shutil.rmtree(gone)
 
 
-def _join_quarantines(place: Workspace, shards: list[Workspace]) -> None:
-    path = place.quarantine
-    fresh = [row for each in shards for row in files.read_csv(each.quarantine, QUARANTINE_COLUMNS)]
-    mine = {row["objectId"] for row in fresh}
-    kept = [row for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
-    files.write_csv(path, QUARANTINE_COLUMNS, [tuple(row.values()) for row in (*kept, *fresh)])
-
-
 def count(place: Workspace) -> int | None:
-    """Return n of the shards that are there; None where there are none. Errors: CacheError where they differ."""
+    """Return n of the shards on disk; None where there are none. Errors: CacheError where they differ."""
     there = place.shards.iterdir() if place.shards.exists() else []
     counts = {int(match[2]) for folder in there if (match := NAME.fullmatch(folder.name))}
     if len(counts) > 1:
         raise CacheError(
             "shards-differ",
-            f"{place.shards} holds shards of {' and of '.join(map(str, sorted(counts)))}",
-            rule="All shards of a table are of one n",
-            then="Delete the folders that are not meant",
+            f"{place.shards} holds shards of different n: {' and '.join(map(str, sorted(counts)))}",
+            then="Delete the folders of the wrong n",
         )
     return counts.pop() if counts else None
 
@@ -142,21 +131,16 @@ def _finished(place: Workspace) -> list[Workspace]:
     """Return all shards by number. Errors: CacheError unless all of one n are done."""
     n = count(place) or 0
     shards = [place.shard(i, n) for i in range(1, n + 1)]
-    unfinished = [each.out.name for each in shards if not _done(each.out)]
+    records = {each.out.name: workspace.read_record(each.out).get("features", {}) for each in shards}
+    unfinished = [name for name, features in records.items() if features.get("status") != "done"]
     if unfinished:
         listed = ", ".join(unfinished[:5]) + (", ..." if len(unfinished) > 5 else "")
         raise CacheError(
             "shards-unfinished",
             f"{len(unfinished):,} of {n:,} shards are missing or unfinished: {listed}",
-            rule="Every shard is sealed, or none",
             then=f"Run make features SHARD={unfinished[0].replace('-of-', '/')} and so on, then seal again",
         )
     return shards
-
-
-def _done(folder: Path) -> bool:
-    features: dict[str, Any] = workspace.read_record(folder).get("features", {})
-    return features.get("status") == "done"
 
 
 class Worker:
@@ -233,17 +217,13 @@ def _start(address: str, workers: int | None) -> Any:
             f"A cluster needs Ray, and {error.name} is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cluster.txt",
         ) from error
-    here: dict[str, Any] = {
-        "address": address,
-        "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}},
-    }
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}}}
     if address == "local":  # a CPU more than workers: the reader needs one
-        # "local": without an address Ray joins whatever cluster runs here, or ran here last
-        here = {"address": "local", "num_cpus": (workers or 1) + 1, "include_dashboard": False}
+        options = {"num_cpus": (workers or 1) + 1, "include_dashboard": False}
     try:
         if match := re.fullmatch(r"ray://(.+):(\d+)", address):  # Ray itself would try for half a minute
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError("cluster-unreachable", f"The cluster {address} cannot be reached: {error}") from error
     return ray
