@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones.keras import DEFAULT, SIZES, existing
+from extract.backbones.keras import DEFAULT, SIZES, build, existing
 from extract.ground import files, tensorflow
 from extract.ground.errors import BackboneError
 
@@ -27,10 +27,7 @@ def load(path: Path, size: int) -> Any:
     Keras builds that layer for weights="imagenet" only (tensorflow#62193): its own file normalises by sqrt(stddev),
     and the layer divides by the other sqrt(stddev). A file whose variance is stddev squared needs no such layer.
     """
-    _, keras = tensorflow.load()
-    model = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
-    )
+    model = build(DEFAULT, size)
     _load_weights(model, path)
     variance = _normalization(model).get_weights()[1].ravel()
     if np.allclose(variance, B0_STDDEV, rtol=1e-4):
