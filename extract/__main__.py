@@ -1,4 +1,4 @@
-"""`python -m extract VERB`: flags to config to run; words the errors."""
+"""`python -m extract VERB`: from flags to a config to a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-from extract import __version__, demo, flags, run, workspace
+from extract import __version__, demo, flags, link_tree, run, shards, workspace
 from extract.ground.errors import DONE, CacheError, guard, in_utf8
-from extract.store import cache
+from extract.store import cache, repair
 from extract.workspace import Workspace
 
 
 def workspace_of(args: argparse.Namespace) -> Workspace:
-    """Resolve what flags give; where that is the demo, write its data first."""
+    """Return the workspace that the flags mean; if it is the demo's, write its data first."""
     return demo.ensure(workspace.resolve(**flags.given(args, Workspace)))
 
 
@@ -52,8 +52,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _features(args: argparse.Namespace) -> int:
     place = workspace_of(args)
-    from extract import shards
-
     shard = shards.parse(args.shard) if args.shard else None
     config = run.Config(place, **flags.given(args, run.Config))
     if shard:
@@ -63,16 +61,13 @@ def _features(args: argparse.Namespace) -> int:
     if place.shards.exists():
         raise CacheError(
             "shards-not-merged",
-            f"{workspace.shown(place.shards)} holds shards that were embedded apart",
-            rule="What is embedded already is not embedded again",
+            f"{workspace.shown(place.shards)} holds shards that are not sealed yet",
             then="Run python -m extract seal, or delete that folder",
         )
     return run.extract(config)
 
 
 def _seal(args: argparse.Namespace) -> int:
-    from extract import shards
-
     return shards.seal(run.Config(workspace_of(args), **flags.given(args, run.Config)))
 
 
@@ -84,10 +79,8 @@ def _verify(args: argparse.Namespace) -> int:
         if not args.repair or not path.is_file():
             raise
         print(f"verify    {error}", flush=True)
-        from extract.store import repair
-
         kept, before = repair.repair(path)
-        print(f"verify    {kept:,} of {before:,} rows are whole and were kept; make features embeds the others again")
+        print(f"verify    kept {kept:,} of {before:,} rows, the undamaged ones; make features embeds the others again")
         found = cache.verify(path)
     print(
         f"verify    {workspace.shown(found.path)}: {len(found):,} rows x {found.dim}, every byte as sealed, "
@@ -98,22 +91,20 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     found = cache.open_cache(workspace.cache_of(out=args.out or None, cache=args.cache or None))
-    facts = {"rows": len(found), "dim": found.dim, "fingerprint": found.fingerprint}
-    recorded = workspace.read_record(found.path.parent).get("inputs", {})
     facts = {
         "cache": str(found.path),
-        **facts,
+        "rows": len(found),
+        "dim": found.dim,
+        "fingerprint": found.fingerprint,
         "recipe": found.recipe.to_json(),
         "provenance": found.provenance,
-        "recorded": recorded,
+        "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
     }
     print(json.dumps(facts, indent=2))
     return DONE
 
 
 def _link_tree(args: argparse.Namespace) -> int:
-    from extract import link_tree
-
     beside = os.path.dirname(os.path.abspath(args.cache)) if args.cache else None
     place = demo.ensure(workspace.resolve(data=args.data, media=args.media, out=beside, cache=args.cache))
     for line in link_tree.write(place, Path(args.out).absolute(), allow_outside=bool(args.allow_outside)):
@@ -128,7 +119,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see errors.py)."""
-    gc.set_threshold(100_000, 50, 100)  # of a large table's millions of objects none is garbage: a third of the time
+    gc.set_threshold(100_000, 50, 100)  # looking for garbage in a large table's objects took a third of the time
     return guard(lambda: _run(argv))
 
 
