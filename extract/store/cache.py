@@ -161,9 +161,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
             yield file
     except DAMAGE as error:
         files.raise_unless_damage(path, error)
-        raise CacheError(
-            "cache-unreadable", f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)
-        ) from error
+        raise damaged(path, "cache-unreadable", f"cannot be read as a feature cache: {error}") from error
 
 
 def _stamp_of(file: h5py.File) -> bytes:
@@ -198,8 +196,8 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
             raise CacheError("cache-layout", what, then=ANEW)
         stored = dataset.id.get_storage_size()
         if whole and stored < dataset.nbytes:
-            what = f"{path}: /{name} declares {dataset.nbytes / 1e9:.2f} GB and holds {stored / 1e9:.2f} GB"
-            raise CacheError("cache-layout", what, then=repair_of(path))
+            what = f"/{name} declares {dataset.nbytes / 1e9:.2f} GB and holds {stored / 1e9:.2f} GB"
+            raise damaged(path, "cache-layout", f"is damaged: {what}")
 
 
 def remade(path: Path) -> str:
@@ -209,10 +207,11 @@ def remade(path: Path) -> str:
     return ANEW if start.startswith(SEAL) or start[USER_BLOCK:] == SIGNATURE else NOT_OURS
 
 
-def repair_of(path: Path) -> str:
-    """Return what to do about a damaged cache or part."""
-    repair = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole; "
-    return f"{repair}or delete it and run make features" if remade(path) == ANEW else NOT_OURS
+def damaged(path: Path, code: str, what: str) -> CacheError:
+    """Return the error for a damaged cache or part, with what to do."""
+    repair = f"Run python -m extract verify --cache {path} --repair, which keeps the undamaged rows"
+    then = f"{repair}; or delete it and run make features" if remade(path) == ANEW else NOT_OURS
+    return CacheError(code, f"{path} {what}", then=then)
 
 
 def write(
@@ -340,34 +339,25 @@ def check_bytes(path: Path) -> None:
     with files.sharing(path) as file:
         stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
-        raise CacheError(
-            "cache-no-seal",
-            f"{path} has no Onepass seal: not written by Onepass, or its first {USER_BLOCK} bytes are damaged",
-            then=repair_of(path),
-        )
+        what = f"has no Onepass seal: not written by Onepass, or its first {USER_BLOCK} bytes are damaged"
+        raise damaged(path, "cache-no-seal", what)
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
-        raise CacheError(
-            "cache-damaged",
-            f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...",
-            then=repair_of(path),
-        )
+        what = f"is damaged: its bytes have SHA-256 {found[:12]}..., its seal says {sealed[:12]}..."
+        raise damaged(path, "cache-damaged", what)
 
 
 def verify(path: Path) -> FeatureCache:
-    """Check a cache from its bytes up to its meaning and return it; CacheError says the first thing that is wrong."""
+    """Check a cache from its bytes up to its values and return it. Errors: CacheError, naming the first fault."""
     check_bytes(path)
     cache = open_cache(path)
     if cache.recipe.fingerprint != cache.fingerprint:
-        raise CacheError(
-            "cache-fingerprint", f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path)
-        )
+        raise damaged(path, "cache-fingerprint", "is damaged: its fingerprint is not that of its recipe")
     if len(np.unique(cache.keys)) != len(cache):
-        raise CacheError("cache-duplicate-digest", f"{path}: duplicate digest", then=repair_of(path))
+        raise damaged(path, "cache-duplicate-digest", "is damaged: duplicate digest")
     for start, _, block in _slices(cache):
         if not (finite := np.isfinite(block).all(axis=1)).all():
-            what = f"{path}: row {start + int(np.argmin(finite))} is not finite"
-            raise CacheError("cache-not-finite", what, then=repair_of(path))
+            raise damaged(path, "cache-not-finite", f"is damaged: row {start + int(np.argmin(finite))} is not finite")
     return cache
 
 
@@ -385,23 +375,19 @@ def refuse_other_recipe(found: Recipe, wanted: Recipe, *, where: str) -> None:
             "recipe-differs",
             f"{where} has another recipe: {difference}",
             rule="One cache holds one recipe",
-            then="Use the BACKBONE it was made with, or another OUT for this one",
+            then="Use the BACKBONE that it was made with, or another OUT for this one",
         )
 
 
 def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
-    """Raise CacheError where two probes differ by more than 1e-4 x max(1, max|f|), saying by how much."""
-    if found.shape != expected.shape:
-        raise CacheError(
-            "probe-shape", f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}"
-        )
+    """Raise CacheError where two probes of one recipe differ by more than 1e-4 x max(1, max|f|), saying by how much."""
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(found - expected).max())
     if not difference <= tolerance:  # not: a NaN must be refused too
         raise CacheError(
             "probe-differs",
             f"This machine's features differ from those in {where} by {difference:.2e}",
-            rule=f"At most {tolerance:.2e} may separate features of one cache",
+            rule=f"Features of one cache may differ by {tolerance:.2e} at most",
             then="Go back to the library versions that `python -m extract info` names, or use another OUT",
         )
 
