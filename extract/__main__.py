@@ -98,7 +98,7 @@ def _info(args: argparse.Namespace) -> int:
         "fingerprint": found.fingerprint,
         "recipe": found.recipe.to_json(),
         "provenance": found.provenance,
-        "recorded": workspace.read_record(found.path.parent).get("inputs", {}),
+        "recorded": workspace.recorded_inputs(found.path.parent),
     }
     print(json.dumps(facts, indent=2))
     return DONE

@@ -20,7 +20,7 @@ from extract.backbones.backbone import REMOVED
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache
-from extract.workspace import Workspace, read_record, shown
+from extract.workspace import Workspace, recorded_inputs, shown
 
 SEED = 7
 SIDE = workspace.DEMO_INPUT_SIZE  # pixels, from 8 x 8: enlarged here, so that nothing resizes them again
@@ -67,15 +67,15 @@ def make(place: Workspace) -> None:
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
-    known = read_record(out).get("inputs", {})
-    workspace.write_record(replace(place, positive=known.get("positive")))  # another is recorded once it is valid
+    positive = recorded_inputs(out).get("positive")
+    workspace.write_record(replace(place, positive=positive))  # another is recorded once it is valid
 
 
 def _set_aside(out: Path) -> None:
     """Move a demo of version 0.7 away, whose backbone was removed: answers given in its review are kept."""
     aside = out.with_name(f"{out.name}-0.7")
     ours = (out / "data" / "flips.csv").exists()
-    if not ours or read_record(out).get("inputs", {}).get("backbone") != REMOVED:
+    if not ours or recorded_inputs(out).get("backbone") != REMOVED:
         return
     if aside.exists():
         raise CacheError(

@@ -49,7 +49,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did, for last_run.json and for the terminal."""
+    """What a run did."""
 
     scan: Scan
     labels: labels.Labels
@@ -63,10 +63,10 @@ class Report:
         """How many images are quarantined for each reason."""
         return {reason: sum(failure.reason == reason for failure in self.failures) for reason in header.REASONS}
 
-    def entry(self) -> dict[str, Any]:
-        """Return its entry in last_run.json."""
+    def record(self, place: Workspace) -> None:
+        """Write its entry in last_run.json."""
         ran = {"ran_on": self.done.how, "shares_of_time": self.done.shares()} if self.done.how else {}
-        return {
+        entry = {
             "status": "done",
             "images": len(self.scan.rows),
             "embedded": self.done.rows,
@@ -84,9 +84,10 @@ class Report:
             "recipe": self.sealed.recipe.to_json(),
             "provenance": self.sealed.provenance,
         }
+        workspace.write_record(place, features=entry)
 
     def lines(self, place: Workspace) -> Iterator[str]:
-        """Yield it as lines of text."""
+        """Yield the lines that are printed."""
         total, done, bad, sealed = len(self.scan.rows), self.done, len(self.failures), self.sealed
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.shares().items())
         speed = f" at {done.rate:.1f} images/s ({shares} of the time)" if done.rows else ""
@@ -300,7 +301,7 @@ def update_quarantine(path: Path, ids: set[str], rows: Sequence[Sequence[str]]) 
 
 def _finish(config: Config, report: Report) -> int:
     """Record and print what was done; the exit code says whether too many images were quarantined."""
-    workspace.write_record(config.workspace, features=report.entry())
+    report.record(config.workspace)
     for line in report.lines(config.workspace):
         print(f"features  {line}")
     share = len(report.failures) / len(report.scan.rows)
