@@ -175,6 +175,8 @@ def resolve(**given: Any) -> Workspace:
     None and "" count as not given. A folder as DATA is its own MEDIA. Errors: InputError if no table is known, MEDIA
     contradicts a folder as DATA, or table or backbone would be overwritten.
     """
+    if unknown := given.keys() - {each.name for each in fields(Workspace)}:
+        raise TypeError(f"not fields of Workspace: {unknown}")
     given = {name: value for name, value in given.items() if value not in (None, "")}
     if not given.keys() & {"out", "data", "cache"} and not Outputs(ARTIFACTS).record.exists():
         return _recorded_demo(given)
