@@ -257,12 +257,11 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
-    """Return the demo's workspace in `out`, with `inputs` in place of its usual ones; nothing is read or written."""
+def demo(out: str | Path = DEMO) -> Workspace:
+    """Return the demo's workspace in `out`; nothing is read or written."""
     out = _absolute(out)
     data = out / "data"
-    usual = Workspace(out, out / FEATURES, data / "split_label.csv", data, LITE0, input_size=DEMO_INPUT_SIZE)
-    return replace(usual, **inputs)
+    return Workspace(out, out / FEATURES, data / "split_label.csv", data, LITE0, input_size=DEMO_INPUT_SIZE)
 
 
 def _recorded_demo(given: dict[str, Value]) -> Workspace:
@@ -271,7 +270,7 @@ def _recorded_demo(given: dict[str, Value]) -> Workspace:
     known = recorded_inputs(usual.out)
     if known.get("backbone") in (None, REMOVED):
         known = {"backbone": usual.backbone, "input_size": str(usual.input_size)}
-    place = demo(backbone=given.get("backbone", known["backbone"]), input_size=None)
+    place = replace(usual, backbone=str(given.get("backbone", known["backbone"])), input_size=None)
     return _with_options(place, given, known)
 
 

@@ -105,7 +105,7 @@ class FeatureCache:
 
 
 def open_cache(path: Path) -> FeatureCache:
-    """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""
+    """Open a sealed cache or a part. Errors: CacheError for a missing or foreign file, or another schema."""
     _refuse_missing(path)
     with _reading(path) as file:
         schema = file.attrs.get("schema")
@@ -165,7 +165,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
 
 
 def _stamp_of(file: h5py.File) -> bytes:
-    return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the file that is open, whatever has its name by now
+    return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the open file, even if its name leads elsewhere now
 
 
 def attribute(file: h5py.File, name: str) -> str:
@@ -240,10 +240,10 @@ def write(
             start = 0
             for keys, rows in blocks:
                 sha256[start : start + len(keys)] = keys
-                file.flush()  # digests before their features: of a file that was cut short, rows can be saved
+                file.flush()  # digests before their features, so that a file that is cut short can be repaired
                 features[start : start + len(rows)] = rows
                 start += len(rows)
-                output.check()  # else the other blocks would be written to nowhere
+                output.check()  # else the other blocks would be dropped
         if start != n:
             raise CacheError("cache-rows-missing", f"{path}: expected {n} rows to write, got {start}")
         _stamp(partial)
@@ -262,9 +262,9 @@ def _writing(path: Path) -> Iterator[tuple[h5py.File, _KeepsError]]:
 
 @contextmanager
 def _interrupt_kept(output: _KeepsError) -> Iterator[None]:
-    """Let Ctrl-C be an error that `output` keeps: raised while HDF5 calls back, it would leave HDF5 in disorder.
+    """Turn Ctrl-C into an error that `output` keeps: raised inside HDF5's callbacks it would corrupt HDF5's state.
 
-    A handler that somebody else has set is left alone.
+    A handler that others have set is left alone.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -282,10 +282,10 @@ def _interrupt_kept(output: _KeepsError) -> Iterator[None]:
 
 
 class _KeepsError(io.FileIO):
-    """A file for HDF5 to write to, which keeps the first error to itself and from then on drops what is written.
+    """A file for HDF5 to write to, which keeps the first error and from then on drops what is written.
 
-    Where a write fails, on a full disk say, HDF5 1.14 leaves chunks in its cache that it cannot write or free, and the
-    process dies of a segmentation fault.
+    If a write fails, on a full disk say, HDF5 1.14 keeps chunks in its cache that it can neither write nor free, and
+    the process dies of a segmentation fault.
     """
 
     error: BaseException | None = None
@@ -331,9 +331,9 @@ def _body_digest(path: Path) -> str:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file.
+    """Raise CacheError unless the file's bytes are those that were sealed. HDF5 does not open the file.
 
-    Errors: BusyError where another process has it open for writing: what it holds then says nothing.
+    Errors: BusyError if another process has it open for writing, when its bytes may change.
     """
     _refuse_missing(path)
     with files.sharing(path) as file:
@@ -400,8 +400,8 @@ def open_parts(folder: Path) -> list[FeatureCache]:
 def seal(path: Path, sources: list[FeatureCache], made_by: Provenance) -> FeatureCache:
     """Join the old cache and the parts, in that order, into `path`; a digest counts once.
 
-    Memory: the digests and one slice of features. Errors: CacheError for a source that is damaged (a new seal must
-    not cover it up), or when the disk has no room for the new file beside the old one.
+    Memory: the digests and one slice of features. Errors: CacheError for a damaged source (a new seal would hide the
+    damage), or a disk without room for the new file beside the old one.
     """
     for source in sources:
         check_bytes(source.path)

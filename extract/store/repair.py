@@ -1,4 +1,4 @@
-"""What can be saved of a damaged cache or part: the rows whose checksums still hold, sealed anew in its place."""
+"""Repair of a damaged cache or part: the rows whose checksums still hold are sealed anew in its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def repair(path: Path) -> tuple[int, int]:
     which leave the file as it is: CacheError for a damaged recipe, probe or layout, or where no row can be kept;
     BusyError where another process has the file open for writing.
     """
-    of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # a part is its cache's writer's
+    of = path.parent.with_suffix(".h5") if path.parent.suffix == ".parts" else path  # parts share their cache's lock
     with files.lock(files.lock_of(of), str(of)):
         files.sweep(path.parent)
         with files.sharing(path), _opened(path) as (file, source):
@@ -37,7 +37,7 @@ def repair(path: Path) -> tuple[int, int]:
             n = len(file["features"])
             keys, whole = _whole_rows(path, file, source)
             rows = np.flatnonzero(whole)
-            rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # a digest counts once
+            rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # each digest once
             if not len(rows):
                 raise _beyond(path, "repair-no-row", f"none of its {n:,} rows is undamaged")
             made_by: cache.Provenance = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
@@ -83,7 +83,7 @@ class _Padded(io.FileIO):
 
 
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, cache.Provenance, np.ndarray]:
-    """Return recipe, provenance and probe; without recipe and probe nobody could tell what the features are of."""
+    """Return recipe, provenance and probe. Errors: CacheError without recipe or probe: features would mean nothing."""
     if (schema := file.attrs.get("schema")) != cache.SCHEMA:
         raise _beyond(path, "repair-schema", f"it has schema {schema}")
     cache.refuse_foreign(path, file, whole=False)
@@ -102,7 +102,7 @@ def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, ca
 
 
 def _whole_rows(path: Path, file: h5py.File, source: _Padded) -> tuple[np.ndarray, np.ndarray]:
-    """Return the digests, S64 (n,), and which rows are whole, bool (n,)."""
+    """Return the digests, S64 (n,), and which rows are undamaged, bool (n,)."""
     n = len(file["features"])
     keys, whole = np.zeros(n, "S64"), np.zeros(n, bool)
     digests, features = (_Chunks(path, file[name], source) for name in ("sha256", "features"))
@@ -126,9 +126,9 @@ def _blocks(chunks: _Chunks, keys: np.ndarray, rows: np.ndarray) -> Iterator[tup
 
 
 class _Chunks:
-    """The chunks of a dataset, read past HDF5: with a damaged index it reads zeros where it finds nothing.
+    """The chunks of a dataset, read without HDF5, which returns zeros for chunks that a damaged index misses.
 
-    rows: of a chunk. Errors: CacheError for an index that may name the wrong rows. Chunks were written one behind the
+    rows: of a chunk. Errors: CacheError for an index that may name the wrong rows: chunks were written one after the
     other, so their places must ascend with their rows.
     """
 
@@ -142,27 +142,27 @@ class _Chunks:
             raise _beyond(path, "repair-index", f"the index of {dataset.name} is damaged")
 
     def read(self, start: int) -> np.ndarray | None:
-        """Return the rows from `start` on, as many as a chunk has; None where their checksum does not hold."""
+        """Return the chunk of rows that begins at `start`; None if its checksum does not hold."""
         shape = (self.rows, *self._dataset.shape[1:])
         size = int(np.prod(shape)) * self._dataset.dtype.itemsize
         if start not in self._place:
             return None
         self._source.seek(self._place[start])
         raw = self._source.read(size + 4)
-        if len(raw) < size + 4 or not _fletcher32_holds(raw) or not any(raw):  # zeros are what lost blocks read as
+        if len(raw) < size + 4 or not _fletcher32_holds(raw) or not any(raw):  # lost blocks read as zeros
             return None
         return np.frombuffer(raw[:size], self._dataset.dtype).reshape(shape)[: len(self._dataset) - start]
 
 
 def _info(dataset: h5py.Dataset, number: int) -> tuple[int, int]:
-    """Return a chunk's first row, and where in the file it begins."""
+    """Return a chunk's first row, and its offset in the file."""
     info = dataset.id.get_chunk_info(number)
     return info.chunk_offset[0], info.byte_offset
 
 
 def _fletcher32_holds(raw: bytes) -> bool:
-    """Check HDF5's Fletcher-32: of big-endian words, little-endian behind them (H5_checksum_fletcher32)."""
+    """Check HDF5's Fletcher-32 (H5_checksum_fletcher32): over big-endian words, stored little-endian behind them."""
     words = np.frombuffer(raw[:-4], ">u2").astype(np.uint64)
     sums = int(words.sum()), int((words * np.arange(len(words), 0, -1, dtype=np.uint64)).sum())
     stored = int.from_bytes(raw[-4:], "little")
-    return all(got % 65535 == told % 65535 for got, told in zip(sums, (stored & 65535, stored >> 16), strict=True))
+    return sums[0] % 65535 == (stored & 65535) % 65535 and sums[1] % 65535 == (stored >> 16) % 65535
