@@ -28,15 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     flags.add(features, Workspace, but=["near"])
     flags.add(features, run.Config)
     features.add_argument("--shard", metavar="I/N", help="embed the I-th of N slices, apart from the others; then seal")
-    features.add_argument(
-        "--cluster", metavar="ADDRESS", help="slices on a Ray cluster: local, or ray://...; then seal"
-    )
+    features.add_argument("--cluster", metavar="ADDRESS", help="embed slices on Ray: local, or ray://...; then seal")
     features.add_argument("--workers", type=flags.number(1), help="Ray workers; default: one per machine")
     seal = verbs.add_parser("seal", help="join all shards into one cache")
     flags.add(seal, Workspace, but=["near", "precision"])
     flags.add(seal, run.Config, only=["max_bad", "allow_outside"])
     verify = verbs.add_parser("verify", help="check a cache from its bytes up")
-    verify.add_argument("--repair", action="store_true", help="if it is damaged, keep the rows that are whole")
+    verify.add_argument("--repair", action="store_true", help="if it is damaged, keep the undamaged rows")
     for verb in (verify, verbs.add_parser("info", help="say what a cache holds and what made it")):
         flags.add(verb, Workspace, only=["cache", "out"])
     link_tree = verbs.add_parser("link-tree", help="write a table as <type>/<class>/ folders of links to its images")

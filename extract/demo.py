@@ -57,13 +57,11 @@ def make(place: Workspace) -> None:
             f"{shown(out)} holds something other than the demo, or only half of one",
             then="Give another --out, or delete that folder if it is a demo's",
         )
-    source = backbone.resolve(place.backbone, place.input_size)
-    if place.cache.exists() and cache.open_cache(place.cache).recipe != backbone.recipe(source, place.precision):
-        raise CacheError(
-            "demo-other-backbone",
-            f"The demo in {shown(out)} was made with another backbone or version",
-            then="Delete that folder and try again",
-        )
+    if place.cache.exists():
+        source = backbone.resolve(place.backbone, place.input_size)
+        if cache.open_cache(place.cache).recipe != backbone.recipe(source, place.precision):
+            what = f"The demo in {shown(out)} was made with another backbone or version"
+            raise CacheError("demo-other-backbone", what, then="Delete that folder and try again")
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
