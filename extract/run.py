@@ -203,15 +203,15 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
-    found = labels.read(table, known, place.data, place.positive)
-    rows = found.rows()
+    said = labels.read(table, known, place.data, place.positive)
+    rows = said.rows()
     changed = recorded.changes(rows)
     if rows != recorded.rows:
         recorded.write(rows)
-    files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, found.conflicts)
-    for note in [*changed, *found.notes]:
+    files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)
+    for note in [*changed, *said.notes]:
         print(f"labels    {note}")
-    return found
+    return said
 
 
 def _plan(config: Config, scan: Scan, recipe: Recipe) -> Plan:

@@ -41,7 +41,7 @@ def parse(text: str) -> tuple[int, int]:
     """Return (i, n) of "i/n". Errors: UsageError unless 1 <= i <= n."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError("shard-invalid", f"Expected SHARD=i/n with i from 1 to n, got {text!r}")
+        raise UsageError("shard-invalid", f"Expected SHARD=i/n with i from 1 to n, got SHARD={text}")
     return int(match[1]), int(match[2])
 
 

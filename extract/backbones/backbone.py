@@ -97,7 +97,7 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
             return Source(full, name, path, digest(path), size)
     raise BackboneError(
         "backbone-unknown",
-        f"Unknown backbone {spec!r}",
+        f"BACKBONE={spec} is unknown",
         rule=f"Available: {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
         "SavedModel, a .keras file, an .h5 file of weights for EfficientNet-B0",
     )
