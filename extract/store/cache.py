@@ -161,7 +161,9 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
             yield file
     except DAMAGE as error:
         files.raise_unless_damage(path, error)
-        raise damaged(path, "cache-unreadable", f"cannot be read as a feature cache: {error}") from error
+        raise CacheError(
+            "cache-unreadable", f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)
+        ) from error
 
 
 def _stamp_of(file: h5py.File) -> bytes:
@@ -197,7 +199,7 @@ def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
         stored = dataset.id.get_storage_size()
         if whole and stored < dataset.nbytes:
             what = f"/{name} declares {dataset.nbytes / 1e9:.2f} GB and holds {stored / 1e9:.2f} GB"
-            raise damaged(path, "cache-layout", f"is damaged: {what}")
+            raise CacheError("cache-layout", f"{path} is damaged: {what}", then=repair_of(path))
 
 
 def remade(path: Path) -> str:
@@ -207,11 +209,10 @@ def remade(path: Path) -> str:
     return ANEW if start.startswith(SEAL) or start[USER_BLOCK:] == SIGNATURE else NOT_OURS
 
 
-def damaged(path: Path, code: str, what: str) -> CacheError:
-    """Return the error for a damaged cache or part, with what to do."""
+def repair_of(path: Path) -> str:
+    """Return what to do about a damaged cache or part."""
     repair = f"Run python -m extract verify --cache {path} --repair, which keeps the undamaged rows"
-    then = f"{repair}; or delete it and run make features" if remade(path) == ANEW else NOT_OURS
-    return CacheError(code, f"{path} {what}", then=then)
+    return f"{repair}; or delete it and run make features" if remade(path) == ANEW else NOT_OURS
 
 
 def write(
@@ -339,12 +340,12 @@ def check_bytes(path: Path) -> None:
     with files.sharing(path) as file:
         stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
-        what = f"has no Onepass seal: not written by Onepass, or its first {USER_BLOCK} bytes are damaged"
-        raise damaged(path, "cache-no-seal", what)
+        what = f"{path} has no Onepass seal: not written by Onepass, or its first {USER_BLOCK} bytes are damaged"
+        raise CacheError("cache-no-seal", what, then=repair_of(path))
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
-        what = f"is damaged: its bytes have SHA-256 {found[:12]}..., its seal says {sealed[:12]}..."
-        raise damaged(path, "cache-damaged", what)
+        what = f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., its seal says {sealed[:12]}..."
+        raise CacheError("cache-damaged", what, then=repair_of(path))
 
 
 def verify(path: Path) -> FeatureCache:
@@ -352,12 +353,18 @@ def verify(path: Path) -> FeatureCache:
     check_bytes(path)
     cache = open_cache(path)
     if cache.recipe.fingerprint != cache.fingerprint:
-        raise damaged(path, "cache-fingerprint", "is damaged: its fingerprint is not that of its recipe")
+        raise CacheError(
+            "cache-fingerprint", f"{path} is damaged: its fingerprint is not that of its recipe", then=repair_of(path)
+        )
     if len(np.unique(cache.keys)) != len(cache):
-        raise damaged(path, "cache-duplicate-digest", "is damaged: duplicate digest")
+        raise CacheError("cache-duplicate-digest", f"{path} is damaged: duplicate digest", then=repair_of(path))
     for start, _, block in _slices(cache):
         if not (finite := np.isfinite(block).all(axis=1)).all():
-            raise damaged(path, "cache-not-finite", f"is damaged: row {start + int(np.argmin(finite))} is not finite")
+            raise CacheError(
+                "cache-not-finite",
+                f"{path} is damaged: row {start + int(np.argmin(finite))} is not finite",
+                then=repair_of(path),
+            )
     return cache
 
 

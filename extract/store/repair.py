@@ -39,7 +39,11 @@ def repair(path: Path) -> tuple[int, int]:
             rows = np.flatnonzero(whole)
             rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]  # each digest once
             if not len(rows):
-                raise _beyond(path, "repair-no-row", f"none of its {n:,} rows is undamaged")
+                raise CacheError(
+                    "repair-no-row",
+                    f"{path} cannot be repaired: none of its {n:,} rows is undamaged",
+                    then=cache.remade(path),
+                )
             made_by: cache.Provenance = {**provenance, "repaired": f"{len(rows)} of {n} rows were whole"}
             chunks = _Chunks(path, file["features"], source)
             cache.write(path, recipe, made_by, probe, _blocks(chunks, keys, rows), len(rows))
@@ -54,11 +58,9 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, _Padded]]:
             yield file, padded
     except cache.DAMAGE as error:
         files.raise_unless_damage(path, error)
-        raise _beyond(path, "repair-structure", f"its structure is damaged: {error}") from error
-
-
-def _beyond(path: Path, code: str, what: str) -> CacheError:
-    return CacheError(code, f"{path} cannot be repaired: {what}", then=cache.remade(path))
+        raise CacheError(
+            "repair-structure", f"{path} cannot be repaired: its structure is damaged: {error}", then=cache.remade(path)
+        ) from error
 
 
 class _Padded(io.FileIO):
@@ -85,19 +87,19 @@ class _Padded(io.FileIO):
 def _described(path: Path, file: h5py.File, source: _Padded) -> tuple[Recipe, cache.Provenance, np.ndarray]:
     """Return recipe, provenance and probe. Errors: CacheError without recipe or probe: features would mean nothing."""
     if (schema := file.attrs.get("schema")) != cache.SCHEMA:
-        raise _beyond(path, "repair-schema", f"it has schema {schema}")
+        raise CacheError("repair-schema", f"{path} cannot be repaired: it has schema {schema}", then=cache.remade(path))
     cache.refuse_foreign(path, file, whole=False)
     recipe, described = None, json.loads(cache.attribute(file, "recipe"))
     with suppress(ValueError):
         recipe = Recipe.from_json(described)
     if not recipe or recipe.fingerprint != cache.attribute(file, "fingerprint"):
-        raise _beyond(path, "repair-recipe", "its recipe is damaged")
+        raise CacheError("repair-recipe", f"{path} cannot be repaired: its recipe is damaged", then=cache.remade(path))
     provenance: cache.Provenance = {}
     with suppress(ValueError, KeyError, OSError):
         provenance = json.loads(cache.attribute(file, "provenance"))
     probe = _Chunks(path, file["probe"], source).read(0)
     if probe is None:
-        raise _beyond(path, "repair-probe", "its probe is damaged")
+        raise CacheError("repair-probe", f"{path} cannot be repaired: its probe is damaged", then=cache.remade(path))
     return recipe, provenance, probe
 
 
@@ -139,7 +141,11 @@ class _Chunks:
         self._place = {start: place for start, place in found if start % self.rows == 0 and times[start] == 1}
         places = [self._place[start] for start in sorted(self._place)]
         if sorted(set(places)) != places:
-            raise _beyond(path, "repair-index", f"the index of {dataset.name} is damaged")
+            raise CacheError(
+                "repair-index",
+                f"{path} cannot be repaired: the index of {dataset.name} is damaged",
+                then=cache.remade(path),
+            )
 
     def read(self, start: int) -> np.ndarray | None:
         """Return the chunk of rows that begins at `start`; None if its checksum does not hold."""
