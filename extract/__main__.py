@@ -96,7 +96,7 @@ def _info(args: argparse.Namespace) -> int:
         "fingerprint": found.fingerprint,
         "recipe": found.recipe.to_json(),
         "provenance": found.provenance,
-        "recorded": workspace.recorded_inputs(found.path.parent),
+        "recorded": workspace.read_record(found.path.parent)["inputs"],
     }
     print(json.dumps(facts, indent=2))
     return DONE

@@ -20,7 +20,7 @@ from extract.backbones.backbone import REMOVED
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
 from extract.store import cache
-from extract.workspace import Workspace, recorded_inputs, shown
+from extract.workspace import Workspace, read_record, shown
 
 SEED = 7
 SIDE = workspace.DEMO_INPUT_SIZE  # pixels, from 8 x 8: enlarged here, so that nothing resizes them again
@@ -65,7 +65,7 @@ def make(place: Workspace) -> None:
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
-    positive = recorded_inputs(out).get("positive")
+    positive = read_record(out)["inputs"].get("positive")
     workspace.write_record(replace(place, positive=positive))  # another is recorded once it is valid
 
 
@@ -73,7 +73,7 @@ def _set_aside(out: Path) -> None:
     """Move a demo of version 0.7 away, whose backbone was removed: answers given in its review are kept."""
     aside = out.with_name(f"{out.name}-0.7")
     ours = (out / "data" / "flips.csv").exists()
-    if not ours or recorded_inputs(out).get("backbone") != REMOVED:
+    if not ours or read_record(out)["inputs"].get("backbone") != REMOVED:
         return
     if aside.exists():
         raise CacheError(

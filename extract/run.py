@@ -187,7 +187,7 @@ def _nearest(place: Workspace, table: Any, failures: list[Failure]) -> str:
 def _record_inputs(place: Workspace) -> None:
     """Remember what was given, now that it is known to be usable."""
     workspace.write_record(place, features={"status": "running"})
-    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
+    if not workspace.read_record(place.beside_cache)["inputs"]:  # a second OUT finds MEDIA and BACKBONE there
         workspace.write_record(replace(place, out=place.beside_cache))
 
 

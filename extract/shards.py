@@ -131,7 +131,7 @@ def _finished(place: Workspace) -> list[Workspace]:
     """Return all shards by number. Errors: CacheError unless all of one n are done."""
     n = count(place) or 0
     shards = [place.shard(i, n) for i in range(1, n + 1)]
-    records = {each.out.name: workspace.read_record(each.out).get("features", {}) for each in shards}
+    records = {each.out.name: workspace.read_record(each.out)["features"] for each in shards}
     unfinished = [name for name, features in records.items() if features.get("status") != "done"]
     if unfinished:
         listed = ", ".join(unfinished[:5]) + (", ..." if len(unfinished) > 5 else "")

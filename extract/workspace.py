@@ -24,17 +24,6 @@ DEMO_INPUT_SIZE = 96  # of 64, 96 and 128 it tells the digits best
 FEATURES = "features.h5"
 
 
-Value = str | int | Path  # of a field of Workspace
-
-
-class Record(TypedDict, total=False):
-    """last_run.json. inputs: the fields of Workspace, as text. features: what the last run did."""
-
-    schema: int
-    inputs: dict[str, str]
-    features: dict[str, object]
-
-
 class _File:
     """A path by name: `name` in the folder that the attribute `folder` holds."""
 
@@ -47,7 +36,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files in one OUT, existing or not. The first four are read again, the others are made anew."""
+    """The files in one OUT, there or not. The first four are read again, the others are made anew."""
 
     out: Path = option("folder of the outputs; default: artifacts")
 
@@ -79,7 +68,7 @@ class Outputs:
 class Workspace(Outputs):
     """Absolute paths and names: what every verb may be given, and remembers.
 
-    positive: None for the second by name. input_size: S; None for the backbone's own. near: 1 if near-duplicates are
+    positive: None for the second by name. input_size: S; None for the backbone's own. near: 1 where near-duplicates are
     one group.
     """
 
@@ -144,22 +133,22 @@ class Workspace(Outputs):
         return self.beside_cache / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
 
     def given(self) -> list[Path]:
-        """The files that a user gave, except photos: the table and the backbone's file or folder."""
+        """The files that a user gave to be read, but for photos: the table and the backbone's file or folder."""
         return ([] if self.data.is_dir() else [self.data]) + ([] if self.backbone in NAMES else [Path(self.backbone)])
 
     def records(self) -> list[Path]:
-        """The files in OUT and beside the cache that verbs write and read again, existing or not."""
+        """The files in OUT and beside the cache that verbs write and read again, there or not."""
         folders = [Outputs(folder) for folder in {self.out, self.beside_cache}]
         tables = [path for each in folders for path in (each.record, each.splits, each.conflicts, each.answers)]
         return [self.cache, self.manifest, self.quarantine, *tables]
 
     def reports(self) -> list[Path]:
-        """What verbs make anew in OUT, except files that a user may name."""
+        """What verbs make anew in OUT, but for what a user may name."""
         comparison = [self.comparison_csv, self.comparison_json, self.comparison_html]
         return [self.leaks, self.suspects, *comparison, self.show, self.heads, self.exports]
 
     def inputs(self) -> list[Path]:
-        """All files that heads are made of and used with, except photos."""
+        """All files that heads are made of and used with, but for photos."""
         return [*self.given(), *self.records(), self.heads]
 
     def describe(self) -> str:
@@ -170,10 +159,10 @@ class Workspace(Outputs):
 
 
 def resolve(**given: Any) -> Workspace:
-    """Complete the fields that were given by what is recorded in OUT or beside CACHE; with neither, the demo's.
+    """Complete the fields that were given with what was recorded in OUT or beside CACHE; with neither, the demo.
 
-    None and "" count as not given. A folder as DATA is its own MEDIA. Errors: InputError if no table is known, MEDIA
-    contradicts a folder as DATA, or table or backbone would be overwritten.
+    None and "" are not given. A folder as DATA is its own MEDIA. Errors: InputError when nothing says which table is
+    meant, MEDIA is another, or table or backbone would be overwritten.
     """
     if unknown := given.keys() - {each.name for each in fields(Workspace)}:
         raise TypeError(f"not fields of Workspace: {unknown}")
@@ -183,9 +172,9 @@ def resolve(**given: Any) -> Workspace:
     out = _absolute(given.get("out", ARTIFACTS))
     if out.exists() and not out.is_dir():
         raise InputError("out-is-file", f"OUT={out} is a file", rule="OUT is a folder, made where it does not exist")
-    mine = recorded_inputs(out)
+    mine = read_record(out)["inputs"]
     cache = _absolute(given.get("cache") or mine.get("cache") or out / FEATURES)
-    beside = recorded_inputs(cache.parent)
+    beside = read_record(cache.parent)["inputs"]
     known = {name: value for name, value in beside.items() if name not in _belonging("out")} | mine
     if "data" not in {**known, **given}:
         raise InputError(
@@ -223,8 +212,8 @@ def _backbone(spec: str) -> str:
     return str(_absolute(spec)) if is_path else spec
 
 
-def _with_options(place: Workspace, given: dict[str, Value], known: dict[str, str]) -> Workspace:
-    """Complete the other fields: as given, else as recorded if what they belong to is unchanged."""
+def _with_options(place: Workspace, given: dict[str, str | int], known: dict[str, str]) -> Workspace:
+    """Complete the other fields: as given, else as recorded while what they belong to is the same."""
     same = [name for name in ("data", "backbone") if str(getattr(place, name)) == known.get(name)]
     valid = {name: value for name, value in known.items() if name in _belonging("out", *same)} | given
     others = [each for each in flags.options(Workspace) if each.metadata["of"] and each.name in valid]
@@ -236,69 +225,72 @@ def _belonging(*owners: str) -> set[str]:
 
 
 def cache_of(*, out: str | None, cache: str | None) -> Path:
-    """Return the cache that OUT or CACHE names, for verbs that need nothing else; with neither, the last one."""
+    """Return the cache that OUT and CACHE mean, for verbs that look at nothing else; with neither, the last one."""
     if cache is not None:
         return _absolute(cache)
     folder = out_of(out).out
-    return _absolute(recorded_inputs(folder).get("cache") or folder / FEATURES)
+    return _absolute(read_record(folder)["inputs"].get("cache") or folder / FEATURES)
 
 
 def out_of(out: str | None) -> Outputs:
-    """Return the files in OUT, for verbs that need nothing else; with none, in the last one."""
+    """Return the files in OUT, for verbs that look at nothing else; with none, in the last one."""
     return Outputs(_absolute(out or (ARTIFACTS if Outputs(ARTIFACTS).record.exists() else DEMO)))
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as a user would write it: relative if it is below the working folder."""
-    return str(path).removeprefix(os.getcwd() + os.sep)
+    """Return a path as a person at this prompt would write it: relative where it lies below the working folder."""
+    here = os.getcwd() + os.sep
+    return str(path).removeprefix(here)
 
 
 def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def demo(out: str | Path = DEMO) -> Workspace:
-    """Return the demo's workspace in `out`; nothing is read or written."""
+def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
+    """Return the demo's workspace in `out`, with other `inputs` than its usual ones; nothing is read or written."""
     out = _absolute(out)
     data = out / "data"
-    return Workspace(out, out / FEATURES, data / "split_label.csv", data, LITE0, input_size=DEMO_INPUT_SIZE)
+    usual = Workspace(out, out / FEATURES, data / "split_label.csv", data, LITE0, input_size=DEMO_INPUT_SIZE)
+    return replace(usual, **inputs)
 
 
-def _recorded_demo(given: dict[str, Value]) -> Workspace:
-    """Complete what was given by what is recorded of the demo."""
+def _recorded_demo(given: dict[str, str | int]) -> Workspace:
+    """Complete what was given with what is recorded of the demo."""
     usual = demo()
-    known = recorded_inputs(usual.out)
+    known = read_record(usual.out)["inputs"]
     if known.get("backbone") in (None, REMOVED):
         known = {"backbone": usual.backbone, "input_size": str(usual.input_size)}
-    place = replace(usual, backbone=str(given.get("backbone", known["backbone"])), input_size=None)
+    place = demo(backbone=given.get("backbone", known["backbone"]), input_size=None)
     return _with_options(place, given, known)
 
 
+class Record(TypedDict):
+    """What last_run.json holds: the fields of Workspace as text, and facts of make features. Empty without a run."""
+
+    inputs: dict[str, str]
+    features: dict[str, Any]
+
+
 def read_record(folder: Path) -> Record:
-    """Return what the verbs recorded in `folder`; {} if none did."""
+    """Return what the verbs recorded in `folder`. Errors: InputError for a damaged record."""
     path = Outputs(folder).record
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("inputs"), dict):
-            raise ValueError("it has no inputs")
-        return cast(Record, record)
+        return {"inputs": dict(record["inputs"]), "features": dict(record.get("features", {}))}
     except FileNotFoundError:
-        return {}
-    except ValueError as error:
+        return {"inputs": {}, "features": {}}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             "settings-damaged", f"{path} is damaged: {error}", then="Delete it and give DATA and MEDIA"
         ) from error
 
 
-def recorded_inputs(folder: Path) -> dict[str, str]:
-    """Return the workspace's fields that are recorded in `folder`, as text."""
-    return read_record(folder).get("inputs", {})
-
-
 def write_record(workspace: Workspace, **entries: Any) -> None:
-    """Record the inputs in OUT, and beside them a verb's own entries."""
+    """Record the inputs in OUT. entries: features, the facts of make features; without it, what is recorded stays."""
     inputs = {name: str(value) for name, value in asdict(workspace).items() if value and name != "out"}
     if workspace.cache == workspace.out / FEATURES:
-        del inputs["cache"]  # so that a moved or copied folder uses its own
-    record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}
-    files.write_json(workspace.record, record)
+        del inputs["cache"]  # so that a folder which is moved or copied goes on with its own
+    features = read_record(workspace.out)["features"]
+    before = {"features": features} if features else {}
+    files.write_json(workspace.record, {"schema": 1, "inputs": inputs, **before, **entries})
