@@ -84,7 +84,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         recipe=data.cache.recipe,
         backbone=data.cache.provenance.get("backbone"),
         training={**head.training_, "seconds": round(seconds, 3)},
-        provenance=provenance(),
+        provenance=dict(provenance()),
     )
     refused = [f"not published: {point.refused}"] if point.refused else []
     trained = Trained(

@@ -46,7 +46,7 @@ class Comparison:
     left_out: Sequence[str] = ()
     leaks: Leaks | None = None
     audit: Audit | None = None
-    provenance: dict[str, Any] = field(default_factory=provenance)
+    provenance: dict[str, Any] = field(default_factory=lambda: dict(provenance()))
 
     @property
     def chosen_head(self) -> Scored:

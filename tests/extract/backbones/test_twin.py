@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tensorflow
 SIDE = 32  # the smallest that Keras builds an EfficientNet for: its layers are the time
 
 
-NAMES = ["EfficientNetB0", "efficientnet-lite0"]
+NAMES = ["efficientnet-b0", "efficientnet-lite0"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -63,7 +63,6 @@ def test_a_network_that_gives_other_features_is_none(module):
 
 
 # B0, whose normalisation is to be found; of Lite0's own network test_lite exports every format
-@pytest.mark.long("a whole network becomes a module, a twin and an export")
 @pytest.mark.parametrize("module", NAMES[:1], indirect=True)
 def test_such_a_module_exports_to_keras(module, album, tmp_path):
     """By the module's own list of variables; with parity on raw files, as from any other backbone."""

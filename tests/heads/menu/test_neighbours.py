@@ -6,10 +6,10 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from extract.ground.errors import HeadError
 from heads.menu import layers, neighbours
 from heads.menu.neighbours import KS, KnnHead
 from heads.menu.search import folds_by_group
+from tests.support.refusal import refusal
 
 
 def test_knn_is_scikit_learns_share_of_neighbours_by_cosine_smoothed(data):
@@ -95,5 +95,5 @@ def test_neighbours_are_looked_up_in_blocks_and_a_bad_row_costs_only_itself(data
 
 def test_knn_has_no_layers_and_says_so(data):
     """Whoever asks for them gets a reason."""
-    with pytest.raises(HeadError, match="Nearest neighbours are no layers"):
+    with refusal("head-without-layers"):
         KnnHead().fit(*data).to_layers()
