@@ -18,7 +18,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from extract.ground.errors import TooFewRows
-from heads.menu.head import Head
+from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
 from heads.menu.search import CS, TOO_FEW, Folds, Searched, edges, folds_by_group
 
@@ -31,10 +31,7 @@ class MajorityHead(Head):
 
     uncalibrated = "it has no scores, only the share of class 1"
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         share = float(np.average(y))
         bias = np.array([np.log(share / (1 - share))], np.float32)
         self.layers_ = [Dense(np.zeros((X.shape[1], 1), np.float32), bias, "sigmoid")]
@@ -50,10 +47,10 @@ class LogisticHead(Searched):
     grids: ClassVar = {"C": CS}
 
     @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
+        (c,), searched = self._search(y, context.groups, partial(self._losses, Z, y))
         model = LogisticRegression(C=c, max_iter=1000)
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
             model.fit(Z, y)
@@ -84,7 +81,9 @@ class _SelfCalibrated(Head):
 
     uncalibrated = "it calibrates itself, as Platt does"
 
-    def _calibrated(self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds) -> tuple[Dense, dict[str, Any]]:
+    def _calibrated(
+        self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds
+    ) -> tuple[Dense, dict[str, str | float]]:
         """Fit a model on Z (n, D), calibrate it, and return the layer and facts; without folds it is not calibrated.
 
         Calibration rests on out-of-fold scores of all rows and is put on the scores of one fit on all rows: never on
@@ -118,12 +117,9 @@ class LdaHead(_SelfCalibrated):
     Errors: TooFewRows where a fit, of a fold too, would see under LDA_ROWS rows.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
     @threadpool_limits.wrap(limits=1)  # on two busy cores LAPACK's threads wait for each other, up to ten times as long
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        folds = folds_by_group(y, groups, self.seed)
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        folds = folds_by_group(y, context.groups, self.seed)
         fewest = min([len(y), *(len(rest) for rest, _ in folds)])
         if fewest < LDA_ROWS:
             raise TooFewRows(
@@ -151,12 +147,12 @@ class SvmHead(_SelfCalibrated, Searched):
 
     grids: ClassVar = {"C": SVM_CS}
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
+        (c,), searched = self._search(y, context.groups, partial(self._losses, Z, y))
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
-            layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, groups, self.seed))
+            layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, context.groups, self.seed))
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {"C": c, "cross_validation": searched, **facts, "converged": _converged(caught)}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
@@ -75,7 +75,7 @@ def described(folds: Folds, rows: int, **grids: Grid) -> str:
     return f"{len(folds)} folds by group, {rows:,} rows, {searched} by log loss"
 
 
-def edges(chosen: dict[str, Any], **grids: Grid) -> list[str]:
+def edges(chosen: Mapping[str, float], **grids: Grid) -> list[str]:
     """Return a note for each setting that is the first or the last of its grid."""
     return [
         f"{name} = {chosen[name]:g} lies at the edge of what was searched"
