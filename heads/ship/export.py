@@ -8,7 +8,6 @@ the cached features.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from extract.images import decode, pillow
 from extract.store import cache
 from extract.workspace import Workspace
 from heads.data.dataset import rows_of
+from heads.menu.layers import Neighbours
 from heads.ship import bundle as bundles
 from heads.ship import card, formats
 from heads.ship.bundle import Bundle, HeadFacts
@@ -86,8 +86,14 @@ def export(
     files.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    layers = bundles.layers_of(bundle, place.heads)
-    bundles.refuse_stranger(bundle, found)
+    if isinstance(bundle.model, Neighbours):
+        raise HeadError(
+            "head-without-layers",
+            f"Head {name} cannot be exported",
+            rule="An export is made of layers; this head is stored rows",
+            then="Leave HEAD out: the best head that is made of layers is taken",
+        )
+    cache.refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
@@ -95,7 +101,7 @@ def export(
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     version, threshold = formats.newest(target / "saved_model") + 1, bundle.facts.threshold
     with files.replacing_folder(target) as folder:
-        written = formats.write(network, layers, threshold, folder, version=version, formats=asked)
+        written = formats.write(network, bundle.model, threshold, folder, version=version, formats=asked)
         results = check(folder, written, sample, threshold, network.input_size)
         failed = _remove_failed(folder, results)
         if {result.format for result in results} - {result.format for result in failed} != {"saved_model"}:
@@ -145,11 +151,10 @@ def _remove_failed(folder: Path, results: list[Parity]) -> list[Parity]:
 def _describe(folder: Path, head: Path, facts: HeadFacts, results: list[Parity], *, no_keras: bool) -> None:
     """Write what lies beside the models: parity.json, head.json, labels.txt, MODEL_CARD.md. head: the bundle."""
     parity = [asdict(result) for result in results]
-    (folder / "parity.json").write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+    files.write_json(folder / "parity.json", parity)
     shutil.copy(head / bundles.FACTS, folder / bundles.FACTS)
     (folder / LABELS).write_text(labels(facts.classes), encoding="utf-8", errors="replace")
-    figures = json.loads((head / bundles.FIGURES).read_text(encoding="utf-8"))
-    text = card.render(facts, figures, parity, no_keras=no_keras)
+    text = card.render(facts, bundles.read_figures(head), parity, no_keras=no_keras)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
 
 

@@ -93,7 +93,7 @@ def from_bundle(
     """
     bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    bundles.refuse_stranger(bundle, found)
+    cache.refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
     digests, bad = _digests(files)
     known_bad = undecodable(place, found.recipe)
     bad |= {i: decode.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
