@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
@@ -41,6 +42,7 @@ class Setting(TypedDict, total=False):
 
 SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1
 CLASS_WEIGHTS = ("none", "balanced")
+WORDS = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}  # of the axes that are words
 # every head of a family is one choice from each of its axes; SWEEP="C=0.001,0.01 epochs=10" replaces axes by name
 AXES: Axes = {
     "logistic": {  # solved to convergence
@@ -100,9 +102,7 @@ def parse(text: str) -> Axes:
         name, equals, values = word.partition("=")
         families = [each for each in axes.values() if name in each]
         if not equals or not families:
-            raise UsageError(
-                "sweep-axis-unknown", f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}"
-            )
+            raise UsageError("sweep-axis-unknown", f"SWEEP has {word!r}", rule=f"Axes are {', '.join(COLUMNS[1:])}")
         for each in families:
             each[name] = tuple(dict.fromkeys(_read(name, value) for value in values.split(",") if value))
     axes = {family: each for family, each in axes.items() if all(each.values())}
@@ -114,26 +114,19 @@ def parse(text: str) -> Axes:
 
 
 def _read(name: str, text: str) -> Value:
-    words = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}.get(name, ())
-    if text in words:
-        return text
-    if words:
-        raise UsageError(
-            "sweep-value-invalid", f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}"
-        )
-    least, below, whole = RANGES[name]
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = -1
-    if not least <= value < below:
-        raise UsageError(
-            "sweep-value-invalid",
-            f"SWEEP: {text!r} is no {name}",
-            rule=f"It is a {'whole ' if whole else ''}number from {least:g} on"
-            + (f", below {below:g}" if below < np.inf else ""),
-        )
-    return value
+    if name in WORDS:
+        if text in WORDS[name]:
+            return text
+        rule = f"one of {', '.join(WORDS[name])}"
+    else:
+        least, below, whole = RANGES[name]
+        with suppress(ValueError):
+            value = int(text) if whole else float(text)
+            if least <= value < below:
+                return value
+        limit = f" and < {below:g}" if below < np.inf else ""
+        rule = f"a {'whole ' * whole}number >= {least:g}{limit}"
+    raise UsageError("sweep-value-invalid", f"SWEEP has {name}={text}", rule=f"{name} is {rule}")
 
 
 class SweepHead(Head):

@@ -59,13 +59,13 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
         if not paths:
             raise InputError(
                 "input-no-image",
-                f"There is no image file in {source}",
+                f"No image file in {source}",
                 rule=f"Suffixes are {' '.join(folders.SUFFIXES)}",
             )
         return [(str(path), path) for path in paths]
     if not source.exists():
         raise InputError(
-            "input-missing", f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table"
+            "input-missing", f"INPUT={source}: no such file or folder", then="Give a file, a folder or a table"
         )
     if source.suffix.lower() not in sheet.SUFFIXES:
         return [(str(source), source)]
@@ -185,8 +185,8 @@ class Runner:
                 progress.add(done, bad=len(bad) - before)
                 before = len(bad)
         rate = len(rows) / max(time.monotonic() - started, 1e-9)
-        counted = f"{len(rows):,} images through the network at {rate:.1f} images/s, {self.workers} threads"
-        print(f"predict   {counted}", flush=True)
+        images = f"{len(rows):,} image{'s' * (len(rows) > 1)}"
+        print(f"predict   {images} through the network at {rate:.1f} images/s, {self.workers} threads", flush=True)
         return bad
 
 
@@ -249,4 +249,4 @@ def write(path: Path, predictions: list[Prediction]) -> str:
     artifacts.write_csv(path, COLUMNS, rows)
     decisions = Counter(each.decision for each in predictions if each.status == "ok")
     listed = ", ".join(f"{n:,} {name!r}" for name, n in decisions.most_common())
-    return f"{len(predictions):,} files: {listed}; {failed:,} failed; {shown(path)}"
+    return f"{len(predictions):,} file{'s' * (len(predictions) > 1)}: {listed}; {failed:,} failed; {shown(path)}"

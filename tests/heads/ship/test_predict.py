@@ -31,9 +31,9 @@ def test_a_folders_image_files_are_found_in_order(tmp_path, capsys):
 
 def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
     """With the rule."""
-    with pytest.raises(InputError, match="there is no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         predict.list_files(tmp_path / "gone", tmp_path)
-    with pytest.raises(InputError, match="There is no image file in"):
+    with pytest.raises(InputError, match="No image file in"):
         predict.list_files(tmp_path, tmp_path)
 
 
