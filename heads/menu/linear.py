@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from extract.ground.errors import TooFewRows
 from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
-from heads.menu.search import CS, TOO_FEW, Folds, Searched, edges, folds_by_group
+from heads.menu.search import CS, TOO_FEW, Folds, Searched, folds_by_group
 
 SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
 LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
@@ -57,11 +57,6 @@ class LogisticHead(Searched):
         self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
         facts = {"iterations": int(model.n_iter_[0]), "converged": _converged(caught)}
         self.training_ = {"C": c, "cross_validation": searched, **facts}
-
-    def notes(self) -> list[str]:
-        iterations = self.training_["iterations"]
-        unfinished = [] if self.training_["converged"] else [f"not converged after {iterations} iterations"]
-        return unfinished + edges(self.training_, **self.grids)
 
     def _losses(self, Z: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds) -> np.ndarray:
         how = {"scoring": "neg_log_loss", "tol": 1e-3, "max_iter": 1000}
@@ -124,9 +119,8 @@ class LdaHead(_SelfCalibrated):
         if fewest < LDA_ROWS:
             raise TooFewRows(
                 "too-few-rows",
-                f"lda cannot be trained on {len(y)} rows"
-                + (f": without one of its {len(folds)} folds {fewest} are left" if folds else ""),
-                rule=f"Each of its fits needs at least {LDA_ROWS} rows",
+                f"lda cannot be trained on {len(y)} rows: the smallest of its fits would see {fewest}",
+                rule=f"Each fit needs at least {LDA_ROWS} rows",
                 then="Label more images, or train another head",
             )
         mean, scale = standardisation(X)
@@ -138,7 +132,7 @@ class LdaHead(_SelfCalibrated):
         self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
 
 
-class SvmHead(_SelfCalibrated, Searched):
+class SvmHead(Searched, _SelfCalibrated):
     """Linear support vector machine on standardised features, its scores calibrated.
 
     C has the lowest log loss of calibrated out-of-fold scores on at most cv_rows rows, fitted to a coarse tolerance.
@@ -155,10 +149,6 @@ class SvmHead(_SelfCalibrated, Searched):
             layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, context.groups, self.seed))
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {"C": c, "cross_validation": searched, **facts, "converged": _converged(caught)}
-
-    def notes(self) -> list[str]:
-        unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + super().notes() + edges(self.training_, **self.grids)
 
     def _svm(self, c: float, tolerance: float) -> LinearSVC:
         return LinearSVC(C=c, dual=True, tol=tolerance, random_state=self.seed)

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from heads.menu import solver
 from heads.menu.head import Context
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.search import Folds, Searched, edges, out_of_fold
+from heads.menu.search import Folds, Searched, out_of_fold
 
 LANDMARKS = 512
 COMPONENTS = 64
@@ -53,10 +53,6 @@ class RbfHead(Searched):
             "cross_validation": searched,
             "converged": bool(fit.converged.all()),
         }
-
-    def notes(self) -> list[str]:
-        unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + edges(self.training_, **self.grids)
 
     def _losses(
         self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds

@@ -90,10 +90,14 @@ class Searched(Head):
     grids: the values of each setting. cv_rows: the most rows that the choice looks at; the fit itself uses all.
     """
 
-    grids: ClassVar[dict[str, Grid]]
+    grids: ClassVar[dict[str, Grid]] = {}
 
     def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
         self.cv_rows, self.seed = cv_rows, seed
+
+    def notes(self) -> list[str]:
+        unfinished = [] if self.training_.get("converged", True) else ["not converged"]
+        return unfinished + super().notes() + edges(self.training_, **self.grids)
 
     def _search(
         self, y: np.ndarray, groups: np.ndarray, losses: Callable[[np.ndarray, Folds], Sequence[float] | np.ndarray]
