@@ -111,10 +111,9 @@ def logistic(
     done = Fit(np.empty((D, K), np.float32), np.empty(K, np.float32), np.zeros(K, int), np.zeros(K, bool))
     live = np.arange(K)  # the heads still being solved
     if start is None:
-        log_odds = np.log((weight * heads.y).sum(axis=0) / (weight * (1 - heads.y)).sum(axis=0))
-        W, b = np.zeros_like(done.W), log_odds
-    else:
-        W, b = start[:-1], start[-1]
+        start = np.zeros((D + 1, K), np.float32)
+        start[-1] = np.log((weight * heads.y).sum(axis=0) / (weight * (1 - heads.y)).sum(axis=0))
+    W, b = start[:-1], start[-1]
     S = Z @ W + b
     last: list[np.ndarray] = []  # what `_direction` needs of the step before
     for step in range(MOST_STEPS + 1):
