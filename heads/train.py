@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
@@ -16,6 +16,7 @@ from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu import sweep as grid
+from heads.menu.head import Table
 from heads.menu.layers import forward
 from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
@@ -45,7 +46,7 @@ def config(
     """Return the Config that flags of these names ask for. Errors: UsageError, before anything is read."""
     axes = None
     if sweep is not None:
-        axes, names = grid.parse(sweep), list(dict.fromkeys([*names, "sweep"]))
+        axes, names = grid.parse(sweep), list(dict.fromkeys([*names, *registry.SWEPT]))
     for name in names:
         registry.create(name, seed)  # refuses an unknown name
     return Config(names, seed, decision.parse(threshold, prior), calibrate, axes)
@@ -56,7 +57,7 @@ class Trained(Scored):
     """A trained head. tables: see `Head.tables`."""
 
     bundle: Bundle
-    tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]
+    tables: dict[str, Table]
 
 
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:

@@ -107,8 +107,13 @@ def logistic(
     curvature. A head stops once the decrease that one more step promises is under TOLERANCE of its objective.
     """
     heads = _Problem(Z, y.astype(np.float32)[:, None], weight, C.astype(np.float32), gram)
-    done, live = _empty(Z.shape[1], len(C)), np.arange(len(C))  # live: the heads still being solved
-    W, b = (np.zeros_like(done.W), _log_odds(heads.y, weight)) if start is None else (start[:-1], start[-1])
+    D, K = Z.shape[1], len(C)
+    done = Fit(np.empty((D, K), np.float32), np.empty(K, np.float32), np.zeros(K, int), np.zeros(K, bool))
+    live = np.arange(K)  # the heads still being solved
+    if start is None:
+        start = np.zeros((D + 1, K), np.float32)
+        start[-1] = np.log((weight * heads.y).sum(axis=0) / (weight * (1 - heads.y)).sum(axis=0))
+    W, b = start[:-1], start[-1]
     S = Z @ W + b
     last: list[np.ndarray] = []  # what `_direction` needs of the step before
     for step in range(MOST_STEPS + 1):
@@ -200,16 +205,8 @@ def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndar
     return missed**gamma * (p - target) - turning
 
 
-def _empty(D: int, K: int) -> Fit:
-    return Fit(np.empty((D, K), np.float32), np.empty(K, np.float32), np.zeros(K, int), np.zeros(K, bool))
-
-
 def _sigmoid(S: np.ndarray) -> np.ndarray:
     return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * S)  # ten times as fast as SciPy's expit
-
-
-def _log_odds(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return np.log((weight * y).sum(axis=0) / (weight * (1 - y)).sum(axis=0))
 
 
 def _dot(aw: np.ndarray, ab: np.ndarray, bw: np.ndarray, bb: np.ndarray) -> np.ndarray:

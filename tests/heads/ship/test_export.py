@@ -288,7 +288,7 @@ def test_what_is_no_export_is_refused(tmp_path):
 
 def test_a_format_that_is_no_format_or_whose_package_is_missing_is_refused_before_anything(monkeypatch):
     """With the line that installs it."""
-    with refusal("format-unknown", "'int8'", "keras, h5, saved_model, tflite, onnx"):
+    with refusal("format-unknown", "int8", "keras, h5, saved_model, tflite, onnx, or all"):
         formats.parse("keras,int8")
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert formats.parse("tflite,keras") == ["keras", "tflite"]
