@@ -34,14 +34,13 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     known = Manifest.read(place.manifest)
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
+    paths = [row.path for row in scan.objects]
     recorded = splits.read(*place.all_splits)
     said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
-    artifacts.refuse_inputs(
-        [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"
-    )
-    links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
+    artifacts.refuse_inputs([tree / folders.MARKER], [*place.given(), *paths], then="Give another folder as --out")
+    links, left_out = _links(place, said, table.index.tolist(), paths)
     if not links:
-        gone = table[(scan.rows["path"] == "").to_numpy()]
+        gone = table[[not path for path in paths]]
         near = nearest.sentence(manifest.paths_or_ids(gone), place.media) if len(gone) else ""
         raise InputError(
             "link-tree-no-rows",

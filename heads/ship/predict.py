@@ -96,7 +96,7 @@ def from_bundle(
     bundles.refuse_stranger(bundle, found)
     digests, bad = _digests(files)
     known_bad = undecodable(place, found.recipe)
-    bad |= {i: decode.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
+    bad |= {i: header.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
     at = rows_of(found, digests)
     p = np.full(len(files), np.nan)
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
@@ -160,19 +160,19 @@ class Runner:
 
     def run(
         self, files: list[tuple[str, Path | None]], rows: Sequence[int], out: np.ndarray
-    ) -> dict[int, decode.BadImage]:
+    ) -> dict[int, header.BadImage]:
         """Fill `out` (n, ...) with what the model gives for the files at `rows`; return why for those it cannot read.
 
         As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
         """
-        bad: dict[int, decode.BadImage] = {}
+        bad: dict[int, header.BadImage] = {}
 
         def work(block: Sequence[int]) -> int:
             pixels = {}
             for i in block:
                 try:
                     pixels[i] = decode.load(_existing(files[i]), self.size)
-                except decode.BadImage as error:
+                except header.BadImage as error:
                     bad[i] = error
             if pixels:
                 out[list(pixels)] = self.model(np.stack(list(pixels.values())))
@@ -192,23 +192,23 @@ class Runner:
 
 def _existing(file: tuple[str, Path | None]) -> Path:
     if file[1] is None:
-        raise decode.BadImage("missing", f"no file for {file[0]} under MEDIA")
+        raise header.BadImage("missing", f"no file for {file[0]} under MEDIA")
     return file[1]
 
 
-def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, decode.BadImage]]:
+def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, header.BadImage]]:
     """Return SHA-256 of each file, str (n,), and why for those that cannot be read."""
 
-    def digest(file: tuple[str, Path | None]) -> str | decode.BadImage:
+    def digest(file: tuple[str, Path | None]) -> str | header.BadImage:
         try:
             with header.opening(_existing(file)) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
-        except decode.BadImage as error:
+        except header.BadImage as error:
             return error
 
     with ThreadPoolExecutor(tensorflow.cores()) as pool:
         found = list(pool.map(digest, files))
-    bad = {i: each for i, each in enumerate(found) if isinstance(each, decode.BadImage)}
+    bad = {i: each for i, each in enumerate(found) if isinstance(each, header.BadImage)}
     return np.array([each if isinstance(each, str) else "" for each in found]), bad
 
 
@@ -216,11 +216,11 @@ def _predictions(
     files: list[tuple[str, Path | None]],
     p: np.ndarray,
     decisions: np.ndarray,
-    bad: dict[int, decode.BadImage],
+    bad: dict[int, header.BadImage],
 ) -> list[Prediction]:
     """Return a prediction a file; p, decisions: (n,), of no meaning for the files that are `bad`."""
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
-        bad.setdefault(i, decode.BadImage("not-finite", "the model gives no finite number for this image"))
+        bad.setdefault(i, header.BadImage("not-finite", "the model gives no finite number for this image"))
     return [
         Prediction(name, None, "", "failed", str(bad[i]))
         if i in bad
