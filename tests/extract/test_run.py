@@ -459,6 +459,7 @@ def test_no_output_is_a_photo(place, album, written, link):
     before = photo.read_bytes()
     place.out.mkdir()
     link(photo, place.out / written)
-    with pytest.raises((InputError, CacheError), match=r"is a file that this command reads|is not as it was written"):
+    with pytest.raises((InputError, CacheError)) as raised:
         extract(place, load=None)
+    assert raised.value.code in ("output-is-input", "record-damaged")
     assert photo.read_bytes() == before
