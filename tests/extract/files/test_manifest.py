@@ -51,7 +51,7 @@ def test_a_byte_order_mark_crlf_quotes_and_blank_lines_are_no_trouble(tmp_path):
     [
         ("id,value\na,0\n", "line 1: column objectId is missing; found id, value"),
         ("objectId:value\na:0\n", "line 1: column objectId, value is missing"),
-        ("objectId,value,value\na,0,1\n", "line 1: column value stands there twice"),
+        ("objectId,value,value\na,0,1\n", "line 1: duplicate column: value"),
         ("objectId,value\na,0\nb\n", "line 3: 1 cells"),
         ("objectId,value\na,0\n,1\n", "line 3: objectId is empty"),
         (

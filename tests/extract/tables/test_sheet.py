@@ -184,20 +184,19 @@ def workbook(*names):
         (workbook("[Content_Types].xml", "xl/workbook.xml"), "Excel workbook"),
         (workbook("docProps/app.xml", "xl/workbook.xml"), "Excel workbook"),
         (workbook("photos/a.jpg"), "zip archive"),
-        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600), r"Excel workbook \(\.xls\)"),
+        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600), "binary data"),
         (encoded(picture(1)), r"picture \(JPEG\)"),
         (encoded(picture(1), "PNG"), r"picture \(PNG\)"),
         (encoded(picture(1), "JPEG", exif=b"Exif\0\0" + bytes(60_000)), r"picture \(JPEG\)"),
         (encoded(picture(1), "TIFF"), r"picture \(TIFF\)"),
-        (b"PAR1" + bytes(99) + b"PAR1", "Parquet"),
+        (b"PAR1" + bytes(99) + b"PAR1", "binary data"),
         (b'\n [{"objectId": "a", "value": 0}]', "JSON"),
         (b'{"objectId": ["a"]}', "JSON"),
         (b'{"objectId":["a","b"],"value":[0,1]}', "JSON"),
         (b'{"objectId":"a","value":0}\n{"objectId":"b","value":1}\n', "JSON"),
         (b'<table class="a" id="b">\n<tr><td>objectId,"value"</td></tr></table>', "HTML"),
         (b"\xef\xbb\xbf<!DOCTYPE html><html>Sign in</html>", "HTML"),
-        (b"%PDF-1.7\n...", "PDF"),
-        (b"\x1f\x8b" + bytes(50), "gzip"),
+        (b"\x1f\x8b" + bytes(50), "binary data"),
         ("objectId,value\na,0\n".encode("utf-16-le"), "UTF-16 without its byte order mark"),
         (bytes(range(256)), "binary data"),
     ],
@@ -207,7 +206,7 @@ def test_what_is_no_table_is_named_for_what_it_is_and_none_of_its_bytes_is_shown
     with pytest.raises(InputError, match=rf"is not a table but .*{kind}") as error:
         sheet.read(written(tmp_path, data))
     assert str(error.value).isprintable()
-    assert "Save it as CSV" in str(error.value) or "INPUT" in str(error.value)
+    assert "as CSV" in str(error.value)
 
 
 def test_names_of_columns_that_hold_control_characters_are_shown_as_python_writes_them(tmp_path):
@@ -224,7 +223,7 @@ def test_a_group_that_stands_for_nothing_is_pointed_out_and_stays_a_group(tmp_pa
     table = sheet.read(written(tmp_path, saved(rows=rows, header=("objectId", "value", "group"))))
     assert (table["group"] == word).sum() == 6
     assert table.attrs["notes"] == [
-        f"column group: {word!r} stands in 6 of 12 rows, which count as one group; leave such cells empty, "
+        f"column group: {word!r} is in 6 of 12 rows, which count as one group; leave such cells empty, "
         "if they mean nothing"
     ]
 
@@ -233,7 +232,7 @@ def test_a_value_that_stands_for_nothing_is_pointed_out(tmp_path):
     """It would be a class; `none` alone is a word of the product's own."""
     rows = [(name, ("nan", "none", "cat")[i % 3]) for i, (name, *_) in enumerate(ROWS)]
     notes = sheet.read(written(tmp_path, saved(rows=rows, header=("objectId", "value")))).attrs["notes"]
-    assert [note.split(" rows")[0] for note in notes] == ["column value: 'nan' stands in 4 of 12"]
+    assert [note.split(" rows")[0] for note in notes] == ["column value: 'nan' is in 4 of 12"]
 
 
 def test_columns_of_the_users_own_may_share_a_name(tmp_path):
