@@ -23,6 +23,7 @@ TYPES = {
     **dict.fromkeys(("eval", "evaluation"), ""),  # test beside a validation split, else validation; see `splits_of`
 }
 ENDINGS = re.compile(r"[ _-]*(set|split|data|dataset|images|imgs|photos|pictures)$")
+SURROGATE = re.compile("[\ud800-\udfff]")  # in a name: a byte that is not UTF-8
 CLASSES = "classes"  # a folder of this name around all others: what lies in it are the classes, whatever their names
 MARKER = ".onepass-links.csv"  # of link_tree: lists the links that it wrote
 # beside the hidden ones; what archives, network drives and recycle bins leave behind, in lower case
@@ -111,7 +112,7 @@ def _word(name: str) -> str:
 
 
 def read_as(what: str, names: list[str]) -> list[str]:
-    """Say as what the unusual words of splits among `names` are read. what: where they stand."""
+    """Say how the unusual words of splits among `names` are read. what: what they name."""
     plain = ("train", "validation", "val", "valid", "dev", "test")
     unusual = [(name, split) for name, split in splits_of(names).items() if name.casefold() not in plain]
     return [f"{what}: " + ", ".join(f"{name!r} is read as {split}" for name, split in unusual)] if unusual else []
@@ -144,7 +145,8 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
     ]
     if not rows:
         raise InputError("folder-no-images", f"There is no image in a class folder of {folder}", rule=LAYOUT)
-    _refuse_odd_class(folder, {name for _, _, name, _ in rows})
+    if odd := next((name for _, _, name, _ in rows if SURROGATE.search(name)), ""):
+        raise InputError("folder-name-not-utf8", f"{folder}: the class folder {odd!r} is not named in UTF-8")
     in_classes = {path for path, *_ in rows}
     loose = [path for path in found.paths if path not in in_classes]
     return rows, [*notes, *more, *left_out(loose, found.others)]
@@ -195,7 +197,7 @@ def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, s
 
 
 def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> None:
-    """Raise InputError where every folder holds the same folders, so that either may be the classes, or splits."""
+    """Raise InputError where all folders hold the same folders, or splits: either may be the classes."""
     inner = []
     for paths in below.values():
         depth = len(_around(paths, in_split=True))
@@ -204,23 +206,15 @@ def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> Non
         inner.append({names[depth] for names in paths if len(names) > depth + 1})
     if len(inner) < 2:
         return
-    tops, names = _some(list(below)), sorted(set.union(*inner))
-    splits = splits_of(names)
-    if len(splits) == len(names) > 1:
+    names, same = set.union(*inner), set.intersection(*inner)
+    if len(same) > 1 or len(splits_of(names)) == len(names) > 1:
+        tops, within = _some(list(below)), _some(sorted(names))
         raise InputError(
             "folder-ambiguous",
-            f"{folder}: the folders {tops} hold folders named as splits, {_some(names)}",
-            rule=LAYOUT,
-            then=f"Put the splits outside, {names[0]}/{next(iter(below))} and so on; or give a CSV with a column type",
-        )
-    same = sorted(set.intersection(*inner))
-    if len(same) > 1:
-        raise InputError(
-            "folder-ambiguous",
-            f"{folder}: the folders {tops} hold the same folders, {_some(same)}, so that either may be the classes",
-            rule=f"As <type>/<class>, the classes would be {_some(same)}; as <class>/files, {tops}",
-            then=f"In the first case rename the outer folders to train, validation and test; in the second move them "
-            f"into a folder named {CLASSES}; or give a CSV",
+            f"{folder}: the folders {tops} hold the folders {within}, so that either may be the classes",
+            rule=f"As <type>/<class>, the classes would be {within}; as <class>/files, {tops}",
+            then="In the first case rename the outer folders to train, validation and test; in the second move them "
+            f"into a folder named {CLASSES}, without the splits inside; or give a CSV with a column type",
         )
 
 
@@ -232,16 +226,6 @@ def _classes(below: dict[str, list[list[str]]], depth: int) -> tuple[dict[str, i
     looked = ["/".join([split, *names]) for split, names in around.items() if names]
     notes = [f"looked through the folders {_some(looked)}, each alone in its split"] if looked else []
     return {split: depth + len(names) for split, names in around.items()}, notes
-
-
-def _refuse_odd_class(folder: Path, classes: set[str]) -> None:
-    for name in sorted(classes):
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                "folder-name-not-utf8", f"{folder}: the class folder {name!r} is not named in UTF-8", then="Rename it"
-            ) from error
 
 
 def left_out(loose: list[str], others: Counter[str]) -> list[str]:
