@@ -101,7 +101,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     found = cache.open_cache(workspace.cache_of(out=args.out or None, cache=args.cache or None))
     facts = {"rows": len(found), "dim": found.dim, "fingerprint": found.fingerprint}
-    recorded = workspace.read_record(found.path.parent).get("inputs", {})
+    recorded = workspace.read_record(found.path.parent)["inputs"]
     facts = {
         "cache": str(found.path),
         **facts,

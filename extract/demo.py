@@ -68,7 +68,7 @@ def make(place: Workspace) -> None:
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
-    known = read_record(out).get("inputs", {})
+    known = read_record(out)["inputs"]
     workspace.write_record(replace(place, positive=known.get("positive")))  # another is recorded once it is sound
 
 
@@ -80,7 +80,7 @@ def _set_aside(out: Path) -> None:
     """Move a demo of version 0.7 away, whose backbone is no more: what a person answered in its review stays."""
     aside = out.with_name(f"{out.name}-0.7")
     ours = (out / "data" / "flips.csv").exists()
-    if not ours or read_record(out).get("inputs", {}).get("backbone") != REMOVED:
+    if not ours or read_record(out)["inputs"].get("backbone") != REMOVED:
         return
     if aside.exists():
         raise CacheError(

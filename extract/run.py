@@ -192,7 +192,7 @@ def _nearest(place: Workspace, table: Any, failures: list[Failure]) -> str:
 def _record_inputs(place: Workspace) -> None:
     """Record what was given, now that it is known to be sound, so that the next run need not be told again."""
     workspace.write_record(place, features={"status": "running"})
-    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
+    if not workspace.read_record(place.beside_cache)["inputs"]:  # a second OUT finds MEDIA and BACKBONE there
         workspace.write_record(replace(place, out=place.beside_cache))
 
 

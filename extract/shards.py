@@ -12,7 +12,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from extract import run, workspace
 from extract.backbones import backbone
@@ -145,5 +144,5 @@ def _finished(place: Workspace) -> list[Workspace]:
 
 
 def _done(folder: Path) -> bool:
-    features: dict[str, Any] = workspace.read_record(folder).get("features", {})
+    features = workspace.read_record(folder)["features"]
     return features.get("status") == "done"

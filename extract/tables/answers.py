@@ -99,7 +99,7 @@ def _parse(path: Path) -> tuple[list[list[str]], int]:
     if taken < len(lines) and not torn:
         raise InputError(
             "answers-damaged",
-            f"{path} is not as it was written, from line {taken + 1} on",
+            f"{path} is damaged from line {taken + 1} on",
             rule=f"Its columns are {','.join(COLUMNS)}; an answer is {', '.join(ANSWERS)}",
             then="Mend it by hand, or move it away to go on without its answers",
         )

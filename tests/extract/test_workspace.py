@@ -75,8 +75,9 @@ def test_an_out_that_is_a_file_is_refused(tmp_path):
 def test_a_damaged_record_is_refused(tmp_path):
     """JSON of another shape is no reason for a traceback."""
     (tmp_path / "last_run.json").write_text("[]")
-    with pytest.raises(InputError, match="is not as it was written"):
+    with pytest.raises(InputError) as raised:
         workspace.resolve(out=str(tmp_path))
+    assert raised.value.code == "settings-damaged"
 
 
 def test_a_cache_is_found_without_a_table(tmp_path):
