@@ -93,11 +93,16 @@ def refuse(data: bytes, header: Header | None = None) -> Header:
     return header
 
 
-def opened(data: bytes) -> Image.Image:
-    """Open encoded bytes with Pillow, as one of FORMATS and nothing else. Errors: whatever a plugin raises."""
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open encoded bytes with Pillow, as one of FORMATS. Errors: BadImage, also for what is raised in the block."""
     prepare()
     Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
-    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            yield image
+    except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
+        raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
 
 
 @contextmanager
