@@ -74,13 +74,7 @@ def refuse_inputs(targets: Iterable[Path], inputs: Iterable[str | Path], *, then
 def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
     """Raise InputError where --output names an input (see `refuse_inputs`), a folder or a disk; sweep beside it."""
     if target.is_dir() or target.is_block_device():
-        kind = "folder" if target.is_dir() else "disk"
-        raise InputError(
-            "output-not-a-file",
-            f"--output {target} is a {kind}",
-            rule="A table is written to a file",
-            then="Give a file's name",
-        )
+        raise InputError("output-not-a-file", f"--output {target} is a folder or a disk", then="Give a file's name")
     if not _is_stream(target):
         refuse_inputs([target], inputs, then="Give another --output")
         _clear(behind_links(target))
@@ -294,8 +288,7 @@ def raise_unless_damage(path: Path, error: Exception) -> None:
         raise BusyError(
             "file-open-for-writing",
             f"{path} is in use: another process has it open for writing",
-            rule="It can be read when that process has closed it",
-            then="Close it there, a notebook or a viewer say, and run the same command again",
+            then="Close it there (a notebook or a viewer, for example), and run the same command again",
         ) from error
     if number in NO_LOCKS:
         raise without_locks(path, OSError(number, str(error))) from error
