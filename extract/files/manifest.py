@@ -282,13 +282,10 @@ class _Listing:
 
     def _spread(self, start: str) -> list[dict[str, list[str]]]:
         """Return the files of the folders that may hold an id of this start; all such ids share them."""
-        folders = [self._media]
-        if len(start) == 4:
-            top = self._list(self._media)  # so that folders which cannot be there are not looked for
-            spread = os.path.join(self._media, start[:2], start[2:])
-            folders = [spread, *folders] if start[:2] in top else folders
-            spread = os.path.join(self._media, "object", start[:2], start[2:])
-            folders = [spread, *folders] if "object" in top else folders
+        spread = (start[:2], start[2:])
+        trees = [("object", *spread), spread] if len(start) == 4 else []
+        top = self._list(self._media)  # so that folders which cannot be there are not looked for
+        folders = [os.path.join(self._media, *tree) for tree in trees if tree[0] in top] + [self._media]
         self._places[start] = [files for folder in folders if (files := self._in(folder))] or [{}]
         return self._places[start]
 
