@@ -20,7 +20,7 @@ COLUMNS = ("path", "target")  # of folders.MARKER: which links are ours
 
 
 def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[str]:
-    """Write or bring up to date the tree of the workspace's table, and say in words what it holds.
+    """Write or bring up to date the tree of the workspace's table, and return lines that say what it holds.
 
     Splits are those that make features would use: the table's, else the recorded ones, else made. Targets are absolute.
     Errors: InputError for a table or names that cannot be a tree, or where `tree` holds anything that is not ours.

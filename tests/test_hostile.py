@@ -192,7 +192,7 @@ def test_a_table_with_a_nul_or_an_endless_cell_is_refused_in_words(tmp_path, tex
 def test_a_pipe_is_not_waited_for(tmp_path):
     """Wherever a file is opened."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(header.BadImage, match="it is no regular file"):
+    with pytest.raises(header.BadImage, match="not a regular file"):
         decode.read(tmp_path / "pipe")
     assert predict._digests([("pipe", tmp_path / "pipe")])[1][0].reason == "io-error"
 

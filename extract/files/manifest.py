@@ -375,7 +375,7 @@ def _stat(path: str) -> tuple[int, int, int] | BadImage:
     except OSError as error:
         return BadImage("io-error", str(error))
     if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
-        return BadImage("io-error", "it is no regular file")
+        return BadImage("io-error", "not a regular file")
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 

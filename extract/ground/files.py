@@ -104,8 +104,8 @@ def _key(path: str) -> tuple[int, int] | None:
 def behind_links(path: Path) -> Path:
     """Return what `path` leads to, which need not be there.
 
-    Errors: InputError for links in a circle, and for one into a folder that is not there: on a disk that is not
-    mounted, say, where a folder of that name would hide what is written.
+    Errors: InputError for links in a circle, and for one into a missing folder: if its disk is not mounted,
+    a new folder of that name would hide what is written.
     """
     for each in (path, *path.parents):
         if each.is_symlink() and not each.exists():
@@ -124,7 +124,7 @@ def behind_links(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success sync it and rename it to what `path` leads to, else remove it.
 
-    What is no regular file is written to instead, at the end.
+    A device or a pipe is written to instead, at the end.
     """
     if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -255,13 +255,13 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 def without_locks(path: Path, error: OSError) -> BusyError:
-    """Return what to say of a file that the file system cannot lock."""
+    """Return the error for a file that the file system cannot lock."""
     reason = os.strerror(error.errno or errno.ENOLCK)
     return BusyError(
         "no-file-locks",
         f"The file system of {path} has no file locks: {reason}",
         rule="A lock keeps a second process from writing the same cache",
-        then="Use an OUT and a CACHE on another disk, a local one say, or mount this one with locks. Where only the "
+        then="Use an OUT and a CACHE on a local disk, or mount this one with locks. Where only the "
         "cache is refused, and nothing writes it now, HDF5_USE_FILE_LOCKING=FALSE in the environment reads it",
     )
 

@@ -110,7 +110,7 @@ def opening(path: Path | str) -> Iterator[io.BufferedReader]:
     """Open a file to read it whole. Errors: BadImage where it cannot be read, or is too large to be an image."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
-            raise BadImage("io-error", "it is no regular file")
+            raise BadImage("io-error", "not a regular file")
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise BadImage("undecodable", f"{size / 1e9:.1f} GB; files of up to {MAX_BYTES / 1e9:.1f} GB are read")

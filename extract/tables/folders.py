@@ -174,7 +174,7 @@ def _around(parts: list[list[str]], *, in_split: bool = False) -> list[str]:
 
 
 def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, str], list[str]]:
-    """Map the outer folders to splits, {} where they are the classes; and say what is not plain.
+    """Map the outer folders to splits, {} where they are the classes; and return notes on unusual names.
 
     below: outer folder -> what lies in it. Where others lie beside one that is named as a split, all are classes if
     they hold files alone, as a split holds class folders. Errors: InputError where it cannot be told.
@@ -219,7 +219,7 @@ def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> Non
 
 
 def _classes(below: dict[str, list[list[str]]], depth: int) -> tuple[dict[str, int], list[str]]:
-    """Return at which depth the classes' names stand in each split, and which folders were looked through."""
+    """Return at which depth the classes' names are in each split, and which folders were looked through."""
     around = {split: _around(paths, in_split=True) for split, paths in below.items()}
     classes = {names[0] for split, paths in below.items() for names in paths if not around[split] and len(names) > 1}
     around = {split: [] if names[:1] and names[0] in classes else names for split, names in around.items()}
@@ -233,7 +233,7 @@ def left_out(loose: list[str], others: Counter[str]) -> list[str]:
     listed = ", ".join(f"{name!r} x {n:,}" for name, n in others.most_common(3)) + (", ..." if len(others) > 3 else "")
     said = [
         f"{len(loose):,} image files outside class folders ({_some(loose)})" if loose else "",
-        f"{others.total():,} files or folders that are no images ({listed})" if others else "",
+        f"{others.total():,} other files or folders ({listed})" if others else "",
     ]
     return ["left out: " + ", ".join(filter(None, said))] if any(said) else []
 

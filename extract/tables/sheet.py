@@ -45,7 +45,7 @@ def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str],
     """Return header, line numbers and rows of a table, cells unchanged; blank rows are left out.
 
     A line number is that of a row's last line. Columns without a name at the right end, and their empty cells, are cut.
-    Errors: InputError for what is no table, lacks a required column, or has a row that cannot be right.
+    Errors: InputError for a file that is not a table, a missing column, or a row with a wrong number of cells.
     """
     text, delimiter = _dialect(_text(source), required)
     found = _parse(source, text, delimiter)
@@ -108,7 +108,7 @@ def _text(source: Path) -> str:
 
 
 def _kind(data: bytes, head: str) -> str:
-    """Name the kind of a file that is no table; "" where it may be one. head: the beginning of its text."""
+    """Name the kind of a file that is not a table; "" where it may be one. head: the beginning of its text."""
     if data.startswith(b"PK\x03\x04"):
         return "a zip archive, such as an Excel workbook (.xlsx)"
     if "\0" in head:
@@ -207,7 +207,7 @@ def _spaces(column: str, raw: list[str], stripped: list[str], lines: list[int]) 
 
 
 def _empty_words(table: pd.DataFrame) -> list[str]:
-    """Point out words that stand for nothing, which count as a group or a class all the same."""
+    """Return notes on words that mean nothing, such as nan, which count as a group or a class all the same."""
     notes = []
     for column, meaning in (("group", "one group"), ("value", "a class")):
         counts = Counter(table[column])

@@ -264,7 +264,7 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
     said = labels.read(table, labels.Known({}), tmp_path, None)
     assert said.notes[0].startswith(
-        "left out: 1 image files outside class folders ('loose.jpg'), 10 files or folders that are"
+        "left out: 1 image files outside class folders ('loose.jpg'), 10 other files or folders"
     )
     assert folders.find(tmp_path).others.total() == 10
 

@@ -55,7 +55,7 @@ def test_a_positive_class_that_no_row_has_is_refused():
 @pytest.mark.parametrize("word", ["fold1", "trains", "validate me", "0"])
 def test_an_unknown_split_word_is_refused_with_its_line(word):
     """Nothing is guessed at."""
-    with pytest.raises(InputError, match=rf"line 3, column type: '{word}' is no split"):
+    with pytest.raises(InputError, match=rf"line 3, column type: unknown split '{word}'"):
         read(["0", "1"], types=["train", word])
 
 
