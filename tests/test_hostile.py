@@ -13,7 +13,7 @@ from extract import run
 from extract.files import manifest
 from extract.ground import files
 from extract.ground.errors import CacheError, HeadError, InputError
-from extract.images import decode, header
+from extract.images import header
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from heads.ship import bundle, predict
@@ -193,7 +193,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     """Wherever a file is opened."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(header.BadImage, match="not a regular file"):
-        decode.read(tmp_path / "pipe")
+        header.read(tmp_path / "pipe")
     assert predict._digests([("pipe", tmp_path / "pipe")])[1][0].reason == "io-error"
 
 
