@@ -204,10 +204,8 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
     said = labels.read(table, known, place.data, place.positive)
-    rows = said.rows()
-    changed = recorded.changes(rows)
-    if rows != recorded.rows:
-        recorded.write(rows)
+    changed = recorded.changes(said.rows())
+    recorded.write(said.rows())
     files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")

@@ -12,7 +12,6 @@ import pytest
 from extract import run
 from extract.files import manifest
 from extract.ground import files
-from extract.images import decode
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from heads.ship import bundle, predict
@@ -197,8 +196,8 @@ def test_a_table_with_a_nul_or_an_endless_cell_is_refused_in_words(tmp_path, tex
 def test_a_pipe_is_not_waited_for(tmp_path):
     """Wherever a file is opened."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(decode.BadImage, match="it is no regular file"):
-        decode.read(tmp_path / "pipe")
+    with pytest.raises(header.BadImage, match="not a regular file"):
+        header.read(tmp_path / "pipe")
     assert predict._digests([("pipe", tmp_path / "pipe")])[1][0].reason == "io-error"
 
 

@@ -138,7 +138,7 @@ def test_names_that_are_nearly_those_of_files_are_shown_beside_one(place, album,
     album.rows = rows[:35] + [(change(name), *rest) for name, *rest in rows[35:]]
     album.write()
     assert extract(place, max_bad=1)[1]["quarantined_by_reason"]["missing"] == 5
-    assert "0035img.png', which differs in" in capsys.readouterr().out
+    assert "0035img.png'; 5 of the 5 missing" in capsys.readouterr().out
 
 
 def test_images_of_which_none_can_be_decoded_are_no_matter_of_another_media(place):

@@ -444,7 +444,7 @@ def test_preprocess_takes_an_image_that_no_file_held(mode):
 def test_preprocess_refuses_what_make_features_refuses():
     """Grey of 32 bits would be clipped to white."""
     data = encoded(Image.fromarray(np.full((40, 40), 40_000, np.int32)), "TIFF")
-    with pytest.raises(decode.BadImage, match="32 bits a channel"):
+    with pytest.raises(header.BadImage, match="32 bits a channel"):
         decode.from_bytes(data, 32)
     with pytest.raises(ValueError, match="32 bits a channel"):
         pillow.load(io.BytesIO(data), 32)

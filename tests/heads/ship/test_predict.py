@@ -26,7 +26,7 @@ def test_a_folders_image_files_are_found_in_order(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"x")
     found = [path.relative_to(tmp_path).as_posix() for _, path in predict.list_files(tmp_path, tmp_path)]
     assert found == [".dot.jpg", "a.PNG", "b/x.jpg", "c"]
-    assert "left out: 3 files or folders that are no images" in capsys.readouterr().out
+    assert "left out: 3 other files or folders" in capsys.readouterr().out
 
 
 def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
@@ -49,7 +49,7 @@ def test_a_table_of_ids_is_read_whatever_program_saved_it(tmp_path, name, capsys
     ]
     said = capsys.readouterr().out
     assert "predict   column objectId: spaces around 1 cells" in said
-    assert "predict   the nearest file to 'C.JPG' is 'c.jpg', which differs in case; 1 of the 1 missing" in said
+    assert "predict   the nearest file to 'C.JPG' is 'c.jpg'; 1 of the 1 missing" in said
 
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t.xls", "t.parquet", "t.json", "t.ods"])
