@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cluster, run
+from extract import run, shards
 from extract.__main__ import main
 from extract.store import cache
 from tests.support.album import ROOT
@@ -126,7 +126,7 @@ def test_a_cluster_that_runs_already_is_reached_by_its_address(place, tmp_path, 
 def test_a_cluster_that_is_not_there_is_one_clear_error(place):
     """As a command that was wrong: the address is in it."""
     with refusal("cluster-unreachable", "ray://127.0.0.1:"):
-        cluster.extract(run.Config(place), f"ray://127.0.0.1:{free_port()}", None)
+        shards.extract_all(run.Config(place), f"ray://127.0.0.1:{free_port()}", None)
 
 
 def test_without_ray_there_is_one_clear_error(place, monkeypatch, capsys):

@@ -179,7 +179,7 @@ def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
         (out / "data" / "split_label.csv").unlink()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert extract_main(["demo", "--out", str(out)]) == 1
-    assert "holds something else than the demo, or half of one" in capsys.readouterr().err
+    assert "holds something other than the demo, or only half of one" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 

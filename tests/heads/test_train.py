@@ -17,7 +17,7 @@ from tests.support.album import encoded, picture, read_rows, with_features
 
 def run(place, names):
     data = dataset.join(place)
-    heads, chosen = train.run(place, data, train.Config(names))
+    heads, chosen, _ = train.run(place, data, train.Config(names))
     return data, heads, chosen
 
 

@@ -144,7 +144,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_backbone, capsys):
     network.embed(x)
     np.testing.assert_allclose(network.embed(x), expected, atol=1e-6)
     said = capsys.readouterr().err.splitlines()
-    assert said == [f"Out of memory at a batch of {n}; going on with {n // 2}." for n in (10, 5)]  # once, not a batch
+    assert said == [f"Out of memory with a batch of {n}; continuing with {n // 2}." for n in (10, 5)]  # once
     network._engine._run = lambda batch: small_device(np.zeros(5))
     with refusal("out-of-memory"):
         network.embed(x)

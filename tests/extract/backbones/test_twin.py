@@ -17,7 +17,7 @@ pytestmark = pytest.mark.tensorflow
 SIDE = 32  # the smallest that Keras builds an EfficientNet for: its layers are the time
 
 
-NAMES = ["EfficientNetB0", "efficientnet-lite0"]
+NAMES = ["efficientnet-b0", "efficientnet-lite0"]
 LITE0 = pytest.mark.parametrize("module", NAMES[1:], indirect=True)  # the export is B0's
 
 
