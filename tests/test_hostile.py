@@ -12,6 +12,7 @@ import pytest
 from extract import run
 from extract.files import manifest
 from extract.ground import files
+from extract.images import header
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from heads.ship import bundle, predict

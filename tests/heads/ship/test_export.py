@@ -19,7 +19,7 @@ from benchmarks import containers
 from benchmarks.formats import ALONE
 from extract import run
 from extract.ground import tensorflow
-from extract.images import decode, pillow
+from extract.images import decode, header, pillow
 from extract.store import cache
 from heads import train
 from heads.data import dataset
