@@ -21,12 +21,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from scipy.stats import t as student
 
+from extract.tables.task import BINARY
 from heads.compare import audit, leaks
 from heads.compare.audit import Audit
 from heads.compare.mistakes import Mistake
 from heads.menu import registry
 from heads.stats import curves, metrics, paired
-from heads.stats.task import BINARY
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # head -> split -> y (n,) of 0 and 1, p (n,)
 

@@ -19,6 +19,7 @@ from extract.store import cache
 from extract.tables import answers
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
+from extract.tables.task import Task
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review import queues
@@ -28,7 +29,6 @@ from heads.review.ranking import Ranker
 from heads.review.worker import Latest, Worker
 from heads.stats import metrics
 from heads.stats.metrics import Metric
-from heads.stats.task import Task
 
 ANSWERED = "answered"
 SAME = 12  # near-duplicates that are shown beside a picture

@@ -14,13 +14,13 @@ from scipy.special import expit
 
 from extract.ground.errors import InputError
 from extract.tables.labels import UNLABELLED
+from extract.tables.task import BINARY
 from heads.data import neighbours
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
 from heads.menu.search import CS, folds_by_group, out_of_fold
 from heads.stats import metrics
 from heads.stats.metrics import Metric
-from heads.stats.task import BINARY
 
 SEARCHED = 2000  # rows of train that the choice of C looks at
 SHOWN = 8  # neighbours beside a picture

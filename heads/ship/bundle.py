@@ -14,8 +14,8 @@ from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.recipe import Recipe
 from extract.store.cache import FeatureCache, refuse_other_recipe
+from extract.tables.task import Task
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
-from heads.stats.task import Task
 
 SCHEMA = 1
 OF_WEIGHTS = ("layers", "neighbours")  # of HeadFacts: one of them describes what weights.npz holds
