@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from extract.tables.task import Task
 from heads.data.dataset import Part
 from heads.stats import metrics
 from heads.stats.decision import OperatingPoint
 from heads.stats.metrics import Metric
-from heads.stats.task import Task
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from extract.tables.task import BINARY
 from heads.menu.layers import Dense, Model, forward
-from heads.stats.task import BINARY
 
 Rows = tuple[np.ndarray, np.ndarray]  # X (n, D), y (n,)
 

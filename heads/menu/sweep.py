@@ -16,12 +16,12 @@ import numpy as np
 
 from extract.ground.errors import TooFewRows, UsageError
 from extract.ground.progress import Progress
+from extract.tables.task import BINARY
 from heads.menu import solver
 from heads.menu.head import Context, Head, Table
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
 from heads.menu.search import edges, fold_of, folds_by_group, log_losses
 from heads.stats import metrics
-from heads.stats.task import BINARY
 
 Value = str | float
 Axes = dict[str, dict[str, tuple[Value, ...]]]  # a family of heads -> an axis -> its values

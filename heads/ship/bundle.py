@@ -12,9 +12,9 @@ import numpy as np
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.recipe import Recipe
+from extract.tables.task import Task
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 from heads.stats.metrics import Metric
-from heads.stats.task import Task
 
 SCHEMA = 1
 OF_WEIGHTS = ("layers", "neighbours")  # of HeadFacts: one of them describes what weights.npz holds

@@ -26,13 +26,13 @@ from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import decode, header, pillow
 from extract.store import cache
+from extract.tables.task import BINARY
 from extract.workspace import Workspace
 from heads.data.dataset import rows_of
 from heads.menu.layers import Neighbours
 from heads.ship import bundle as bundles
 from heads.ship import card, formats
 from heads.ship.bundle import Bundle, HeadFacts
-from heads.stats.task import BINARY
 
 SCRIPT = "preprocess.py"
 LABELS = "labels.txt"

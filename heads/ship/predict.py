@@ -26,11 +26,11 @@ from extract.run import undecodable
 from extract.store import cache
 from extract.store.cache import FeatureCache
 from extract.tables import folders, sheet
+from extract.tables.task import BINARY
 from extract.workspace import Workspace, shown
 from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
 from heads.ship.formats import open_export
-from heads.stats.task import BINARY
 
 COLUMNS = ("path", "probability", "decision", "status", "reason")
 

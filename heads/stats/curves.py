@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extract.tables.task import BINARY
 from heads.stats import metrics
-from heads.stats.task import BINARY
 
 Curve = tuple[list[float], list[float], list[float | str]]  # x, y, and the threshold of each point
 STEP = 1e-3  # of an axis: under half a pixel in a plot of 400

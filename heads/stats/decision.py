@@ -19,9 +19,9 @@ from scipy.stats import beta
 from scipy.stats import t as student
 
 from extract.ground.errors import UsageError
+from extract.tables.task import BINARY
 from heads.stats import metrics
 from heads.stats.metrics import Metric
-from heads.stats.task import BINARY
 
 LEVEL = 0.05  # how often a promise may be broken
 CUTS = 500  # thresholds that a promise is tested at

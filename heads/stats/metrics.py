@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
-from heads.stats.task import BINARY
+from extract.tables.task import BINARY
 
 RESAMPLES = 500  # the standard error of a standard error is then 3 %
 BLOCK_CELLS = 2_000_000  # resample weights held at a time; with what is computed from them about 150 MB

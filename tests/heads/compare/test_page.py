@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.store.cache import FeatureCache
+from extract.tables.task import BINARY
 from heads import train
 from heads.compare import audit, mistakes, page, run
 from heads.compare.comparison import Comparison
@@ -29,7 +30,6 @@ from heads.data import dataset
 from heads.data.dataset import Part
 from heads.scored import Scored
 from heads.stats import curves, decision, metrics, paired
-from heads.stats.task import BINARY
 from tests.support import chromium
 from tests.support.album import encoded, picture
 

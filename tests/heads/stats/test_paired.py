@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss
 
 from benchmarks import intervals
+from extract.tables.task import BINARY
 from heads import train
 from heads.compare import comparison, run
 from heads.compare.comparison import Comparison
@@ -19,7 +20,6 @@ from heads.data.dataset import Part
 from heads.scored import Scored
 from heads.stats import decision, metrics, paired
 from heads.stats.decision import OperatingPoint
-from heads.stats.task import BINARY
 
 TEST_ROWS = 600
 
