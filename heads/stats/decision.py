@@ -54,15 +54,18 @@ class OperatingPoint:
     """A threshold with its figures on validation, at the target's prior: precision, recall, called.
 
     bound: of a promise, the one-sided lower bound. refused: what validation supports instead of the target; best: the
-    same as a number, the higher the better; the threshold is then 0.5, without figures.
+    same as a number, the higher the better; the threshold is then 0.5, without figures. weight: of a multiclass task,
+    see `Task.decide`. labels: of several labels, a point each; the threshold is then theirs, (K,).
     """
 
     target: Target
-    threshold: float
+    threshold: Any
     figures: dict[str, Metric]
     bound: float | None = None
     refused: str = ""
     best: float = 0.0
+    weight: tuple[float, ...] | None = None
+    labels: tuple[OperatingPoint, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what head.json holds of it."""
