@@ -5,9 +5,9 @@ accuracy, macro F1, macro AUC) is taken over those that the rows have. Its varia
 it, in closed form: of recalls and F1 linearised, of AUC by placement values (DeLong, DeLong & Clarke-Pearson 1988;
 Obuchowski 1997 for groups). A class of g groups shows too little of its own spread, by (g - 1) / g, which is put right;
 the only group of a class is compared to the mean of all classes instead (as surveys do with a stratum of one unit).
-The degrees of freedom are Satterthwaite's, for a stratum a class. Shares and means of shares carry a Wilson interval on
-the effective n, AUC and losses a t interval on the logit or log scale, as in metrics.py. Nothing is resampled.
-`benchmarks/intervals.py` shows how often these intervals cover the truth.
+The degrees of freedom are Satterthwaite's, for a stratum a class, and of AUC no more than the influences show. Shares
+and means of shares carry a Wilson interval on the effective n, AUC and losses a t interval on the logit or log scale,
+as in metrics.py. Nothing is resampled. `benchmarks/intervals.py` shows how often these intervals cover the truth.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ def _mean_auc(classes: list[list[Side]], groups: np.ndarray) -> Metric:
     if not classes:
         return Metric(None, 0.0, 1.0, 0, 0)
     value, influence, df = _over_classes(classes, groups, 1.0)
-    return metrics._interval(value, _error(influence), len(groups), int(df) + 1, df, log_scale=False)
+    free = min(df, metrics.freedom(influence))
+    return metrics._interval(value, _error(influence), len(groups), int(df) + 1, free, log_scale=False)
 
 
 def _over_classes(classes: list[list[Side]], groups: np.ndarray, part: float) -> tuple[float, np.ndarray, float]:
