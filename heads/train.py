@@ -76,7 +76,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
     point = decision.choose(config.target, validation.y, p, validation.groups, len(data.cache))
     facts = HeadFacts(
         head=name,
-        classes=data.classes,
+        classes=data.task.classes,
         threshold=point.threshold,
         operating_point=point.to_json(),
         dim=data.cache.dim,
@@ -135,7 +135,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
 
 def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ...]]:
     part = data.parts[split]
-    names = np.array(data.classes)[part.y]
+    names = np.array(data.task.classes)[part.y]
     return [
         (object_id, split, value, f"{share:.6f}")
         for object_id, value, share in zip(part.ids.tolist(), names.tolist(), p.tolist(), strict=True)

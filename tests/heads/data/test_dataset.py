@@ -124,7 +124,7 @@ def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_pat
     files.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
     place = workspace.resolve(cache=str(cached.cache), data=str(table), out=str(tmp_path / "b"))
     data = recorded(place)
-    assert data.classes == ("no", "yes")
+    assert data.task.classes == ("no", "yes")
     assert (tmp_path / "b" / "splits.csv").exists()
     assert workspace.resolve(out=str(tmp_path / "b")) == place
 
@@ -216,7 +216,7 @@ def test_a_class_with_fewer_usable_images_than_splits_is_told_apart_from_a_bad_s
     place, _ = small
     ones = [n for n, v, *_ in rows_of(place) if v == "1"]
     quarantine(place, ones[left:])
-    with pytest.raises(InputError, match=f"Label more images of class '1': it has {left} independent"):
+    with pytest.raises(InputError, match=f"Label more images: of class '1' there are {left} independent"):
         dataset.join(place)
 
 
