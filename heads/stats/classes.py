@@ -125,6 +125,9 @@ def matrix(task: Task, y: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
     multilabel: of a row each label that is missed meets each one that is said wrongly; on the diagonal, those found.
     """
+    if task.kind != "multilabel":
+        pairs = (y.astype(np.int64) * task.columns + decided)[decided != UNKNOWN]
+        return np.bincount(pairs, minlength=task.columns**2).reshape(task.columns, -1)
     cells = Cells.of(task, y, decided)
     missed, wrong = cells.has & ~cells.said, cells.lacks & cells.said
     counts = missed.astype(np.float32) @ wrong.T.astype(np.float32)
