@@ -24,6 +24,7 @@ from heads.stats import metrics
 from heads.stats.decision import OperatingPoint
 from heads.stats.metrics import Metric
 
+UNDEFINED = Metric(None, 0.0, 1.0, 0, 0)
 # of one class: rows, int (m,); what each adds to a share; how often it counts there
 Side = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -223,7 +224,9 @@ def _placements(higher: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _mean_share(classes: list[list[Side]], groups: np.ndarray) -> Metric:
     """Return the mean over classes of the mean over sides; Wilson, with the n at which one share would vary as much."""
-    value, influence, df = _over_classes(classes, groups, 1 / max(map(len, classes)))
+    if not classes:
+        return UNDEFINED
+    value, influence, df = _over_classes(classes, groups)
     error, g = _error(influence), int(df) + 1
     effective = value * (1 - value) / error**2 if error > 1e-12 and 0 < value < 1 else g
     low, high = metrics.wilson(value, effective, float(student.ppf(0.5 + metrics.LEVEL / 2, df)))
@@ -232,24 +235,26 @@ def _mean_share(classes: list[list[Side]], groups: np.ndarray) -> Metric:
 
 def _mean_auc(classes: list[list[Side]], groups: np.ndarray) -> Metric:
     if not classes:
-        return Metric(None, 0.0, 1.0, 0, 0)
-    value, influence, df = _over_classes(classes, groups, 1.0)
+        return UNDEFINED
+    value, influence, df = _over_classes(classes, groups, alike=True)
     free = min(df, metrics.freedom(influence))
     return metrics._interval(value, _error(influence), len(groups), int(df) + 1, free, log_scale=False)
 
 
-def _over_classes(classes: list[list[Side]], groups: np.ndarray, part: float) -> tuple[float, np.ndarray, float]:
+def _over_classes(
+    classes: list[list[Side]], groups: np.ndarray, *, alike: bool = False
+) -> tuple[float, np.ndarray, float]:
     """Return the mean over classes of the mean over sides, each group's influence on it (G,), degrees of freedom.
 
-    part: of the influence on a side that counts; all of it in AUC, whose sides are two views of one share.
+    alike: the sides of a class are two views of one share, as in AUC, so that influences on both count in full.
     """
     shares = [[float(v.sum() / times.sum()) for _, v, times in sides] for sides in classes]
     mean = float(np.mean([np.mean(each) for each in shares]))
     influence, variances, free = np.zeros(int(groups.max()) + 1), [], []
     for sides, each in zip(classes, shares, strict=True):
+        weight = 1 / len(classes) / (1 if alike else len(sides))
         for (at, v, times), share in zip(sides, each, strict=True):
             g = int(np.count_nonzero(np.bincount(groups[at])))
-            weight = part / len(classes)
             beyond = np.bincount(groups[at], weights=v - (share if g > 1 else mean) * times, minlength=len(influence))
             influence += beyond * (weight * np.sqrt(g / max(g - 1, 1)) / times.sum())
             variances.append(weight**2 / g)

@@ -110,8 +110,7 @@ def test_standard_errors_are_those_of_leaving_groups_out(task, draw, threshold, 
     def measured(rows):
         cells = classes.Cells.of(task, y[rows], task.decide(p[rows], threshold))
         sides = cells.recalls(both=task is SEVERAL), cells.agreements(), cells.placements(p[rows])
-        parts = (0.5 if task is SEVERAL else 1, 1, 1)
-        return [classes._over_classes([*s], groups[rows], part) for s, part in zip(sides, parts, strict=True)]
+        return [classes._over_classes([*s], groups[rows], alike=s is sides[2]) for s in sides]
 
     left_out = np.array([[value for value, *_ in measured(groups != name)] for name in range(200)])
     errors = np.sqrt(199 / 200 * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
@@ -211,3 +210,16 @@ def test_copies_in_a_group_add_no_certainty():
             width = once[name].high - once[name].low
             assert copied[name].high - copied[name].low == pytest.approx(width, rel=0.1), name
             assert (copied[name].value, copied[name].groups) == (pytest.approx(once[name].value), once[name].groups)
+
+
+@pytest.mark.parametrize(("task", "draw", "threshold"), [(MANY, many, 0.0), (SEVERAL, several, (0.5,) * 3)])
+def test_rows_of_one_class_alone_have_figures_but_no_auc(task, draw, threshold):
+    """As where leaks are set aside: what is left may lack classes."""
+    y, p, groups = draw()
+    rows = y == 0 if task is MANY else (y == 0).all(axis=1)
+    found = classes.figures(task, y[rows], p[rows], groups[rows], point(threshold))
+    assert found.pop("macro_roc_auc") == metrics.Metric(None, 0.0, 1.0, 0, 0)
+    if task is SEVERAL:
+        assert found.pop("macro_f1") == metrics.Metric(None, 0.0, 1.0, 0, 0)
+    assert found["balanced_accuracy"].value == pytest.approx(found["accuracy"].value)
+    assert all(metric.low < metric.high for metric in found.values())
