@@ -77,7 +77,8 @@ def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
         raise InputError("output-not-a-file", f"--output {target} is a folder or a disk", then="Give a file's name")
     if not _is_stream(target):
         refuse_inputs([target], inputs, then="Give another --output")
-        _clear(behind_links(target))
+        written = behind_links(target)
+        _clear(written.parent, written.name)
 
 
 def inodes(targets: Iterable[Path]) -> set[int]:
