@@ -1,0 +1,137 @@
+"""Logistic regression for every kind of task: settings and folds are columns of one matrix problem, K columns each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from extract.tables.task import BINARY, UNKNOWN, Task
+from heads.menu import solver
+from heads.menu.solver import Fit, Line, Spectrum, minimise, product
+
+TOLERANCE = 1e-8  # of the objective
+CELLS = 30_000_000  # scores of all rows by all heads solved at a time: 120 MB
+
+
+class _Problem(NamedTuple):
+    """What H multinomial heads minimise: rows Z (n, D), y (n, 1, 1), weight (n, H), C (H,), the spectrum of Z'Z."""
+
+    Z: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    C: np.ndarray
+    gram: Spectrum
+
+    def objective(self, W: np.ndarray, S: np.ndarray) -> np.ndarray:
+        losses = _log_sum(S) - self._own(S)
+        return self.C * (self.weight * losses).sum(axis=0) + (W * W).sum(axis=(0, 1)) / 2
+
+    def gradient(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
+        p = softmax(S)
+        weighted = p * self.weight[:, None]
+        curvature = np.maximum(np.einsum("nkh,nkh->kh", weighted, 1 - p), 1e-3)
+        residual = weighted
+        np.put_along_axis(residual, self.y, (self._own(weighted) - self.weight)[:, None], axis=1)
+        gw, gb = self.C * product(self.Z.T, residual) + W, self.C * residual.sum(axis=0)
+        axes, values = self.gram.axes, self.gram.values[:, None, None]
+        zw = product(axes, product(axes.T, gw) / (values * (self.C * curvature / len(self.Z)) + 1))
+        zb = gb / (self.C * curvature)
+        return gw, gb, zw, zb - zb.mean(axis=0)  # a shift of all intercepts changes nothing
+
+    def line(self, S: np.ndarray, U: np.ndarray, w_d: np.ndarray, d_d: np.ndarray) -> Line:
+        own = self._own(U)
+
+        def slope(t: np.ndarray) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+            p = softmax(S + t * U)
+            mean = np.einsum("nkh,nkh->nh", p, U)
+
+            def curvature() -> np.ndarray:
+                variance = np.einsum("nkh,nkh,nkh->nh", p, U, U) - mean**2
+                return self.C * (self.weight * variance).sum(axis=0) + d_d
+
+            return self.C * (self.weight * (mean - own)).sum(axis=0) + w_d + t * d_d, curvature
+
+        return slope
+
+    def only(self, keep: np.ndarray) -> _Problem:
+        return self._replace(weight=self.weight[:, keep], C=self.C[keep])
+
+    def _own(self, S: np.ndarray) -> np.ndarray:
+        """Return each row's score of its own class, (n, H)."""
+        return np.take_along_axis(S, self.y, axis=1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What heads are fitted on: rows Z float32 (n, D), columns of mean 0; y as the task has it; the spectrum of Z'Z."""
+
+    Z: np.ndarray
+    y: np.ndarray
+    gram: Spectrum
+    task: Task = BINARY
+
+    def solve(self, weight: np.ndarray, C: np.ndarray, start: Fit | None = None, tolerance: float = TOLERANCE) -> Fit:
+        """Return H heads, each with its C (H,) and rows' weights, (n, H), or (n, K, H) for several labels.
+
+        multiclass: minimises C sum_i weight_i (-log p_i of its class) + |W|^2 / 2, as scikit-learn does, p the softmax
+        of K scores. Else as `solver.logistic`; of several labels each is a head, and one that is unknown weighs
+        nothing. start: heads to begin at. Memory: six float32 arrays of CELLS, or of one head's scores.
+        """
+        size = max(1, CELLS // (len(self.y) * self.task.columns))
+        if len(C) > size and self.task.columns > 1:
+            lots = [slice(begin, begin + size) for begin in range(0, len(C), size)]
+            fits = [self.solve(weight[..., at], C[at], start.only(at) if start else None, tolerance) for at in lots]
+            return Fit(*(np.concatenate(each, axis=-1) for each in zip(*map(astuple, fits), strict=True)))
+        return {"binary": self._binary, "multiclass": self._multinomial, "multilabel": self._labels}[self.task.kind](
+            weight, C, start, tolerance
+        )
+
+    def _binary(self, weight: np.ndarray, C: np.ndarray, start: Fit | None, tolerance: float) -> Fit:
+        return solver.logistic(self.Z, self.y, weight, C, self.gram, start.stacked() if start else None)
+
+    def _multinomial(self, weight: np.ndarray, C: np.ndarray, start: Fit | None, tolerance: float) -> Fit:
+        y = self.y.astype(int)[:, None, None]
+        problem = _Problem(self.Z, y, weight.astype(np.float32), C.astype(np.float32), self.gram)
+        if start:
+            return minimise(problem, start.W, start.b, tolerance)
+        share = np.eye(self.task.columns, dtype=np.float32)[self.y].T @ problem.weight  # (K, H)
+        b = np.log(np.maximum(share, 1e-9))
+        return minimise(problem, np.zeros((self.Z.shape[1], *b.shape), np.float32), b - b.mean(axis=0), tolerance)
+
+    def _labels(self, weight: np.ndarray, C: np.ndarray, start: Fit | None, tolerance: float) -> Fit:
+        n, K, H = len(self.y), self.task.columns, len(C)
+        weight = (weight if weight.ndim == 3 else weight[:, None]) * (self.y != UNKNOWN)[..., None]
+        y, flat = np.repeat(self.y, H, axis=1), weight.astype(np.float32).reshape(n, K * H)
+        fit = solver.logistic(self.Z, y, flat, np.tile(C, K), self.gram, start.stacked() if start else None)
+        W, b = fit.W.reshape(-1, K, H), fit.b.reshape(K, H)
+        return Fit(W, b, fit.steps.reshape(K, H).max(axis=0), np.all(fit.converged.reshape(K, H), axis=0))
+
+    def losses(self, scores: np.ndarray) -> np.ndarray:
+        """Return each row's log loss by logits (n, H) or (n, K, H): float64 (n, H).
+
+        Of several labels, the sum over known ones, scaled so that its mean over rows is that over known labels.
+        """
+        if self.task.kind == "multiclass":
+            own = np.take_along_axis(scores, self.y.astype(int)[:, None, None], axis=1)[:, 0]
+            return (_log_sum(scores) - own).astype(np.float64)
+        losses = np.logaddexp(0, np.where(self.y[..., None] == 1, -scores, scores), dtype=np.float64)
+        if self.task.kind == "binary":
+            return losses
+        known = self.y != UNKNOWN
+        return np.einsum("nkh,nk->nh", losses, known * (len(known) / known.sum()))
+
+
+def _log_sum(S: np.ndarray) -> np.ndarray:
+    top = S.max(axis=1)
+    return top + np.log(np.exp(S - top[:, None]).sum(axis=1))
+
+
+def softmax(S: np.ndarray) -> np.ndarray:
+    """Return probabilities of scores (n, K, ...), a new array."""
+    p = S - S.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p
