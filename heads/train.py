@@ -48,7 +48,7 @@ def config(
     """Return the Config that flags of these names ask for. Errors: UsageError, before anything is read."""
     axes = None
     if sweep is not None:
-        axes, names = grid.parse(sweep), list(dict.fromkeys([*names, "sweep"]))
+        axes, names = grid.parse(sweep), list(dict.fromkeys([*names, *registry.SWEPT]))
     for name in names:
         registry.create(name, seed)  # refuses an unknown name
     return Config(names, seed, decision.parse(threshold, prior), calibrate, axes)

@@ -28,22 +28,22 @@ LARGE = 0.05  # a cluster with a larger share of the images is no burst any more
 Whiten = Callable[[np.ndarray], np.ndarray]  # features (m, D) -> float32 (m, D), rows of length 1
 
 
-def across(parts: Sequence[np.ndarray], *, exact_rows: int = EXACT_ROWS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def across(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find near-duplicates between splits, copies among them.
 
     parts: features (n, D) of train, validation and test. Returns row numbers over all of them, the later split's and
-    the earlier one's, and cosines, most similar first. Above `exact_rows` rows in all the search is approximate.
+    the earlier one's, and cosines, most similar first. Above EXACT_ROWS rows in all the search is approximate.
     Memory: a copy of validation and test, and of train where the search is approximate.
     """
     train, validation, _ = parts
     whiten = whitening(parts)
     rest = np.concatenate([whiten(part) for part in parts[1:]])
-    approximate = sum(map(len, parts)) > exact_rows
+    approximate = sum(map(len, parts)) > EXACT_ROWS
     cosine, other = nearest(rest, train, whiten, approximate=approximate)
     ordinary = _ordinary(cosine)
     found = [_above(cosine, other, ordinary, len(train), 0)]
     if len(rest) > len(validation):
-        approximate = len(validation) > exact_rows
+        approximate = len(validation) > EXACT_ROWS
         cosine, other = nearest(rest[len(validation) :], validation, whiten, approximate=approximate)
         both = len(train) + len(validation)
         found.append(_above(cosine, other, ordinary[len(validation) :], both, len(train)))
@@ -137,23 +137,23 @@ def _inverted_file(Z: np.ndarray, base: np.ndarray, whiten: Whiten, k: int) -> t
     return cosine, row
 
 
-def clusters(X: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> np.ndarray:
+def clusters(X: np.ndarray) -> np.ndarray:
     """Number the clusters of near-duplicates among features X (n, D), int (n,); a row like no other has its own number.
 
-    Memory: a copy of X, and another where the search is approximate, which it is above `exact_rows` rows.
+    Memory: a copy of X, and another where the search is approximate, which it is above EXACT_ROWS rows.
     """
     if len(X) < 2:
         return np.arange(len(X))
-    return joined(*neighbours(whitening([X])(X), exact_rows=exact_rows))
+    return joined(*neighbours(whitening([X])(X)))
 
 
-def neighbours(Z: np.ndarray, *, exact_rows: int = EXACT_ROWS) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return cosines (n, k), falling, and row numbers (n, k) of the k other rows most like each of Z, whitened (n, D).
 
     k is NEIGHBOURS, or n - 1 where that is less.
     """
     n = len(Z)
-    cosine, other = nearest(Z, Z, lambda block: block, approximate=n > exact_rows, k=NEIGHBOURS + 1)
+    cosine, other = nearest(Z, Z, lambda block: block, approximate=n > EXACT_ROWS, k=NEIGHBOURS + 1)
     own = other == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True  # so many rows are just like it that it did not find itself
     return cosine[~own].reshape(n, -1), other[~own].reshape(n, -1)

@@ -8,8 +8,6 @@ becomes layers: a scale and shift folds into the last one, isotonic regression i
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -17,7 +15,7 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from extract.ground.errors import HeadError
-from heads.menu.head import Head, Rows
+from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, forward
 from heads.menu.search import TOO_FEW, folds_by_group
 
@@ -45,20 +43,8 @@ class Calibrated(Head):
     def notes(self) -> list[str]:
         return [*self.head.notes(), f"calibration: {self.training_['calibration']}"]
 
-    def fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        *,
-        groups: np.ndarray | None = None,
-        validation: Rows | None = None,
-        log_dir: Path | None = None,
-    ) -> Calibrated:
-        """Fit the head on X (n, D), y (n,) of 0 and 1, and the map on logits of folds by groups (n,).
-
-        validation: what the head makes of it, in the folds too. Errors: HeadError for isotonic with too few rows.
-        """
-        groups = np.arange(len(y)) if groups is None else groups
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        """Fit the map on out-of-fold logits, and the head on all rows. Errors: HeadError where isotonic has too few."""
         if self.method == "isotonic" and len(y) < ISOTONIC_ROWS:
             raise HeadError(
                 "isotonic-too-few-rows",
@@ -66,30 +52,28 @@ class Calibrated(Head):
                 rule=f"It overfits below {ISOTONIC_ROWS:,}",
                 then="Use CALIBRATE=platt or temperature",
             )
-        folds = folds_by_group(y, groups, self.seed)
+        folds = folds_by_group(y, context.groups, self.seed)
         scores = np.empty(len(y))
         for rest, held_out in folds:
-            self.head.fit(X[rest], y[rest], groups=groups[rest], validation=validation)
-            scores[held_out] = logits(self.head.to_layers(), X[held_out])
-        self.head.fit(X, y, groups=groups, validation=validation, log_dir=log_dir)
-        self.layers_, facts = self.head.to_layers(), {"calibration": TOO_FEW}
+            self.head.fit(X[rest], y[rest], groups=context.groups[rest], validation=context.validation)
+            scores[held_out] = logits(self.head.layers_, X[held_out])
+        self.head._fit(X, y, context)
+        self.layers_, self.training_ = self.head.layers_, {**self.head.training_, "calibration": TOO_FEW}
         if folds:
-            facts = {"calibration": f"{self.method}, {len(folds)} folds by group"}
-            self.layers_, facts = self._calibrate(self.layers_, scores, y, facts)
-        self.training_ = {**self.head.training_, **facts}
-        return self
+            self.layers_, facts = self._calibrate(self.layers_, scores, y)
+            self.training_ |= {"calibration": f"{self.method}, {len(folds)} folds by group", **facts}
 
     def _calibrate(
-        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray, facts: dict[str, Any]
-    ) -> tuple[list[Dense], dict[str, Any]]:
+        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray
+    ) -> tuple[list[Dense], dict[str, float | list[list[float]]]]:
         if self.method == "isotonic":
             x, z = isotonic(scores, y)
-            return interpolated(layers, x, z), {**facts, "knots": [x.tolist(), z.tolist()]}
+            return interpolated(layers, x, z), {"knots": [x.tolist(), z.tolist()]}
         slope, shift = (temperature(scores, y), 0.0) if self.method == "temperature" else platt(scores, y)
         last = layers[-1]
         kernel, bias = slope * last.kernel.astype(np.float64), slope * last.bias.astype(np.float64) + shift
         folded = replace(last, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
-        return [*layers[:-1], folded], {**facts, "slope": slope, "shift": shift}
+        return [*layers[:-1], folded], {"slope": slope, "shift": shift}
 
 
 def logits(layers: list[Dense], X: np.ndarray) -> np.ndarray:

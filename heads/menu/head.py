@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -14,17 +15,37 @@ from heads.menu.layers import Dense, Model, forward
 Rows = tuple[np.ndarray, np.ndarray]  # X (n, D), y (n,)
 
 
+class Table(NamedTuple):
+    """A CSV file."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a fit may use beside X and y. groups: (n,). validation, log_dir: for heads that are trained by epochs."""
+
+    groups: np.ndarray
+    validation: Rows | None = None
+    log_dir: Path | None = None  # where TensorBoard's event files go
+
+
 class Head(ClassifierMixin, BaseEstimator):
     """A scikit-learn classifier of the classes 0 and 1 that a bundle can store.
 
-    `_fit` leaves dense layers in `layers_`, and facts for head.json in `training_`. `registry.create` gives seed
-    and axes to a head whose `__init__` takes them.
+    `_fit` sets `layers_`, and in `training_` what head.json says of the fit. A head whose `__init__` takes axes gets
+    those of SWEEP=, by `registry.create`.
     """
 
     layers_: list[Dense]
     training_: dict[str, Any]
     classes_ = np.array([0, 1])
     uncalibrated = ""  # why CALIBRATE leaves the head as it is; "" where it does not
+    only_swept = False  # whether `make compare` trains it with SWEEP= only
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
 
     def prepare(self) -> None:
         """Load what fit needs, so that the seconds of a fit are its own."""
@@ -37,24 +58,20 @@ class Head(ClassifierMixin, BaseEstimator):
         groups: np.ndarray | None = None,
         validation: Rows | None = None,
         log_dir: Path | None = None,
-    ) -> Head:
-        """Fit on features X (n, D), labels y (n,) of 0 and 1, groups (n,); without groups each row is one.
-
-        validation and log_dir are for heads that are trained by epochs.
-        """
-        self._fit(X, y, np.arange(len(y)) if groups is None else groups)
+    ) -> Self:
+        """Fit on features X (n, D) and labels y (n,) of 0 and 1; the rest as in `Context`, by default a group a row."""
+        self._fit(X, y, Context(np.arange(len(y)) if groups is None else groups, validation, log_dir))
         return self
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        """Fit on X (n, D), y (n,) and groups (n,)."""
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         raise NotImplementedError  # a new head without it must not pass for fitted
 
     def notes(self) -> list[str]:
         """Return what a reader of the figures should know about the fit."""
         return []
 
-    def tables(self) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
-        """Return further tables of the fit by file name, each as columns and rows; they lie beside the bundle."""
+    def tables(self) -> dict[str, Table]:
+        """Return further tables of the fit by file name; they lie beside the bundle."""
         return {}
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -67,9 +84,5 @@ class Head(ClassifierMixin, BaseEstimator):
         return BINARY.decide(forward(self.to_model(), X), 0.5).astype(np.int8)
 
     def to_model(self) -> Model:
-        """Return what a bundle stores: the layers, but for a head that is none."""
-        return self.to_layers()
-
-    def to_layers(self) -> list[Dense]:
-        """Return the head as dense layers on raw features, standardisation folded in."""
+        """Return what a bundle stores, the standardisation folded in: X is raw features."""
         return self.layers_

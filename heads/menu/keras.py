@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from extract.ground import tensorflow
-from heads.menu.head import Head, Rows
+from heads.menu.head import Context, Head, Rows
 from heads.menu.layers import Dense, fold, forward, standardisation, standardise
 
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
@@ -37,27 +37,15 @@ class SigmoidHead(Head):
     patience: int | None = None
     seed: int = 0
 
-    def fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        *,
-        groups: np.ndarray | None = None,
-        validation: Rows | None = None,
-        log_dir: Path | None = None,
-    ) -> SigmoidHead:
-        """Fit on features X (n, D), labels y (n,) of 0 and 1.
-
-        validation: (X, y) for its curves, and for early stopping where `patience` is set. log_dir: where TensorBoard's
-        event files go.
-        """
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        validation = context.validation
         if self.standardise:
             mean, scale = standardisation(X)
             X = standardise(X, mean, scale)
             validation = (standardise(validation[0], mean, scale), validation[1]) if validation else None
         layers, curves = self._train(X, y, validation)
-        if log_dir:
-            _write_tensorboard(log_dir, curves)
+        if context.log_dir:
+            _write_tensorboard(context.log_dir, curves)
         self.layers_ = [fold(layers[0], mean, scale), *layers[1:]] if self.standardise else layers
         epochs = len(curves["train"]["loss"])
         self.training_ = {
@@ -70,7 +58,6 @@ class SigmoidHead(Head):
                 for name, values in of_split.items()
             },
         }
-        return self
 
     def prepare(self) -> None:
         tensorflow.load()

@@ -18,9 +18,9 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from extract.ground.errors import TooFewRows
-from heads.menu.head import Head
+from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
-from heads.menu.search import CS, TOO_FEW, Folds, Searched, edges, folds_by_group
+from heads.menu.search import CS, TOO_FEW, Folds, Searched, folds_by_group
 
 SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
 LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
@@ -31,10 +31,7 @@ class MajorityHead(Head):
 
     uncalibrated = "it has no scores, only the share of class 1"
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         share = float(np.average(y))
         bias = np.array([np.log(share / (1 - share))], np.float32)
         self.layers_ = [Dense(np.zeros((X.shape[1], 1), np.float32), bias, "sigmoid")]
@@ -50,21 +47,16 @@ class LogisticHead(Searched):
     grids: ClassVar = {"C": CS}
 
     @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
+        (c,), searched = self._search(y, context.groups, partial(self._losses, Z, y))
         model = LogisticRegression(C=c, max_iter=1000)
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
             model.fit(Z, y)
         self.layers_ = [fold(Dense(model.coef_.T, model.intercept_, "sigmoid"), mean, scale)]
         facts = {"iterations": int(model.n_iter_[0]), "converged": _converged(caught)}
         self.training_ = {"C": c, "cross_validation": searched, **facts}
-
-    def notes(self) -> list[str]:
-        iterations = self.training_["iterations"]
-        unfinished = [] if self.training_["converged"] else [f"not converged after {iterations} iterations"]
-        return unfinished + edges(self.training_, **self.grids)
 
     def _losses(self, Z: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds) -> np.ndarray:
         how = {"scoring": "neg_log_loss", "tol": 1e-3, "max_iter": 1000}
@@ -84,7 +76,9 @@ class _SelfCalibrated(Head):
 
     uncalibrated = "it calibrates itself, as Platt does"
 
-    def _calibrated(self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds) -> tuple[Dense, dict[str, Any]]:
+    def _calibrated(
+        self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds
+    ) -> tuple[Dense, dict[str, str | float]]:
         """Fit a model on Z (n, D), calibrate it, and return the layer and facts; without folds it is not calibrated.
 
         Calibration rests on out-of-fold scores of all rows and is put on the scores of one fit on all rows: never on
@@ -118,19 +112,15 @@ class LdaHead(_SelfCalibrated):
     Errors: TooFewRows where a fit, of a fold too, would see under LDA_ROWS rows.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
     @threadpool_limits.wrap(limits=1)  # on two busy cores LAPACK's threads wait for each other, up to ten times as long
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        folds = folds_by_group(y, groups, self.seed)
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        folds = folds_by_group(y, context.groups, self.seed)
         fewest = min([len(y), *(len(rest) for rest, _ in folds)])
         if fewest < LDA_ROWS:
             raise TooFewRows(
                 "too-few-rows",
-                f"lda cannot be trained on {len(y)} rows"
-                + (f": without one of its {len(folds)} folds {fewest} are left" if folds else ""),
-                rule=f"Each of its fits needs at least {LDA_ROWS} rows",
+                f"lda cannot be trained on {len(y)} rows: the smallest of its fits would see {fewest}",
+                rule=f"Each fit needs at least {LDA_ROWS} rows",
                 then="Label more images, or train another head",
             )
         mean, scale = standardisation(X)
@@ -142,7 +132,7 @@ class LdaHead(_SelfCalibrated):
         self.training_ = {"solver": "lsqr", "shrinkage": "Ledoit-Wolf", **facts}
 
 
-class SvmHead(_SelfCalibrated, Searched):
+class SvmHead(Searched, _SelfCalibrated):
     """Linear support vector machine on standardised features, its scores calibrated.
 
     C has the lowest log loss of calibrated out-of-fold scores on at most cv_rows rows, fitted to a coarse tolerance.
@@ -151,18 +141,14 @@ class SvmHead(_SelfCalibrated, Searched):
 
     grids: ClassVar = {"C": SVM_CS}
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
-        (c,), searched = self._search(y, groups, partial(self._losses, Z, y))
+        (c,), searched = self._search(y, context.groups, partial(self._losses, Z, y))
         with warnings.catch_warnings(record=True, action="always", category=ConvergenceWarning) as caught:
-            layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, groups, self.seed))
+            layer, facts = self._calibrated(self._svm(c, 1e-2), Z, y, folds_by_group(y, context.groups, self.seed))
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {"C": c, "cross_validation": searched, **facts, "converged": _converged(caught)}
-
-    def notes(self) -> list[str]:
-        unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + super().notes() + edges(self.training_, **self.grids)
 
     def _svm(self, c: float, tolerance: float) -> LinearSVC:
         return LinearSVC(C=c, dual=True, tol=tolerance, random_state=self.seed)

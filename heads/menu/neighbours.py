@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import log_loss
 
-from extract.ground.errors import HeadError
-from heads.menu.layers import Dense, Model, Neighbours, nearest, smoothed, unit
+from heads.menu.head import Context
+from heads.menu.layers import Model, Neighbours, nearest, smoothed, unit
 from heads.menu.search import TOO_FEW, Searched, described, folds_by_group, some_rows
 
 KS = (5, 11, 25, 51, 101, 201)  # odd: no tie at the threshold 0.5
@@ -21,21 +21,14 @@ class KnnHead(Searched):
 
     uncalibrated = "its smoothed votes are no layers"
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         rows = unit(X)
-        k, searched = self._choose_k(rows, y, groups)
+        k, searched = self._choose_k(rows, y, context.groups)
         self.neighbours_ = Neighbours(rows, y.astype(np.int8), k)
         self.training_ = {"k": k, "cross_validation": searched, "smoothing": "(votes + 1) / (k + 2)"}
 
     def to_model(self) -> Model:
         return self.neighbours_
-
-    def to_layers(self) -> list[Dense]:
-        raise HeadError(
-            "head-without-layers",
-            "Nearest neighbours are no layers",
-            rule="Stored rows can be predicted with, not exported",
-        )
 
     def _choose_k(self, rows: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[int, str]:
         """Return k and how it was found; where there are too few groups for folds, the third of KS that fit."""

@@ -9,8 +9,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from heads.menu import solver
+from heads.menu.head import Context
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.search import Folds, Searched, edges, out_of_fold
+from heads.menu.search import Folds, Searched, out_of_fold
 
 LANDMARKS = 512
 COMPONENTS = 64
@@ -32,11 +33,11 @@ class RbfHead(Searched):
     def __init__(self, cv_rows: int = 20_000, seed: int = 0) -> None:
         super().__init__(cv_rows, seed)
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         project = _projection(X)
         u = unit((X @ project.kernel + project.bias).astype(np.float32))
         landmarks = u[np.random.default_rng(self.seed).permutation(len(u))[:LANDMARKS]]
-        (gamma, c), searched = self._search(y, groups, partial(self._losses, u, landmarks, y))
+        (gamma, c), searched = self._search(y, context.groups, partial(self._losses, u, landmarks, y))
         F, above = _kernel_features(u, landmarks, gamma)
         F, mean = _centred(F)
         ones = np.ones((len(y), 1), np.float32)
@@ -52,10 +53,6 @@ class RbfHead(Searched):
             "cross_validation": searched,
             "converged": bool(fit.converged.all()),
         }
-
-    def notes(self) -> list[str]:
-        unfinished = [] if self.training_["converged"] else ["not converged"]
-        return unfinished + edges(self.training_, **self.grids)
 
     def _losses(
         self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sklearn.base import clone
 
 from extract.ground.errors import UsageError
@@ -12,7 +10,7 @@ from heads.menu.keras import SigmoidHead
 from heads.menu.linear import LdaHead, LogisticHead, MajorityHead, SvmHead
 from heads.menu.neighbours import KnnHead
 from heads.menu.rbf import RbfHead
-from heads.menu.sweep import SweepHead
+from heads.menu.sweep import Axes, SweepHead
 
 HEADS: dict[str, Head] = {  # untrained; `create` returns a copy
     # exactly the original: Dense(1, sigmoid), Adam, batch 512, 10 epochs, raw features
@@ -38,15 +36,15 @@ HEADS: dict[str, Head] = {  # untrained; `create` returns a copy
     # the floor: the share of class 1, whatever the image
     "majority": MajorityHead(),
 }
-COMPARED = tuple(name for name in HEADS if name != "sweep")  # what `make compare` trains; SWEEP= adds the sweep
+COMPARED = tuple(name for name, head in HEADS.items() if not head.only_swept)  # what `make compare` trains
+SWEPT = tuple(name for name, head in HEADS.items() if head.only_swept)  # what SWEEP= adds
 DEFAULT = ("sigmoid", "logistic")  # what `make head` trains
 BASELINES = (*DEFAULT, "sigmoid-long")  # what a chosen head is held against: with it they are measured on test
 
 
-def create(name: str, seed: int, axes: dict[str, Any] | None = None) -> Head:
-    """Make an untrained head; axes: of a head that has any. Errors: UsageError that lists what there is."""
+def create(name: str, seed: int, axes: Axes | None = None) -> Head:
+    """Make an untrained head; axes: of a head that has any. Errors: UsageError that lists the heads."""
     if name not in HEADS:
-        raise UsageError("head-unknown", f"HEAD={name} is no head", rule=f"Heads are {', '.join(HEADS)}")
-    head = clone(HEADS[name])
-    settings = {"seed": seed, "axes": axes}
-    return head.set_params(**{key: settings[key] for key in settings.keys() & head.get_params(deep=False).keys()})
+        raise UsageError("head-unknown", f"Unknown head {name!r}", rule=f"Available: {', '.join(HEADS)}")
+    head = clone(HEADS[name]).set_params(seed=seed)
+    return head.set_params(axes=axes) if "axes" in head.get_params() else head

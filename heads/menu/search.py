@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
@@ -75,7 +75,7 @@ def described(folds: Folds, rows: int, **grids: Grid) -> str:
     return f"{len(folds)} folds by group, {rows:,} rows, {searched} by log loss"
 
 
-def edges(chosen: dict[str, Any], **grids: Grid) -> list[str]:
+def edges(chosen: Mapping[str, float], **grids: Grid) -> list[str]:
     """Return a note for each setting that is the first or the last of its grid."""
     return [
         f"{name} = {chosen[name]:g} lies at the edge of what was searched"
@@ -90,10 +90,14 @@ class Searched(Head):
     grids: the values of each setting. cv_rows: the most rows that the choice looks at; the fit itself uses all.
     """
 
-    grids: ClassVar[dict[str, Grid]]
+    grids: ClassVar[dict[str, Grid]] = {}
 
     def __init__(self, cv_rows: int = 1500, seed: int = 0) -> None:
         self.cv_rows, self.seed = cv_rows, seed
+
+    def notes(self) -> list[str]:
+        unfinished = [] if self.training_.get("converged", True) else ["not converged"]
+        return unfinished + super().notes() + edges(self.training_, **self.grids)
 
     def _search(
         self, y: np.ndarray, groups: np.ndarray, losses: Callable[[np.ndarray, Folds], Sequence[float] | np.ndarray]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -17,16 +18,31 @@ from extract.ground.errors import TooFewRows, UsageError
 from extract.ground.progress import Progress
 from extract.tables.task import BINARY
 from heads.menu import solver
-from heads.menu.head import Head
+from heads.menu.head import Context, Head, Table
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
 from heads.menu.search import edges, fold_of, folds_by_group, log_losses
 from heads.stats import metrics
 
-Setting = dict[str, Any]  # an axis -> its value
-Axes = dict[str, dict[str, tuple[Any, ...]]]  # a family of heads -> an axis -> its values
+Value = str | float
+Axes = dict[str, dict[str, tuple[Value, ...]]]  # a family of heads -> an axis -> its values
+
+
+class Setting(TypedDict, total=False):
+    """A value for each axis of a family."""
+
+    scaling: str
+    class_weight: str
+    C: float
+    learning_rate: float
+    label_smoothing: float
+    focal_gamma: float
+    seed: int
+    epochs: int
+
 
 SCALINGS = ("standard", "unit", "both")  # mean 0 and variance 1; rows at length 1; length 1, then mean 0 and variance 1
 CLASS_WEIGHTS = ("none", "balanced")
+WORDS = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}  # of the axes that are words
 # every head of a family is one choice from each of its axes; SWEEP="C=0.001,0.01 epochs=10" replaces axes by name
 AXES: Axes = {
     "logistic": {  # solved to convergence
@@ -86,9 +102,7 @@ def parse(text: str) -> Axes:
         name, equals, values = word.partition("=")
         families = [each for each in axes.values() if name in each]
         if not equals or not families:
-            raise UsageError(
-                "sweep-axis-unknown", f"SWEEP: {word!r} names no axis", rule=f"Axes are {', '.join(COLUMNS[1:])}"
-            )
+            raise UsageError("sweep-axis-unknown", f"SWEEP has {word!r}", rule=f"Axes are {', '.join(COLUMNS[1:])}")
         for each in families:
             each[name] = tuple(dict.fromkeys(_read(name, value) for value in values.split(",") if value))
     axes = {family: each for family, each in axes.items() if all(each.values())}
@@ -99,27 +113,20 @@ def parse(text: str) -> Axes:
     return axes
 
 
-def _read(name: str, text: str) -> Any:
-    words = {"scaling": SCALINGS, "class_weight": CLASS_WEIGHTS}.get(name, ())
-    if text in words:
-        return text
-    if words:
-        raise UsageError(
-            "sweep-value-invalid", f"SWEEP: {text!r} is no {name}", rule=f"It is one of {', '.join(words)}"
-        )
-    least, below, whole = RANGES[name]
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = -1
-    if not least <= value < below:
-        raise UsageError(
-            "sweep-value-invalid",
-            f"SWEEP: {text!r} is no {name}",
-            rule=f"It is a {'whole ' if whole else ''}number from {least:g} on"
-            + (f", below {below:g}" if below < np.inf else ""),
-        )
-    return value
+def _read(name: str, text: str) -> Value:
+    if name in WORDS:
+        if text in WORDS[name]:
+            return text
+        rule = f"one of {', '.join(WORDS[name])}"
+    else:
+        least, below, whole = RANGES[name]
+        with suppress(ValueError):
+            value = int(text) if whole else float(text)
+            if least <= value < below:
+                return value
+        limit = f" and < {below:g}" if below < np.inf else ""
+        rule = f"a {'whole ' * whole}number >= {least:g}{limit}"
+    raise UsageError("sweep-value-invalid", f"SWEEP has {name}={text}", rule=f"{name} is {rule}")
 
 
 class SweepHead(Head):
@@ -130,12 +137,13 @@ class SweepHead(Head):
     """
 
     uncalibrated = "its settings are chosen by out-of-fold log loss already"
+    only_swept = True
 
     def __init__(self, axes: Axes | None = None, seed: int = 0) -> None:
         self.axes, self.seed = axes, seed
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        folds = folds_by_group(y, groups, self.seed)
+    def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        folds = folds_by_group(y, context.groups, self.seed)
         if not folds:
             raise TooFewRows(
                 "too-few-groups",
@@ -143,7 +151,7 @@ class SweepHead(Head):
                 rule="Settings are compared by grouped cross-validation inside train",
                 then="Label more, or leave SWEEP out",
             )
-        tried = _tried(X, y, groups, fold_of(folds), self.axes or AXES, self.seed)
+        tried = _tried(X, y, context.groups, fold_of(folds), self.axes or AXES, self.seed)
         self.tried_ = sorted(tried, key=lambda each: np.nan_to_num(each.log_loss.value or 0, nan=np.inf))
         best = self.tried_[0]
         self.layers_ = best.layers
@@ -156,8 +164,8 @@ class SweepHead(Head):
             "converged": best.converged,
         }
 
-    def tables(self) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
-        return {"sweep.csv": ((*COLUMNS, *FIGURES), [each.row() for each in self.tried_])}
+    def tables(self) -> dict[str, Table]:
+        return {"sweep.csv": Table((*COLUMNS, *FIGURES), [each.row() for each in self.tried_])}
 
     def notes(self) -> list[str]:
         best = self.tried_[0]
@@ -171,13 +179,13 @@ class SweepHead(Head):
         ]
         if left := sum(not each.converged for each in self.tried_):
             notes.append(f"{left} of the heads did not converge")
-        values = sorted((self.axes or AXES)["logistic"]["C"]) if best.solver == "logistic" else []
-        return notes + (edges(best.setting, C=values) if len(values) > 1 else [])
+        values = sorted(map(float, (self.axes or AXES)["logistic"]["C"])) if best.solver == "logistic" else []
+        return notes + (edges({"C": best.setting["C"]}, C=values) if len(values) > 1 else [])
 
 
 def _tried(X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, axes: Axes, seed: int) -> list[Tried]:
     settings = {
-        family: [dict(zip(each, values, strict=True)) for values in itertools.product(*each.values())]
+        family: [cast(Setting, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())]
         for family, each in axes.items()
     }
     progress = Progress(sum(map(len, settings.values())), "sweep", "heads")
@@ -228,7 +236,7 @@ class _Columns:
 
     def repeated(self, settings: list[Setting], name: str) -> np.ndarray:
         """Return an axis' value of each column, (settings x (1 + folds),)."""
-        return np.repeat([each[name] for each in settings], self.each)
+        return np.repeat(np.array([each.get(name) for each in settings]), self.each)
 
     def tried(self, family: str, settings: list[Setting], fit: solver.Fit) -> Iterator[Tried]:
         """Measure each setting by the scores of rows that its folds did not see."""

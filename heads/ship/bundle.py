@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.recipe import Recipe
-from extract.store.cache import FeatureCache, refuse_other_recipe
 from extract.tables.task import Task
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
+from heads.stats.metrics import Metric
 
 SCHEMA = 1
 OF_WEIGHTS = ("layers", "neighbours")  # of HeadFacts: one of them describes what weights.npz holds
+OTHER = "other labels or features, or for another THRESHOLD,"
 AGAIN = "Train the head again with make head"
 BEFORE = {"spec": "0.5", "prior": None}  # the operating point of a head.json from before 0.3.0, which has none
 FACTS, WEIGHTS = "head.json", "weights.npz"
 FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
+class LayerFacts(TypedDict):
+    """A dense layer in head.json; before 0.3.0 it had no `unit`, which was then false."""
+
+    units: int
+    activation: str
+    unit: NotRequired[bool]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadFacts:
     """What head.json says, in its order; a field without a default is needed to use a head.
 
-    classes: (negative, positive). operating_point: see `OperatingPoint.to_json`. One of OF_WEIGHTS.
+    classes: (negative, positive). operating_point: see `OperatingPoint.to_json`. layers, or else neighbours: the shapes
+    in weights.npz.
     """
 
     head: str
@@ -45,18 +54,24 @@ class HeadFacts:
     backbone: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    layers: list[dict[str, Any]] | None = None
+    layers: list[LayerFacts] | None = None
     neighbours: dict[str, int] | None = None
 
     @property
     def task(self) -> Task:
         return Task("binary", self.classes)
 
+    @property
+    def comparable(self) -> tuple[object, ...]:
+        """Labels, features and target: heads that differ in one are not compared by their losses."""
+        point = self.operating_point
+        return self.table_digest, self.fingerprint, point["spec"], point["prior"]
+
     def decide(self, p: np.ndarray) -> np.ndarray:
         """Return the class name of each probability (n,)."""
         return self.task.names(self.task.decide(p, self.threshold))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what head.json holds."""
         values = {"schema": SCHEMA, **{each.name: getattr(self, each.name) for each in fields(self)}}
         values["recipe"] = self.recipe.to_json()
@@ -67,17 +82,36 @@ class HeadFacts:
         """Take what `path`, a head.json of 0.2.0 or later, holds. Errors: HeadError naming the field."""
         if not isinstance(given, dict) or given.get("schema") != SCHEMA:
             raise HeadError("head-schema", f"{path} has no schema {SCHEMA}", then=AGAIN)
-        needed = [each.name for each in fields(cls) if each.default is each.default_factory is MISSING]
-        lacking = [name for name in needed if name not in given]
-        if not any(given.get(name) is not None for name in OF_WEIGHTS):
+        lacking = [each.name for each in fields(cls) if each.default is each.default_factory is MISSING]
+        lacking = [name for name in lacking if name not in given]
+        if all(given.get(name) is None for name in OF_WEIGHTS):
             lacking.append(OF_WEIGHTS[0])
         if lacking:
             raise HeadError("head-incomplete", f"{path} lacks {', '.join(lacking)}", then=AGAIN)
-        values = {"operating_point": BEFORE} | {
-            each.name: given[each.name] for each in fields(cls) if each.name in given
-        }
-        _refuse_unsound(path, values)
-        return cls(**values | {"classes": tuple(values["classes"]), "recipe": Recipe.from_json(values["recipe"])})
+        values = {each.name: given[each.name] for each in fields(cls) if each.name in given}
+        try:
+            values["recipe"] = Recipe.from_json(given["recipe"])
+        except ValueError as error:
+            raise HeadError("head-field-invalid", f"{path}: {error}", then=AGAIN) from error
+        return cls(**values)._sound(path)
+
+    def _sound(self, path: Path) -> HeadFacts:
+        """Return the facts with classes as a tuple. Errors: HeadError unless they hold what a decision needs."""
+        threshold, point = self.threshold, self.operating_point
+        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        for name, holds, rule in (
+            ("threshold", number and 0 <= threshold < np.inf, "It is a number >= 0"),
+            ("classes", isinstance(self.classes, list) and len(self.classes) == 2, "It is [negative, positive]"),
+            ("operating_point", isinstance(point, dict) and {"spec", "prior"} <= {*point}, "It has spec and prior"),
+        ):
+            if not holds:
+                raise HeadError(
+                    "head-field-invalid", f"{path} has {name} {getattr(self, name)!r}", rule=rule, then=AGAIN
+                )
+        return replace(self, classes=tuple(self.classes))
+
+
+Figures = dict[str, dict[str, Metric]]  # split -> name -> figure
 
 
 @dataclass(frozen=True)
@@ -93,21 +127,18 @@ class Bundle:
 
     def write(self, folder: Path) -> None:
         """Write head.json and weights.npz into an existing folder."""
-        described, arrays = _describe(self.model)
+        if isinstance(self.model, Neighbours):
+            arrays: dict[str, Any] = {"rows": self.model.rows, "labels": self.model.labels}
+            facts = replace(self.facts, neighbours={"rows": len(self.model.rows), "k": self.model.k})
+        else:
+            numbered = list(enumerate(self.model))
+            arrays = {f"{part}_{i}": getattr(layer, part) for i, layer in numbered for part in ("kernel", "bias")}
+            layers = [
+                LayerFacts(units=len(each.bias), activation=each.activation, unit=each.unit) for each in self.model
+            ]
+            facts = replace(self.facts, layers=layers)
         np.savez(folder / WEIGHTS, **arrays)
-        facts = replace(self.facts, **described).to_json()
-        (folder / FACTS).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _describe(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what head.json says of a model, and the arrays that weights.npz holds of it."""
-    if isinstance(model, Neighbours):
-        return {"neighbours": {"rows": len(model.rows), "k": model.k}}, {"rows": model.rows, "labels": model.labels}
-    described = [
-        {"units": layer.kernel.shape[1], "activation": layer.activation, "unit": layer.unit} for layer in model
-    ]
-    parts = ("kernel", "bias")
-    return {"layers": described}, {f"{p}_{i}": getattr(layer, p) for i, layer in enumerate(model) for p in parts}
+        files.write_json(folder / FACTS, facts.to_json())
 
 
 def load(folder: Path) -> Bundle:
@@ -123,31 +154,27 @@ def read_facts(folder: Path) -> HeadFacts:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         files.raise_unless_damage(path, error)
-        raise HeadError(
-            "head-missing", f"There is no trained head in {folder}: {error}", then="Run make head"
-        ) from error
+        raise HeadError("head-missing", f"No trained head in {folder}: {error}", then="Run make head") from error
     return HeadFacts.from_json(given, path)
 
 
-def _refuse_unsound(path: Path, facts: dict[str, Any]) -> None:
-    """Raise HeadError, naming the field, unless head.json holds what a decision needs."""
-    threshold, classes, point = facts["threshold"], facts["classes"], facts["operating_point"]
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    sound_point = isinstance(point, dict) and isinstance(point.get("spec"), str) and "prior" in point
-    for name, holds, rule in (
-        ("threshold", number and 0 <= threshold < np.inf, "It is a number of 0 or more"),
-        ("classes", isinstance(classes, list) and len(classes) == 2, "They are the negative and the positive one"),
-        ("recipe", _is_recipe(facts["recipe"]), "It says by name how features were made"),
-        ("operating_point", sound_point, "It says spec and prior"),
-    ):
-        if not holds:
-            raise HeadError("head-field-invalid", f"{path} has {name} {facts[name]!r}", rule=rule, then=AGAIN)
-
-
-def _is_recipe(given: Any) -> bool:
-    with suppress(ValueError):
-        return bool(Recipe.from_json(given))
-    return False
+def read_figures(folder: Path) -> Figures:
+    """Read the figures of validation, and of test where it was measured, from metrics.json. Errors: HeadError."""
+    try:
+        given = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+        float(given["validation"]["log_loss"]["value"])  # heads are chosen by it
+        return {
+            split: {
+                name: Metric(**{each.name: metric[each.name] for each in fields(Metric)})
+                for name, metric in given[split].items()
+            }
+            for split in ("validation", "test")
+            if split in given
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HeadError(
+            "figures-unreadable", f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again"
+        ) from error
 
 
 def _read_model(folder: Path, facts: HeadFacts) -> Model:
@@ -166,9 +193,9 @@ def _read_model(folder: Path, facts: HeadFacts) -> Model:
         ) from error
 
 
-def _layers(arrays: Any, described: Any, dim: int) -> list[Dense]:
+def _layers(arrays: Any, described: list[LayerFacts] | None, dim: int) -> list[Dense]:
     layers, width = [], dim
-    for i, each in enumerate(described):
+    for i, each in enumerate(described or []):
         unit = each.get("unit", False)  # bundles before 0.3.0 do not say
         layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], each["activation"], unit)
         units = each["units"]
@@ -199,13 +226,6 @@ def _neighbours(arrays: Any, described: dict[str, int], dim: int) -> Neighbours:
     return Neighbours(rows, labels, k)
 
 
-def refuse_stranger(bundle: Bundle, found: FeatureCache) -> None:
-    """Raise CacheError, naming the field that differs, unless the bundle was trained on features of this recipe."""
-    refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
-    if bundle.facts.dim != found.dim:
-        raise HeadError("head-dimension", f"The head takes {bundle.facts.dim} features, {found.path} has {found.dim}")
-
-
 def trained(heads: Path) -> list[str]:
     """Return the names of the heads that are trained in a folder, after clearing up behind a killed process."""
     files.sweep(heads)
@@ -215,26 +235,16 @@ def trained(heads: Path) -> list[str]:
 def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[str, str]:
     """Return the head to use and why: the one asked for, else the trained one with the lowest validation log loss.
 
-    for_export: leave out, unless asked for, those that cannot be exported, and say so where that changes the choice.
+    for_export: unless one is asked for, among those that are made of layers. Errors: HeadError where there is none.
     """
-    names = trained(heads)
-    if name and name not in names:
-        from heads.menu import registry  # here, as it loads scikit-learn
-
-        registry.create(name, 0)  # no such head: the error lists those there are
-    if not names or (name and name not in names):
-        raise HeadError(
-            "head-missing",
-            f"No trained head{f' {name}' if name else ''} in {heads}; there is {', '.join(names) or 'none'}",
-            then=f"Run make head{f' HEAD={name}' if name else ''}",
-        )
-    newest = max(names, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
-    current = [each for each in names if _made_of(heads / each) == _made_of(heads / newest)]
-    other = "trained on other labels or features, or for another THRESHOLD"
+    facts = {each: read_facts(heads / each) for each in trained(heads)}
+    if not facts or (name and name not in facts):
+        raise _none_trained(heads, name, list(facts))
+    newest = max(facts, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
+    current = [each for each in facts if facts[each].comparable == facts[newest].comparable]
     if name:
-        return name, "as asked" + ("" if name in current else f"; {other}, than {newest}")
-    losses = {each: validation_log_loss(heads / each) for each in current}
-    usable = [each for each in losses if not for_export or exportable(heads / each)]
+        return name, "as asked" if name in current else f"as asked; trained on {OTHER} than {newest}"
+    usable = [each for each in current if facts[each].layers is not None or not for_export]
     if not usable:
         raise HeadError(
             "head-without-layers",
@@ -242,50 +252,22 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             rule="An export is made of layers",
             then="Run make head, then make export",
         )
-    best, lowest = (min(among, key=losses.__getitem__) for among in (usable, losses))
-    others = len(names) - len(current)
-    return best, "".join(
-        (
-            f"lowest validation log loss of {len(usable)} trained heads",
-            " that can be exported" if len(usable) < len(losses) else "",
-            f", {losses[best]:.4f}",
-            f"; {lowest} has {losses[lowest]:.4f} but cannot be exported" if lowest != best else "",
-            f"; {others} {other}, left out" if others else "",
-        )
+    losses = {each: read_figures(heads / each)["validation"]["log_loss"].value or 0 for each in usable}
+    best = min(losses, key=losses.__getitem__)
+    which = " that can be exported" if len(usable) < len(current) else ""
+    left = f"; {len(facts) - len(current)} trained on {OTHER} left out" if len(facts) > len(current) else ""
+    n = f"{len(usable)} trained head{'s' * (len(usable) > 1)}"
+    return best, f"lowest validation log loss of {n}{which}, {losses[best]:.4f}{left}"
+
+
+def _none_trained(heads: Path, name: str | None, names: list[str]) -> HeadError:
+    """Return the error for a head that is not trained; for one that does not exist, raise UsageError."""
+    if name:
+        from heads.menu import registry  # here, as it loads scikit-learn
+
+        registry.create(name, 0)
+    return HeadError(
+        "head-missing",
+        f"No trained head {name or ''} in {heads}. Trained: {', '.join(names) or 'none'}",
+        then=f"Run make head{f' HEAD={name}' if name else ''}",
     )
-
-
-def exportable(folder: Path) -> bool:
-    """Whether a trained head is layers."""
-    return read_facts(folder).layers is not None
-
-
-def layers_of(bundle: Bundle, heads: Path) -> list[Dense]:
-    """Return the layers of a bundle in the folder `heads`. Errors: HeadError naming the trained heads that have any."""
-    if isinstance(bundle.model, Neighbours):
-        others = [each for each in trained(heads) if exportable(heads / each)]
-        raise HeadError(
-            "head-without-layers",
-            f"Head {bundle.facts.head} cannot be exported",
-            rule=f"An export is made of layers; {len(bundle.model.rows):,} stored rows are none",
-            then=f"Run make export HEAD= with one of {', '.join(others)}"
-            if others
-            else "Run make head, then make export",
-        )
-    return bundle.model
-
-
-def _made_of(folder: Path) -> tuple[Any, ...]:
-    """Return labels, recipe and target of a trained head: losses on others do not compare, nor do other promises."""
-    facts = read_facts(folder)
-    return facts.table_digest, facts.fingerprint, facts.operating_point["spec"], facts.operating_point["prior"]
-
-
-def validation_log_loss(folder: Path) -> float:
-    """Read a trained head's validation log loss from its metrics.json."""
-    try:
-        return float(json.loads((folder / FIGURES).read_text(encoding="utf-8"))["validation"]["log_loss"]["value"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(
-            "figures-unreadable", f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again"
-        ) from error

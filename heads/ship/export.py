@@ -8,7 +8,7 @@ the cached features.
 from __future__ import annotations
 
 import io
-import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -29,6 +29,7 @@ from extract.store import cache
 from extract.tables.task import BINARY
 from extract.workspace import Workspace
 from heads.data.dataset import rows_of
+from heads.menu.layers import Neighbours
 from heads.ship import bundle as bundles
 from heads.ship import card, formats
 from heads.ship.bundle import Bundle, HeadFacts
@@ -86,8 +87,14 @@ def export(
     files.refuse_inputs([target], read, then="Move it elsewhere, or give another OUT")
     bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    layers = bundles.layers_of(bundle, place.heads)
-    bundles.refuse_stranger(bundle, found)
+    if isinstance(bundle.model, Neighbours):
+        raise HeadError(
+            "head-without-layers",
+            f"Head {name} cannot be exported",
+            rule="An export is made of layers; this head is stored rows",
+            then="Run make export without HEAD: it takes the best head that can be exported",
+        )
+    cache.refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
     source = backbone.resolve(place.backbone, place.input_size)
     cache.refuse_other_recipe(found.recipe, backbone.recipe(source, place.precision), where=str(place.cache))
     sample = draw(place, found, bundle, n_images, seed)
@@ -95,7 +102,7 @@ def export(
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
     version, threshold = formats.newest(target / "saved_model") + 1, bundle.facts.threshold
     with files.replacing_folder(target) as folder:
-        written = formats.write(network, layers, threshold, folder, version=version, formats=asked)
+        written = formats.write(network, bundle.model, threshold, folder, version=version, asked=asked)
         results = check(folder, written, sample, threshold, network.input_size)
         failed = _remove_failed(folder, results)
         if {result.format for result in results} - {result.format for result in failed} != {"saved_model"}:
@@ -115,9 +122,8 @@ def _network(source: backbone.Source, sample: Sample, asked: Sequence[str]) -> b
     """
     network = backbone.load(source)
     if network.model is None and KERAS & set(asked):
-        some = _batch(sample, range(min(len(sample.p), BATCH)), network.input_size)["pixels"]
-        if some:
-            network.find_model(np.stack(list(some.values())))
+        if pixels := next(_batches(sample, network.input_size))["pixels"]:
+            network.find_model(np.stack(list(pixels.values())))
         if network.model is None and set(asked) <= KERAS:
             raise HeadError(
                 "no-keras-format", card.NO_KERAS, then="Run make export FORMATS=saved_model, tflite or onnx"
@@ -134,22 +140,18 @@ def _remove_failed(folder: Path, results: list[Parity]) -> list[Parity]:
     names = {result.format for result in failed}
     if names == {result.format for result in results}:
         raise _parity_error(failed)
-    for path in (folder / name for name in names):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for name in names:
+        (shutil.rmtree if name == "saved_model" else os.remove)(folder / name)
     return failed
 
 
 def _describe(folder: Path, head: Path, facts: HeadFacts, results: list[Parity], *, no_keras: bool) -> None:
     """Write what lies beside the models: parity.json, head.json, labels.txt, MODEL_CARD.md. head: the bundle."""
     parity = [asdict(result) for result in results]
-    (folder / "parity.json").write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+    files.write_json(folder / "parity.json", parity)
     shutil.copy(head / bundles.FACTS, folder / bundles.FACTS)
     (folder / LABELS).write_text(labels(facts.classes), encoding="utf-8", errors="replace")
-    figures = json.loads((head / bundles.FIGURES).read_text(encoding="utf-8"))
-    text = card.render(facts, figures, parity, no_keras=no_keras)
+    text = card.render(facts, bundles.read_figures(head), parity, no_keras=no_keras)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
 
 
@@ -173,19 +175,12 @@ def in_float32(
     """
     network.run_on(engines.choose("auto"))
     p, seen = np.full(len(sample.p), np.nan), np.zeros(len(sample.p), bool)
-    step = backbone.batch(BATCH, network.input_size)
-    for start in range(0, len(p), step):
-        rows = range(start, min(start + step, len(p)))
-        if pixels := _batch(sample, rows, network.input_size)["pixels"]:
+    for batch in _batches(sample, network.input_size):
+        if pixels := batch["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
             seen[list(pixels)] = True
     there, threshold = np.flatnonzero(seen), bundle.facts.threshold
     _refuse_most_gone(len(there), len(p))
-    if not np.isfinite(p[there]).all():
-        raise HeadError(
-            "parity-not-finite",
-            f"{(~np.isfinite(p[there])).sum():,} of {len(there):,} images have no finite feature in float32",
-        )
     paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
     kept = Sample(paths, sha256, p[there], sample.weight[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
@@ -247,11 +242,10 @@ def check(folder: Path, names: list[str], sample: Sample, threshold: float, size
     """
     opened = {file: formats.open_export(folder / file) for file in names}
     inputs = {file: ("pixels", "bytes" if "bytes" in each.inputs else SCRIPT) for file, each in opened.items()}
-    n, step = len(sample.p), backbone.batch(BATCH, size)
+    n = len(sample.p)
     given = {(file, by): np.full((n, len(formats.OUTPUTS)), np.nan) for file in names for by in inputs[file]}
     seen = {key: np.zeros(n, bool) for key in given}
-    for start in range(0, n, step):
-        batch = _batch(sample, range(start, min(start + step, n)), size)
+    for batch in _batches(sample, size):
         for (file, by), got in given.items():
             if rows := list(batch[by]):
                 run, values = opened[file].inputs["pixels" if by == SCRIPT else by], list(batch[by].values())
@@ -274,20 +268,22 @@ def _refuse_most_gone(there: int, n: int) -> None:
         )
 
 
-def _batch(sample: Sample, rows: range, size: int) -> dict[str, dict[int, Any]]:
-    """Return for each kind of input what to feed, by row, but for images that moved or changed since make features."""
-    found: dict[str, dict[int, Any]] = {"pixels": {}, SCRIPT: {}, "bytes": {}}
-    for i in rows:
-        try:
-            data = decode.read(sample.paths[i], sha256=sample.sha256[i])
-            found["pixels"][i], by_graph = decode.decoded(data, size)
-        except decode.BadImage:
-            continue
-        with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many words for it
-            found[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]
-        if by_graph:
-            found["bytes"][i] = data
-    return found
+def _batches(sample: Sample, size: int) -> Iterator[dict[str, dict[int, Any]]]:
+    """Yield what to feed by each kind of input, by row; without images that moved or changed since make features."""
+    n, step = len(sample.p), backbone.batch(BATCH, size)
+    for start in range(0, n, step):
+        batch: dict[str, dict[int, Any]] = {"pixels": {}, SCRIPT: {}, "bytes": {}}
+        for i in range(start, min(start + step, n)):
+            try:
+                data = decode.read(sample.paths[i], sha256=sample.sha256[i])
+                batch["pixels"][i], by_graph = decode.decoded(data, size)
+            except decode.BadImage:
+                continue
+            with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many errors for it
+                batch[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]
+            if by_graph:
+                batch["bytes"][i] = data
+        yield batch
 
 
 def compare(

@@ -27,6 +27,7 @@ from extract.ground.errors import HeadError, UsageError
 from extract.images import decode
 from heads.menu.layers import Dense
 
+Tensor = Any  # of TensorFlow, whose types mypy does not know
 OUTPUTS = ("probability", "decision")
 FILES = {  # what FORMATS= names -> the files that it gives
     "keras": ("model.keras",),
@@ -49,7 +50,7 @@ def parse(text: str) -> list[str]:
     asked = list(FILES) if text == "all" else text.split(",")
     if unknown := [name for name in asked if name not in FILES]:
         raise UsageError(
-            "format-unknown", f"FORMATS={text}: {unknown[0]!r} is none", rule=f"They are {', '.join(FILES)}, or all"
+            "format-unknown", f"Unknown format {unknown[0]!r}", rule=f"Available: {', '.join(FILES)}, or all"
         )
     for name in asked:
         refuse_missing(name, NEEDS.get(name, ()))
@@ -73,17 +74,17 @@ def write(
     threshold: float,
     folder: Path,
     *,
-    version: int = 1,
-    formats: Sequence[str] = DEFAULT,
+    version: int,
+    asked: Sequence[str],
 ) -> list[str]:
-    """Write the files of `formats` into `folder` and return their names; those of Keras only where there is its graph.
+    """Write the files of the formats `asked` and return their names; those of Keras only where there is its graph.
 
     version: of the SavedModel, as TensorFlow Serving counts. Errors: OSError where the disk has no room.
     """
     base = folder / "saved_model"
-    with _systems_word():
+    with _as_os_errors():
         write_saved_model(network, layers, threshold, base / str(version))
-    files = [file for name in formats for file in FILES[name]]
+    files = [file for name in asked for file in FILES[name]]
     if network.model is None:
         files = [file for file in files if file not in ("model.keras", "model.h5")]
     size = sum(file.stat().st_size for file in base.rglob("*") if file.is_file())
@@ -96,7 +97,7 @@ def write(
             model.save(folder / file, **({"include_optimizer": False} if file == "model.h5" else {}))
     for file, half in (("model.tflite", False), ("model_float16.tflite", True)):
         if file in files:
-            with _systems_word():
+            with _as_os_errors():
                 converted = _tflite(base / str(version), threshold, half)
             (folder / file).write_bytes(converted)
     if "model.onnx" in files:
@@ -107,8 +108,8 @@ def write(
 
 
 @contextmanager
-def _systems_word() -> Iterator[None]:
-    """Turn TensorFlow's own errors for what the disk refused, OutOfRange for one, into OSError."""
+def _as_os_errors() -> Iterator[None]:
+    """Raise as OSError what TensorFlow raises when the disk refuses, OutOfRangeError for one."""
     tf, _ = tensorflow.load()
     try:
         yield
@@ -159,11 +160,11 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
     frozen = tensorflow.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
 
-    def from_pixels(pixels: Any) -> dict[str, Any]:
+    def from_pixels(pixels: Tensor) -> dict[str, Tensor]:
         p = frozen(pixels)[0]
         return {"probability": p, "decision": tf.cast(p >= least, tf.int32)}
 
-    def from_bytes(image_bytes: Any) -> dict[str, Any]:
+    def from_bytes(image_bytes: Tensor) -> dict[str, Tensor]:
         square = tf.TensorSpec((size, size, 3), tf.uint8)
         pixels = tf.map_fn(lambda encoded: decode.decode(encoded, size), image_bytes, fn_output_signature=square)
         return from_pixels(tf.cast(pixels, tf.float32))
@@ -178,7 +179,7 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     shutil.copyfile(WARMUP, path / "assets.extra" / "tf_serving_warmup_requests")
 
 
-def _save(module: Any, path: Path, signatures: dict[str, Any]) -> None:
+def _save(module: Any, path: Path, signatures: dict[str, Callable[..., dict[str, Tensor]]]) -> None:
     tf, _ = tensorflow.load()
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not for training
     tf.saved_model.save(module, str(path), signatures, options)
@@ -194,7 +195,7 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
     by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
     bits = int(np.float32(least_float32(threshold)).view(np.int32))
 
-    def from_pixels(pixels: Any) -> dict[str, Any]:
+    def from_pixels(pixels: Tensor) -> dict[str, Tensor]:
         p = by_pixels(pixels=pixels)["probability"]
         return {"probability": p, "decision": tf.cast(tf.bitcast(p, tf.int32) >= bits, tf.int32)}
 
@@ -258,8 +259,8 @@ def newest(base: Path) -> int:
     return max((int(path.name) for path in base.glob("[0-9]*") if path.name.isdecimal()), default=0)
 
 
-def _columns(given: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(given[name]) for name in OUTPUTS], axis=1, dtype=float)
+def _columns(probability: Tensor, decision: Tensor) -> np.ndarray:
+    return np.concatenate([probability, decision], axis=1, dtype=float)
 
 
 def _open_saved_model(path: Path) -> Exported:
@@ -269,9 +270,9 @@ def _open_saved_model(path: Path) -> Exported:
     signatures = tf.saved_model.load(str(path)).signatures
     by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
     _refuse_undecided(path, by_pixels.structured_outputs)
-    inputs = {"pixels": lambda x: _columns(by_pixels(pixels=tf.constant(x, tf.float32)))}
+    inputs = {"pixels": lambda x: _columns(**by_pixels(pixels=tf.constant(x, tf.float32)))}
     if by_bytes is not None:
-        inputs["bytes"] = lambda x: _columns(by_bytes(image_bytes=tf.constant(x)))
+        inputs["bytes"] = lambda x: _columns(**by_bytes(image_bytes=tf.constant(x)))
     return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
 
 
@@ -285,7 +286,7 @@ def _open_keras(path: Path) -> Exported:
         jit_compile=False,
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
     )
-    return Exported(size, {"pixels": lambda x: _columns(run(tf.constant(x, tf.float32)))})
+    return Exported(size, {"pixels": lambda x: _columns(**run(tf.constant(x, tf.float32)))})
 
 
 def _open_tflite(path: Path) -> Exported:
@@ -298,9 +299,9 @@ def _open_tflite(path: Path) -> Exported:
         size, turn = int(run.get_input_details()["pixels"]["shape"][1]), threading.Lock()
         run(pixels=np.zeros((1, size, size, 3), np.float32))  # it chooses what it computes with now, and says so
 
-    def in_turn(x: Any) -> np.ndarray:
+    def in_turn(x: np.ndarray) -> np.ndarray:
         with turn:
-            return _columns(run(pixels=np.asarray(x, np.float32)))
+            return _columns(**run(pixels=np.asarray(x, np.float32)))
 
     return Exported(size, {"pixels": in_turn})
 
@@ -309,20 +310,18 @@ def _open_onnx(path: Path) -> Exported:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _refuse_undecided(path, dict.fromkeys(output.name for output in session.get_outputs()))
+    _refuse_undecided(path, {output.name for output in session.get_outputs()})
 
-    def run(x: Any) -> np.ndarray:
-        given = session.run(OUTPUTS, {"pixels": np.asarray(x, np.float32)})
-        return _columns(dict(zip(OUTPUTS, given, strict=True)))
-
-    return Exported(int(session.get_inputs()[0].shape[1]), {"pixels": run})
+    size = int(session.get_inputs()[0].shape[1])
+    return Exported(size, {"pixels": lambda x: _columns(*session.run(OUTPUTS, {"pixels": np.asarray(x, np.float32)}))})
 
 
 def _refuse_undecided(path: Path, outputs: Any) -> None:
-    if not isinstance(outputs, dict) or not set(OUTPUTS) <= set(outputs):
+    """Raise HeadError unless a model's outputs, named by a dictionary or a set, are those of an export."""
+    if not isinstance(outputs, dict | set) or {*outputs} != {*OUTPUTS}:
         raise HeadError(
             "export-too-old",
-            f"{path} gives no decision: it was exported before 0.3.0",
+            f"{path} was not exported by Onepass 0.3.0 or later",
             rule=f"An export gives {' and '.join(OUTPUTS)}",
             then="Run make export again",
         )

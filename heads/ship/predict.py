@@ -20,6 +20,7 @@ from extract.ground import tensorflow
 from extract.ground.errors import HeadError, InputError
 from extract.ground.progress import Progress
 from extract.images import decode, header
+from extract.images.decode import BadImage
 from extract.recipe import Recipe
 from extract.run import undecodable
 from extract.store import cache
@@ -34,19 +35,27 @@ from heads.ship.formats import open_export
 COLUMNS = ("path", "probability", "decision", "status", "reason")
 
 
+File = tuple[str, Path | None]  # its name in the output; where it is, None if it is missing
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """One file: p is None where it could not be read; status "ok" or "failed"; reason from header.REASONS."""
+    """One file. p: None where it could not be read, which `reason` explains by one of header.REASONS."""
 
     path: str
     p: float | None
     decision: str
-    status: str
-    reason: str
+    reason: str = ""
+
+    def row(self) -> tuple[str, ...]:
+        """Return it under COLUMNS."""
+        if self.p is None:
+            return self.path, "", "", "failed", self.reason
+        return self.path, f"{self.p:.6f}", self.decision, "ok", ""
 
 
-def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> list[tuple[str, Path | None]]:
-    """Return (name, path) of each image that INPUT means: a file, a folder's image files, or a table's rows.
+def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> list[File]:
+    """Return each image that INPUT means: a file, a folder's image files, or a table's rows.
 
     In a folder, files with an image suffix or none count, in all folders below (see `folders.find`).
     Errors: InputError when there is nothing.
@@ -59,21 +68,21 @@ def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> lis
         if not paths:
             raise InputError(
                 "input-no-image",
-                f"There is no image file in {source}",
+                f"No image file in {source}",
                 rule=f"Suffixes are {' '.join(folders.SUFFIXES)}",
             )
         return [(str(path), path) for path in paths]
     if not source.exists():
         raise InputError(
-            "input-missing", f"INPUT={source}: there is no such file or folder", then="Give a file, a folder or a table"
+            "input-missing", f"INPUT={source}: no such file or folder", then="Give a file, a folder or a table"
         )
     if source.suffix.lower() not in sheet.SUFFIXES:
         return [(str(source), source)]
     return list_table(source, media, allow_outside=allow_outside)
 
 
-def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> list[tuple[str, Path | None]]:
-    """Return (name, path) of each row of a table, or of each image in the class folders that DATA means."""
+def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> list[File]:
+    """Return the file of each row of a table, or each image in the class folders that DATA means."""
     table = manifest.read_table(source, required=("objectId",))
     paths_of_rows = manifest.locate(table, media, allow_outside=allow_outside)
     gone = [name for name, path in zip(manifest.paths_or_ids(table), paths_of_rows, strict=True) if path is None]
@@ -84,19 +93,17 @@ def list_table(source: Path, media: Path, *, allow_outside: bool = False) -> lis
     return [(path or name, Path(path) if path else None) for name, path in rows]
 
 
-def from_bundle(
-    place: Workspace, name: str, files: list[tuple[str, Path | None]], engine: str = "auto"
-) -> list[Prediction]:
+def from_bundle(place: Workspace, name: str, files: list[File], engine: str = "auto") -> list[Prediction]:
     """Predict with a trained head: a file whose bytes the cache or its quarantine knows costs no backbone work.
 
     engine: of engines.NAMES, or "auto", for those that do.
     """
     bundle = bundles.load(place.head(name))
     found = cache.open_cache(place.cache)
-    bundles.refuse_stranger(bundle, found)
+    cache.refuse_other_recipe(found.recipe, bundle.facts.recipe, where=f"{found.path}, against the trained head,")
     digests, bad = _digests(files)
     known_bad = undecodable(place, found.recipe)
-    bad |= {i: decode.BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
+    bad |= {i: BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
     at = rows_of(found, digests)
     p = np.full(len(files), np.nan)
     p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
@@ -126,7 +133,7 @@ def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[
     return network, engine
 
 
-def from_export(path: Path, files: list[tuple[str, Path | None]]) -> list[Prediction]:
+def from_export(path: Path, files: list[File]) -> list[Prediction]:
     """Predict with an exported model alone, by its own decisions; class names from the head.json beside it.
 
     Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
@@ -158,21 +165,19 @@ class Runner:
     step: int
     workers: int
 
-    def run(
-        self, files: list[tuple[str, Path | None]], rows: Sequence[int], out: np.ndarray
-    ) -> dict[int, decode.BadImage]:
+    def run(self, files: list[File], rows: Sequence[int], out: np.ndarray) -> dict[int, BadImage]:
         """Fill `out` (n, ...) with what the model gives for the files at `rows`; return why for those it cannot read.
 
         As in the pass of make features, each worker reads, decodes and computes `step` images by itself.
         """
-        bad: dict[int, decode.BadImage] = {}
+        bad: dict[int, BadImage] = {}
 
         def work(block: Sequence[int]) -> int:
             pixels = {}
             for i in block:
                 try:
                     pixels[i] = decode.load(_existing(files[i]), self.size)
-                except decode.BadImage as error:
+                except BadImage as error:
                     bad[i] = error
             if pixels:
                 out[list(pixels)] = self.model(np.stack(list(pixels.values())))
@@ -185,46 +190,40 @@ class Runner:
                 progress.add(done, bad=len(bad) - before)
                 before = len(bad)
         rate = len(rows) / max(time.monotonic() - started, 1e-9)
-        counted = f"{len(rows):,} images through the network at {rate:.1f} images/s, {self.workers} threads"
-        print(f"predict   {counted}", flush=True)
+        images = f"{len(rows):,} image{'s' * (len(rows) > 1)}"
+        print(f"predict   {images} through the network at {rate:.1f} images/s, {self.workers} threads", flush=True)
         return bad
 
 
-def _existing(file: tuple[str, Path | None]) -> Path:
-    if file[1] is None:
-        raise decode.BadImage("missing", f"no file for {file[0]} under MEDIA")
-    return file[1]
+def _existing(file: File) -> Path:
+    name, path = file
+    if path is None:
+        raise BadImage("missing", f"no file for {name} under MEDIA")
+    return path
 
 
-def _digests(files: list[tuple[str, Path | None]]) -> tuple[np.ndarray, dict[int, decode.BadImage]]:
+def _digests(files: list[File]) -> tuple[np.ndarray, dict[int, BadImage]]:
     """Return SHA-256 of each file, str (n,), and why for those that cannot be read."""
 
-    def digest(file: tuple[str, Path | None]) -> str | decode.BadImage:
+    def digest(file: File) -> str | BadImage:
         try:
             with header.opening(_existing(file)) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
-        except decode.BadImage as error:
+        except BadImage as error:
             return error
 
     with ThreadPoolExecutor(tensorflow.cores()) as pool:
         found = list(pool.map(digest, files))
-    bad = {i: each for i, each in enumerate(found) if isinstance(each, decode.BadImage)}
+    bad = {i: each for i, each in enumerate(found) if isinstance(each, BadImage)}
     return np.array([each if isinstance(each, str) else "" for each in found]), bad
 
 
-def _predictions(
-    files: list[tuple[str, Path | None]],
-    p: np.ndarray,
-    decisions: np.ndarray,
-    bad: dict[int, decode.BadImage],
-) -> list[Prediction]:
-    """Return a prediction a file; p, decisions: (n,), of no meaning for the files that are `bad`."""
+def _predictions(files: list[File], p: np.ndarray, decisions: np.ndarray, bad: dict[int, BadImage]) -> list[Prediction]:
+    """Return a prediction for each file; p, decisions: (n,), without meaning for the files that are `bad`."""
     for i in np.flatnonzero(~np.isfinite(p)).tolist():
-        bad.setdefault(i, decode.BadImage("not-finite", "the model gives no finite number for this image"))
+        bad.setdefault(i, BadImage("not-finite", "the model gives no finite number for this image"))
     return [
-        Prediction(name, None, "", "failed", str(bad[i]))
-        if i in bad
-        else Prediction(name, float(p[i]), str(decisions[i]), "ok", "")
+        Prediction(name, None, "", str(bad[i])) if i in bad else Prediction(name, float(p[i]), str(decisions[i]))
         for i, (name, _) in enumerate(files)
     ]
 
@@ -234,7 +233,7 @@ def write(path: Path, predictions: list[Prediction]) -> str:
 
     Errors: HeadError when none succeeded; what `path` held before then stays.
     """
-    failed = sum(each.status == "failed" for each in predictions)
+    failed = sum(each.p is None for each in predictions)
     if failed == len(predictions):
         first = predictions[0]
         raise HeadError(
@@ -242,11 +241,7 @@ def write(path: Path, predictions: list[Prediction]) -> str:
             f"None of the {failed:,} files could be read; the first: {first.path}, {first.reason}",
             then="Give INPUT=a file, a folder or a table, and MEDIA= where a table's images lie elsewhere",
         )
-    rows = [
-        (each.path, "" if each.p is None else f"{each.p:.6f}", each.decision, each.status, each.reason)
-        for each in predictions
-    ]
-    artifacts.write_csv(path, COLUMNS, rows)
-    decisions = Counter(each.decision for each in predictions if each.status == "ok")
+    artifacts.write_csv(path, COLUMNS, [each.row() for each in predictions])
+    decisions = Counter(each.decision for each in predictions if each.p is not None)
     listed = ", ".join(f"{n:,} {name!r}" for name, n in decisions.most_common())
-    return f"{len(predictions):,} files: {listed}; {failed:,} failed; {shown(path)}"
+    return f"{len(predictions):,} file{'s' * (len(predictions) > 1)}: {listed}; {failed:,} failed; {shown(path)}"

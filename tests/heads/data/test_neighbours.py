@@ -43,7 +43,8 @@ def test_what_is_planted_across_splits_is_found_and_nothing_else(block, exact_ro
     """The oracle: brute force; for every block size, and through the inverted file. Pairs in one split are none."""
     monkeypatch.setattr(neighbours, "BLOCK", block)
     parts, pairs = planted()
-    later, earlier, cosine = neighbours.across(parts, exact_rows=exact_rows)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", exact_rows)
+    later, earlier, cosine = neighbours.across(parts)
     assert set(zip(later.tolist(), earlier.tolist(), strict=True)) == pairs == brute_force(parts)
     assert (np.diff(cosine) <= 0).all()
     assert cosine[0] == pytest.approx(1)
@@ -89,8 +90,9 @@ def test_a_cluster_that_swallows_the_data_is_named():
 def test_clusters_are_what_was_planted(exact_rows, monkeypatch):
     """Also through the inverted file; a row like no other is alone."""
     monkeypatch.setattr(neighbours, "BLOCK", 100)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", exact_rows)
     parts, pairs = planted()
-    number = neighbours.clusters(np.concatenate(parts), exact_rows=exact_rows)
+    number = neighbours.clusters(np.concatenate(parts))
     found = {tuple(np.flatnonzero(number == n)) for n in range(number.max() + 1) if (number == n).sum() > 1}
     assert found == {tuple(sorted(pair)) for pair in pairs} | {(20, 21), (830, 831)}
     assert neighbours.clusters(np.ones((1, 4), np.float32)).tolist() == [0]

@@ -34,12 +34,11 @@ class Overfit(Head):
 
     seen: list
 
-    def fit(self, X, y, *, groups=None, validation=None, log_dir=None):
-        self.seen = [*getattr(self, "seen", []), set(groups.tolist())]
+    def _fit(self, X, y, context):
+        self.seen = [*getattr(self, "seen", []), set(context.groups.tolist())]
         model = LogisticRegression(C=1e3, max_iter=500).fit(X, y)
         self.layers_ = [Dense(model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32), "sigmoid")]
         self.training_ = {}
-        return self
 
 
 def test_platt_is_scikit_learns():
@@ -154,7 +153,7 @@ def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     scores = middle + rng.normal(size=2000)
     y = (rng.random(2000) < expit(4 * (scores - middle))).astype(np.int8)
     for method in calibration.METHODS:
-        dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores, y, {})
+        dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores, y)
         p = np.asarray(formats.join(network, dense, 0.5)(pixels)["probability"])[:, 0]
         np.testing.assert_allclose(p, layers.forward(dense, X), atol=1e-5)
         assert np.ptp(p) > 0.01, method

@@ -30,7 +30,7 @@ def test_lda_is_scikit_learns_calibrated_pipeline(data, rows):
     oracle.fit(scaler.transform(X), y)
     expected = oracle.predict_proba(scaler.transform(data[0]))
     np.testing.assert_allclose(head.predict_proba(data[0]), expected, atol=1e-3)
-    assert len(head.to_layers()) == 1
+    assert len(head.layers_) == 1
 
 
 def test_lda_is_not_too_sure_where_rows_are_few():
@@ -78,7 +78,7 @@ def test_svm_is_scikit_learns_calibrated_pipeline(data):
     oracle = CalibratedClassifierCV(svm, method="sigmoid", cv=folds, ensemble=False)
     Z = StandardScaler().fit_transform(X)
     np.testing.assert_allclose(head.predict_proba(X), oracle.fit(Z, y).predict_proba(Z), atol=2e-3)
-    assert len(head.to_layers()) == 1
+    assert len(head.layers_) == 1
 
 
 def test_svm_is_calibrated_on_rows_whose_group_it_never_saw(grouped, monkeypatch):

@@ -6,7 +6,6 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from extract.ground.errors import HeadError
 from heads.menu import layers, neighbours
 from heads.menu.neighbours import KS, KnnHead
 from heads.menu.search import folds_by_group
@@ -91,9 +90,3 @@ def test_neighbours_are_looked_up_in_blocks_and_a_bad_row_costs_only_itself(data
     np.testing.assert_array_equal(model.probability(broken), np.where(np.arange(600) == 7, np.nan, whole))
     assert sizes == [128, 128, 128, 128, 87]
     assert model.probability(X[:0]).shape == (0,)
-
-
-def test_knn_has_no_layers_and_says_so(data):
-    """Whoever asks for them gets a reason."""
-    with pytest.raises(HeadError, match="Nearest neighbours are no layers"):
-        KnnHead().fit(*data).to_layers()

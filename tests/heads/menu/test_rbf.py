@@ -49,7 +49,7 @@ def test_its_layers_are_the_head():
     """Three Dense layers, the second on rows of length 1; folds choose gamma and C by group."""
     X, y = synthetic.features(200, 80, seed=2)
     head = RbfHead().fit(X, y, groups=np.arange(200) // 5)
-    layers = head.to_layers()
+    layers = head.layers_
     assert [(layer.activation, layer.unit) for layer in layers] == [
         ("linear", False),
         ("exponential", True),

