@@ -18,24 +18,43 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from extract.ground.errors import TooFewRows
+from extract.tables.task import UNKNOWN
+from heads.menu import solver
 from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
-from heads.menu.search import CS, TOO_FEW, Folds, Searched, folds_by_group
+from heads.menu.search import CS, TOO_FEW, Folds, Searched, folds_by_group, out_of_fold
+from heads.menu.softmax import Rows
 
 SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
 LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, and scikit-learn's LDA raises ValueError
 
 
 class MajorityHead(Head):
-    """The floor: the share of class 1 in train, whatever the image."""
+    """The floor: the share of class 1, or of each class or label, in train, whatever the image."""
 
     uncalibrated = "it has no scores, only the share of class 1"
 
     def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        if self.task.kind != "binary":
+            self._fit_columns(X.shape[1], y)
+            return
         share = float(np.average(y))
         bias = np.array([np.log(share / (1 - share))], np.float32)
         self.layers_ = [Dense(np.zeros((X.shape[1], 1), np.float32), bias, "sigmoid")]
         self.training_ = {"share_of_positive": share}
+
+    def _fit_columns(self, D: int, y: np.ndarray) -> None:
+        """A label that all known rows have, or none, counts for half a row."""
+        K = self.task.columns
+        if self.task.kind == "multiclass":
+            shares = np.maximum(np.bincount(y, minlength=K), 0.5) / len(y)
+            bias = np.log(shares)
+        else:
+            known = np.maximum((y != UNKNOWN).sum(axis=0), 1)
+            shares = np.clip((y == 1).sum(axis=0), 0.5, known - 0.5) / known
+            bias = np.log(shares / (1 - shares))
+        self.layers_ = [Dense(np.zeros((D, K), np.float32), bias.astype(np.float32), self.activation)]
+        self.training_ = {"shares": shares.round(6).tolist()}
 
 
 class LogisticHead(Searched):
@@ -46,8 +65,24 @@ class LogisticHead(Searched):
 
     grids: ClassVar = {"C": CS}
 
-    @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
     def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
+        if self.task.kind == "binary":
+            self._fit_binary(X, y, context)
+            return
+        mean, scale = standardisation(X)
+        Z = standardise(X, mean, scale)
+
+        def losses(rows: np.ndarray, folds: Folds) -> np.ndarray:
+            return out_of_fold(Z[rows], y[rows], CS, folds, self.task)[1]
+
+        (c,), searched = self._search(y, context.groups, losses)
+        fit = Rows(Z, y, solver.spectrum(Z), self.task).solve(np.ones((len(y), 1), np.float32), np.array([c]))
+        self.layers_ = [fold(Dense(fit.W[..., 0], fit.b[..., 0], self.activation), mean, scale)]
+        facts = {"iterations": int(fit.steps[0]), "converged": bool(fit.converged[0])}
+        self.training_ = {"C": c, "cross_validation": searched, **facts}
+
+    @threadpool_limits.wrap(limits=1)  # one matrix-vector product at a time is bound by memory; threads only wait
+    def _fit_binary(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         mean, scale = standardisation(X)
         Z = standardise(X, mean, scale)
         (c,), searched = self._search(y, context.groups, partial(self._losses, Z, y))
