@@ -100,7 +100,8 @@ def _columns(scores: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np
 def calibrated(task: Task, scores: np.ndarray, y: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Return slope and shift (K,) of logits (n, K), by temperature or Platt.
 
-    Of several classes the slope is one for all, the shift one a class: Platt's targets are not smoothed there.
+    Of several classes the slope is one for all, the shift one a class; Platt's smoothed targets leave the other classes
+    equal shares.
     """
     if task.kind == "multiclass":
         return _multinomial(scores, y, shifted=method == "platt")
@@ -118,13 +119,14 @@ def _multinomial(scores: np.ndarray, y: np.ndarray, shifted: bool) -> tuple[np.n
     """Return the slope, (K,) times the same, and shifts (K,) under a softmax with the lowest log loss on y (n,)."""
     n, K = scores.shape
     scale = max(float(np.abs(scores).max()), 1e-12)
-    one_hot = np.eye(K)[y]
+    other = 1 / (np.bincount(y, minlength=K) + 2)[y, None] if shifted else np.zeros((n, 1))
+    target = np.where(np.arange(K) == y[:, None], 1 - other, other / (K - 1))
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         z = weights[0] * scores / scale + weights[1:]
-        residual = softmax(z, axis=1) - one_hot
+        residual = softmax(z, axis=1) - target
         gradient = np.r_[(residual * scores).sum() / scale, residual.sum(axis=0) * shifted] / n
-        return float(np.mean(logsumexp(z, axis=1) - z[np.arange(n), y])), gradient
+        return float(np.mean(logsumexp(z, axis=1) - (target * z).sum(axis=1))), gradient
 
     fit = minimize(loss, np.zeros(K + 1), jac=True, method="L-BFGS-B", tol=1e-12).x
     return np.full(K, fit[0] / scale), fit[1:] - fit[1:].mean()

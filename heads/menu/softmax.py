@@ -84,7 +84,7 @@ class Rows:
         if len(C) > size and self.task.columns > 1:
             lots = [slice(begin, begin + size) for begin in range(0, len(C), size)]
             fits = [self.solve(weight[..., at], C[at], start.only(at) if start else None, tolerance) for at in lots]
-            return Fit(*(np.concatenate(each, axis=-1) for each in zip(*map(astuple, fits), strict=True)))
+            return _joined(fits)
         return {"binary": self._binary, "multiclass": self._multinomial, "multilabel": self._labels}[self.task.kind](
             weight, C, start, tolerance
         )
@@ -102,12 +102,28 @@ class Rows:
         return minimise(problem, np.zeros((self.Z.shape[1], *b.shape), np.float32), b - b.mean(axis=0), tolerance)
 
     def _labels(self, weight: np.ndarray, C: np.ndarray, start: Fit | None, tolerance: float) -> Fit:
-        n, K, H = len(self.y), self.task.columns, len(C)
         weight = (weight if weight.ndim == 3 else weight[:, None]) * (self.y != UNKNOWN)[..., None]
-        y, flat = np.repeat(self.y, H, axis=1), weight.astype(np.float32).reshape(n, K * H)
-        fit = solver.logistic(self.Z, y, flat, np.tile(C, K), self.gram, start.stacked() if start else None)
+        return self._columns(solver.logistic, self.y, weight, C, start)
+
+    def _columns(
+        self, solve: Callable[..., Fit], y: np.ndarray, weight: np.ndarray, C: np.ndarray, start: Fit | None
+    ) -> Fit:
+        """Solve each column of y (n, K) by itself for each of H heads; weight: (n, K, H)."""
+        n, K, H = weight.shape
+        y, flat = np.repeat(y, H, axis=1), weight.astype(np.float32).reshape(n, K * H)
+        fit = solve(self.Z, y, flat, np.tile(C, K), self.gram, start.stacked() if start else None)
         W, b = fit.W.reshape(-1, K, H), fit.b.reshape(K, H)
         return Fit(W, b, fit.steps.reshape(K, H).max(axis=0), np.all(fit.converged.reshape(K, H), axis=0))
+
+    def machines(self, weight: np.ndarray, C: np.ndarray, start: Fit | None = None) -> Fit:
+        """Return H support vector machines of a task with K columns, one against the rest; as `solve`."""
+        n, K, H = len(self.y), self.task.columns, len(C)
+        size = max(1, CELLS // (n * K))
+        if size < H:
+            lots = [slice(begin, begin + size) for begin in range(0, H, size)]
+            return _joined([self.machines(weight[:, at], C[at], start.only(at) if start else None) for at in lots])
+        y = self.y if self.y.ndim == 2 else self.y[:, None] == np.arange(K)
+        return self._columns(solver.machines, y, weight[:, None] * (y != UNKNOWN)[..., None], C, start)
 
     def losses(self, scores: np.ndarray) -> np.ndarray:
         """Return each row's log loss by logits (n, H) or (n, K, H): float64 (n, H).
@@ -122,6 +138,10 @@ class Rows:
             return losses
         known = self.y != UNKNOWN
         return np.einsum("nkh,nk->nh", losses, known * (len(known) / known.sum()))
+
+
+def _joined(fits: list[Fit]) -> Fit:
+    return Fit(*(np.concatenate(each, axis=-1) for each in zip(*map(astuple, fits), strict=True)))
 
 
 def _log_sum(S: np.ndarray) -> np.ndarray:

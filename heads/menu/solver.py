@@ -97,13 +97,17 @@ class _Problem(NamedTuple):
         return self.C * (self.weight * losses).sum(axis=0) + (W * W).sum(axis=0) / 2
 
     def gradient(self, W: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
-        p = _sigmoid(S)
-        residual = self.weight * (p - self.y)
+        residual, curvature = self._bends(S)
         gw, gb = self.C * (self.Z.T @ residual) + W, self.C * residual.sum(axis=0)
-        curvature = np.maximum((self.weight * p * (1 - p)).sum(axis=0), 1e-3)
+        curvature = np.maximum(curvature, 1e-3)
         axes, values = self.gram.axes, self.gram.values[:, None]
         zw = axes @ ((axes.T @ gw) / (values * (self.C * curvature / len(self.Z)) + 1))
         return gw, gb, zw, gb / (self.C * curvature)
+
+    def _bends(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the loss's derivative by each score (n, H), and the sum of its second derivatives (H,)."""
+        p = _sigmoid(S)
+        return self.weight * (p - self.y), (self.weight * p * (1 - p)).sum(axis=0)
 
     def line(self, S: np.ndarray, U: np.ndarray, w_d: np.ndarray, d_d: np.ndarray) -> Line:
         def slope(t: np.ndarray) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
@@ -113,9 +117,43 @@ class _Problem(NamedTuple):
 
         return slope
 
-    def only(self, keep: np.ndarray) -> _Problem:
+    def only(self, keep: np.ndarray) -> Self:
         y = self.y[:, keep] if self.y.shape[1] > 1 else self.y
         return self._replace(y=y, weight=self.weight[:, keep], C=self.C[keep])
+
+
+class _Machines(_Problem):
+    """The same with the squared hinge loss max(0, 1 - t score)^2, t = 2y - 1: support vector machines."""
+
+    def objective(self, W: np.ndarray, S: np.ndarray) -> np.ndarray:
+        return self.C * (self.weight * self._miss(S) ** 2).sum(axis=0) + (W * W).sum(axis=0) / 2
+
+    def _bends(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        miss = self._miss(S)
+        return self.weight * (2 - 4 * self.y) * miss, 2 * (self.weight * (miss > 0)).sum(axis=0)
+
+    def line(self, S: np.ndarray, U: np.ndarray, w_d: np.ndarray, d_d: np.ndarray) -> Line:
+        def slope(t: np.ndarray) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+            miss, wu = self._miss(S + t * U), self.weight * U
+            first = self.C * ((2 - 4 * self.y) * miss * wu).sum(axis=0) + w_d + t * d_d
+            return first, lambda: 2 * self.C * ((miss > 0) * wu * U).sum(axis=0) + d_d
+
+        return slope
+
+    def _miss(self, S: np.ndarray) -> np.ndarray:
+        return np.maximum(1 - (2 * self.y - 1) * S, 0)
+
+
+def machines(
+    Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: np.ndarray | None = None
+) -> Fit:
+    """Minimise C_k sum_i weight_ik max(0, 1 - t_i score_ik)^2 + |w_k|^2 / 2, as scikit-learn's LinearSVC does.
+
+    Its intercept is free, LinearSVC's is not quite. The rest as `logistic`.
+    """
+    heads = _Machines(Z, y.astype(np.float32).reshape(len(y), -1), weight, C.astype(np.float32), gram)
+    start = np.zeros((Z.shape[1] + 1, len(C)), np.float32) if start is None else start
+    return minimise(heads, start[:-1], start[-1])
 
 
 def logistic(

@@ -1,23 +1,23 @@
 """Every head of the menu learns K classes and several labels: each against scikit-learn's or Keras' own form."""
 
-import warnings
-
 import numpy as np
 import pytest
-from scipy.special import expit, softmax
+from scipy.special import expit, log_softmax, softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from extract.ground import tensorflow
-from extract.ground.errors import HeadError, TooFewRows
+from extract.ground.errors import HeadError
 from extract.tables.task import Task
-from heads.menu import keras as keras_head
-from heads.menu import layers, registry, search, sweep
+from heads.menu import calibration, layers, registry, search, solver, sweep
+from heads.menu.head import Head
 from heads.menu.keras import SigmoidHead
+from heads.menu.softmax import Rows
 
 KINDS, LABELS = Task("multiclass", tuple("abcd")), Task("multilabel", tuple("abc"))
 KERAS = {name for name in registry.HEADS if isinstance(registry.create(name, 0), SigmoidHead)}
@@ -117,7 +117,7 @@ def test_the_search_of_c_finds_the_lowest_loss(task):
 
 
 def test_folds_deal_rare_kinds_too():
-    """Two hundred classes, some in two groups only: each is in the rest of every fold; a class in one group: no folds."""
+    """Two hundred classes, some in two groups only: every fold trains on all; a class in one group: none."""
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(200), rng.integers(2, 12, 200))
     groups = np.arange(len(y))
@@ -153,6 +153,95 @@ def test_knn_is_scikit_learns_votes_smoothed():
     near = oracle.fit(X[:300].astype(float), np.zeros(300)).kneighbors(X[300:], head.training_["k"], False)
     ones, known = (y[near] == 1).sum(axis=1), (y[near] >= 0).sum(axis=1)
     np.testing.assert_allclose(head.predict_proba(X[300:]), (ones + 1) / (known + 2))
+
+
+@pytest.mark.parametrize("task", [KINDS, LABELS], ids=["classes", "labels"])
+@pytest.mark.parametrize("name", ["lda", "svm"])
+def test_lda_and_svm_are_scikit_learns_scores_calibrated_out_of_fold(name, task):
+    """One slope, and a shift a class, of the scores of fits that did not see the row, on those of a fit on all rows."""
+    X, y = rows(task)
+    groups = np.arange(400) // 2
+    head = registry.create(name, 0, task=task).fit(X, y, groups=groups)
+    Z = StandardScaler().fit_transform(X.astype(float))
+    if name == "lda":
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    else:
+        C = head.training_["C"]
+        model = LinearSVC(C=C, dual=False, tol=1e-8, intercept_scaling=1e3, max_iter=10_000)
+
+    def scores(rest, asked):
+        if task is KINDS:
+            return model.fit(Z[rest], y[rest]).decision_function(Z[asked])
+        known = [rest[y[rest, label] >= 0] for label in range(3)]
+        each = [model.fit(Z[of], y[of, k]).decision_function(Z[asked]) for k, of in enumerate(known)]
+        return np.stack(each, axis=1)
+
+    unseen = np.empty((400, len(task.classes)))
+    for rest, held_out in search.folds_for(task, y, groups, 0):
+        unseen[held_out] = scores(rest, held_out)
+    slope, shift = calibration.calibrated(task, unseen, y, "platt")
+    expected = slope * scores(np.arange(400), np.arange(400)) + shift
+    expected = softmax(expected, axis=1) if task is KINDS else expit(expected)
+    np.testing.assert_allclose(head.predict_proba(X), expected, atol=2e-3)
+    assert head.training_["calibration"] == "Platt, 5 folds by group"
+
+
+def test_platt_of_classes_is_the_best_slope_and_shifts():
+    """No small step makes the loss smaller, and the true map is found."""
+    rng = np.random.default_rng(0)
+    scores, true = rng.normal(size=(3000, 4)) * 3, np.array([0.5, -0.2, 0.0, -0.3])
+    p = softmax(0.4 * scores + true, axis=1)
+    y = (p.cumsum(axis=1) < rng.random((3000, 1))).sum(axis=1).clip(0, 3)
+    slope, shift = calibration.calibrated(KINDS, scores, y, "platt")
+    assert len(set(slope)) == 1
+    assert slope[0] == pytest.approx(0.4, abs=0.03)
+    np.testing.assert_allclose(shift, true, atol=0.15)
+    other = 1 / (np.bincount(y) + 2)[y, None]
+    target = np.where(np.arange(4) == y[:, None], 1 - other, other / 3)  # Platt's, the rest shared
+
+    def loss(z):
+        return -np.mean((target * log_softmax(z, axis=1)).sum(axis=1))
+
+    best = loss(slope * scores + shift)
+    for step in np.eye(5) * 1e-2:
+        for sign in (-1, 1):
+            moved = (slope + sign * step[0]) * scores + shift + sign * step[1:]
+            assert loss(moved) > best
+    only, none = calibration.calibrated(KINDS, scores, y, "temperature")
+    assert not none.any()
+    assert log_loss(y, softmax(only * scores, axis=1)) < log_loss(y, softmax(scores, axis=1))
+
+
+class Sure(Head):
+    """A logistic head with hardly any penalty: it is far too sure."""
+
+    def _fit(self, X, y, context):
+        data = Rows(X, y, solver.spectrum(X), self.task)
+        fit = data.solve(np.ones((len(y), 1)), np.array([30.0]))
+        self.layers_ = [layers.Dense(fit.W[..., 0], fit.b[:, 0], self.activation)]
+        self.training_ = {}
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+@pytest.mark.parametrize("task", [KINDS, LABELS], ids=["classes", "labels"])
+def test_calibration_mends_a_head_that_is_too_sure(task, method):
+    """Log loss on fresh rows falls; isotonic is refused for classes."""
+    X, y = rows(task, 2600, 60)
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(y.shape) < 0.15, rng.permutation(y), y)
+    X, head = X - 3, Sure()
+    head.task = task
+    wrapped, _ = calibration.wrap(head, method, 0)
+    if task is KINDS and method == "isotonic":
+        with pytest.raises(HeadError) as raised:
+            wrapped.fit(X[:1100], y[:1100])
+        assert raised.value.code == "isotonic-multiclass"
+        return
+    n = 1100 if method == "isotonic" else 300
+    wrapped.fit(X[:n], y[:n])
+    before, after = head.predict_proba(X[n:]), wrapped.predict_proba(X[n:])
+    assert losses(task, y[n:], after) < losses(task, y[n:], before)
+    assert wrapped.training_["calibration"] == f"{method}, 5 folds by group"
 
 
 @pytest.mark.tensorflow
