@@ -19,6 +19,7 @@ RUNTIME := $(VENV)/.$(if $(filter-out 0,$(GPU)),gpu,cpu)-installed
 RAY     := $(VENV)/.cluster-installed
 REVIEW  := $(VENV)/.review-installed
 SHIPPED := $(VENV)/.formats-installed
+LITE    := $(if $(filter %-lite1 %-lite2,$(BACKBONE)),$(VENV)/.lite-installed)
 DEV     := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,7 @@ help:
 	@echo "Variables: $(INPUTS) HEAD $(TRAIN) SWEEP NEAR FORMATS INPUT MODEL,"
 	@echo "           $(PASS) GPU=1, PYTHON, ARGS='further flags'"
 
-features: $(RUNTIME) $(if $(CLUSTER),$(RAY))
+features: $(RUNTIME) $(LITE) $(if $(CLUSTER),$(RAY))
 	$(PY) -m extract features $(call flags,$(INPUTS) $(PASS)) $(ARGS)
 
 head: $(RUNTIME)
@@ -50,10 +51,10 @@ head: $(RUNTIME)
 compare: $(RUNTIME)
 	$(PY) -m heads compare $(call flags,$(INPUTS) $(TRAIN)) $(HOW) $(ARGS)
 
-export: $(RUNTIME) $(if $(FORMATS),$(SHIPPED))
+export: $(RUNTIME) $(LITE) $(if $(FORMATS),$(SHIPPED))
 	$(PY) -m heads export $(call flags,$(INPUTS) HEAD FORMATS) $(ARGS)
 
-predict: $(RUNTIME) $(if $(filter %.tflite %.onnx,$(MODEL)),$(SHIPPED))
+predict: $(RUNTIME) $(LITE) $(if $(filter %.tflite %.onnx,$(MODEL)),$(SHIPPED))
 	$(PY) -m heads predict $(call flags,$(INPUTS) HEAD INPUT MODEL ENGINE) $(ARGS)
 
 review: $(REVIEW)
@@ -122,6 +123,10 @@ $(REVIEW): requirements-review.txt | $(RUNTIME)
 
 $(SHIPPED): requirements-formats.txt | $(RUNTIME)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-formats.txt
+	@touch $@
+
+$(VENV)/.lite-installed: requirements-lite.txt | $(RUNTIME)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-lite.txt
 	@touch $@
 
 $(DEV): requirements-dev.txt requirements-review.txt requirements-cluster.txt requirements-formats.txt requirements-lite.txt $(VENV)/.cpu-installed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=200)
     flags = parser.parse_args()
     found, head = cache.open_cache(flags.out / "features.h5"), bundle.load(flags.out / "heads" / flags.head)
-    rows = Manifest.read(flags.out / "manifest.csv").rows
-    rows = rows.sample(min(flags.images, len(rows)), random_state=0)
-    expected = head.probability(found.read(rows_of(found, rows["sha256"].to_numpy(str))))
+    rows = Manifest.read(flags.out / "manifest.csv").objects
+    rows = random.Random(0).sample(rows, min(flags.images, len(rows)))
+    expected = head.probability(found.read(rows_of(found, np.array([row.sha256 for row in rows], str))))
     print(
         "| file | MB | first answer, s | photos/s, one at a time | max difference | tolerance | flips of",
         len(rows),
@@ -97,7 +98,7 @@ def main() -> int:
         shutil.copytree(flags.out / "exports" / flags.head, exported)
         for name in (name for names in formats.FILES.values() for name in names if (exported / name).exists()):
             path = exported / name
-            given, start, rate = alone(path, rows["path"].tolist(), Path(folder))
+            given, start, rate = alone(path, [row.path for row in rows], Path(folder))
             by = "bytes" if name == "saved_model" else export.SCRIPT
             said = export.compare(name, by, given, expected, head.facts.threshold)
             good &= said.ok

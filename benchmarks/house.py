@@ -19,7 +19,7 @@ MOST_LINES, MOST_PARAMETERS = 40, 6
 ORDER = (
     *("extract.ground", "extract.recipe", "extract.images", "extract.tables", "extract.files", "extract.backbones"),
     *("extract.store", "extract.flags", "extract.workspace", "extract.demo", "extract.embed", "extract.run"),
-    *("extract.shards", "extract.cluster", "extract.link_tree", "extract.__main__", "heads.stats", "heads.menu"),
+    *("extract.shards", "extract.link_tree", "extract.__main__", "heads.stats", "heads.menu"),
     *("heads.data", "heads.ship", "heads.scored", "heads.train", "heads.compare", "heads.review", "heads.__main__"),
 )
 Function = ast.FunctionDef | ast.AsyncFunctionDef

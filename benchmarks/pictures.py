@@ -57,9 +57,7 @@ def review(demo: Path, browser: Browser) -> Image.Image:
                 browser.press(key, code)
                 browser.run(until % "document.body.dataset.pending === '0' && current")
             browser.press("b", 66)
-            ready = (
-                "state.history.at(-1).answers === 40 && document.querySelectorAll('#neighbours .photo').length === 8"
-            )
+            ready = "state.history.at(-1)[0] === 40 && document.querySelectorAll('#neighbours .photo').length === 8"
             browser.run(until % f"{ready} && [...document.images].every(image => image.complete)")
             return browser.picture().quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         finally:

@@ -26,7 +26,7 @@ from extract.backbones import backbone
 from extract.backbones.lite import LITE0
 from extract.files import manifest
 from extract.ground import tensorflow
-from extract.images import decode
+from extract.images import decode, header
 from heads.menu.linear import LogisticHead
 from heads.stats import metrics
 from heads.stats.metrics import Metric
@@ -80,7 +80,7 @@ def photos(name: str, table: Path, media: Path) -> Data:
 def _pixels(path: Path, size: int) -> np.ndarray | None:
     try:
         return decode.load(path, size)
-    except decode.BadImage:
+    except header.BadImage:
         return None
 
 

@@ -19,18 +19,18 @@ from extract.files.manifest import TABLE_COLUMNS
 from extract.ground import files
 from extract.workspace import Workspace
 from heads.data import dataset
-from heads.review.desk import Desk
+from heads.review.desk import Desk, State
 from heads.review.worker import PAUSE
 from tests.support import synthetic
 
 SHARE, SEEN = 0.02, 0.04  # of the labels: flipped, and looked at
 
 
-def settled(desk: Desk, answers: int) -> dict:
+def settled(desk: Desk, answers: int) -> State:
     """Wait until the heads know that many answers, neighbours included; return the state."""
-    while (state := desk.state())["busy"] or state["history"][-1]["answers"] < answers:
-        if state["error"]:
-            raise SystemExit(state["error"])
+    while (state := desk.state()).busy or state.history[-1][0] < answers:
+        if state.error:
+            raise SystemExit(state.error)
         time.sleep(0.001)
     return state
 
@@ -45,10 +45,10 @@ def latency(rows: int, answers: int) -> None:
         settled(desk, 0)
         ready, seconds = time.monotonic() - started, []
         for number in range(1, answers + 1):
-            top = desk.queue("suspects", 0, 1)["rows"][0]
-            new = next(name for name in desk.rows.classes if name != top["label"])
+            top = desk.queue("suspects", 0, 1).rows[0]
+            new = next(name for name in desk.rows.classes if name != top.label)
             started = time.monotonic()
-            desk.answer(top["row"], "flip", old=top["label"], new=new, number=0)
+            desk.answer(top.row, "flip", old=top.label, new=new, number=0)
             settled(desk, number)
             seconds.append(time.monotonic() - started)
         desk.close()
@@ -74,18 +74,18 @@ def planted(place: Workspace, seed: int, folder: Path) -> tuple[float, float, fl
         files.write_csv(out / "labels.csv", TABLE_COLUMNS, table[list(TABLE_COLUMNS)].itertuples(index=False))
         desk = Desk(replace(place, out=out, data=out / "labels.csv"), "benchmark")
         desk.start()
-        accuracy[what] = settled(desk, 0)["validation"]["value"]
+        accuracy[what] = settled(desk, 0).validation.value
         if what == "truth":
             desk.close()
-    first = desk.queue("suspects", 0, round(SEEN * len(labelled)))["rows"]
+    first = desk.queue("suspects", 0, round(SEEN * len(labelled))).rows
     for row in first:
-        right = truth[row["id"]]
-        word = "keep" if row["label"] == right else "flip"
-        desk.answer(row["row"], word, old=row["label"], new=right, number=row["number"])
+        right = truth[row.id]
+        word = "keep" if row.label == right else "flip"
+        desk.answer(row.row, word, old=row.label, new=right, number=row.number)
     time.sleep(2 * PAUSE)  # in which C is chosen anew
-    mended = settled(desk, len(first))["validation"]["value"]
+    mended = settled(desk, len(first)).validation.value
     desk.close()
-    return sum(row["id"] in flipped for row in first) / len(flipped), accuracy["truth"], accuracy["flipped"], mended
+    return sum(row.id in flipped for row in first) / len(flipped), accuracy["truth"], accuracy["flipped"], mended
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`python -m extract VERB`: flags to config to run; words the errors."""
+"""`python -m extract VERB`: from flags to a config to a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-from extract import __version__, demo, flags, run, workspace
+from extract import __version__, demo, flags, link_tree, run, shards, workspace
 from extract.ground.errors import DONE, CacheError, guard, in_utf8
-from extract.store import cache
+from extract.store import cache, repair
 from extract.workspace import Workspace
 
 
 def workspace_of(args: argparse.Namespace) -> Workspace:
-    """Resolve what flags give; where that is the demo, write its data first."""
+    """Return the workspace that the flags mean; if it is the demo's, write its data first."""
     return demo.ensure(workspace.resolve(**flags.given(args, Workspace)))
 
 
@@ -28,15 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     flags.add(features, Workspace, but=["near"])
     flags.add(features, run.Config)
     features.add_argument("--shard", metavar="I/N", help="embed the I-th of N slices, apart from the others; then seal")
-    features.add_argument(
-        "--cluster", metavar="ADDRESS", help="slices on a Ray cluster: local, or ray://...; then seal"
-    )
+    features.add_argument("--cluster", metavar="ADDRESS", help="embed slices on Ray: local, or ray://...; then seal")
     features.add_argument("--workers", type=flags.number(1), help="Ray workers; default: one per machine")
     seal = verbs.add_parser("seal", help="join all shards into one cache")
     flags.add(seal, Workspace, but=["near", "precision"])
     flags.add(seal, run.Config, only=["max_bad", "allow_outside"])
     verify = verbs.add_parser("verify", help="check a cache from its bytes up")
-    verify.add_argument("--repair", action="store_true", help="if it is damaged, keep the rows that are whole")
+    verify.add_argument("--repair", action="store_true", help="if it is damaged, keep the undamaged rows")
     for verb in (verify, verbs.add_parser("info", help="say what a cache holds and what made it")):
         flags.add(verb, Workspace, only=["cache", "out"])
     link_tree = verbs.add_parser("link-tree", help="write a table as <type>/<class>/ folders of links to its images")
@@ -52,29 +50,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _features(args: argparse.Namespace) -> int:
     place = workspace_of(args)
-    from extract import shards
-
     shard = shards.parse(args.shard) if args.shard else None
     config = run.Config(place, **flags.given(args, run.Config))
     if shard:
         return shards.extract(config, shard)
     if args.cluster:
-        from extract import cluster
-
-        return cluster.extract(config, args.cluster, args.workers)
+        return shards.extract_all(config, args.cluster, args.workers)
     if place.shards.exists():
         raise CacheError(
             "shards-not-merged",
-            f"{workspace.shown(place.shards)} holds shards that were embedded apart",
-            rule="What is embedded already is not embedded again",
+            f"{workspace.shown(place.shards)} holds shards that are not sealed yet",
             then="Run python -m extract seal, or delete that folder",
         )
     return run.extract(config)
 
 
 def _seal(args: argparse.Namespace) -> int:
-    from extract import shards
-
     return shards.seal(run.Config(workspace_of(args), **flags.given(args, run.Config)))
 
 
@@ -86,10 +77,8 @@ def _verify(args: argparse.Namespace) -> int:
         if not args.repair or not path.is_file():
             raise
         print(f"verify    {error}", flush=True)
-        from extract.store import repair
-
         kept, before = repair.repair(path)
-        print(f"verify    {kept:,} of {before:,} rows are whole and were kept; make features embeds the others again")
+        print(f"verify    kept {kept:,} of {before:,} rows, the undamaged ones; make features embeds the others again")
         found = cache.verify(path)
     print(
         f"verify    {workspace.shown(found.path)}: {len(found):,} rows x {found.dim}, every byte as sealed, "
@@ -100,22 +89,20 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     found = cache.open_cache(workspace.cache_of(out=args.out or None, cache=args.cache or None))
-    facts = {"rows": len(found), "dim": found.dim, "fingerprint": found.fingerprint}
-    recorded = workspace.read_record(found.path.parent).get("inputs", {})
     facts = {
         "cache": str(found.path),
-        **facts,
+        "rows": len(found),
+        "dim": found.dim,
+        "fingerprint": found.fingerprint,
         "recipe": found.recipe.to_json(),
         "provenance": found.provenance,
-        "recorded": recorded,
+        "recorded": workspace.read_record(found.path.parent)["inputs"],
     }
     print(json.dumps(facts, indent=2))
     return DONE
 
 
 def _link_tree(args: argparse.Namespace) -> int:
-    from extract import link_tree
-
     beside = os.path.dirname(os.path.abspath(args.cache)) if args.cache else None
     place = demo.ensure(workspace.resolve(data=args.data, media=args.media, out=beside, cache=args.cache))
     for line in link_tree.write(place, Path(args.out).absolute(), allow_outside=bool(args.allow_outside)):
@@ -130,7 +117,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit code (see errors.py)."""
-    gc.set_threshold(100_000, 50, 100)  # of a large table's millions of objects none is garbage: a third of the time
+    gc.set_threshold(100_000, 50, 100)  # looking for garbage in a large table's objects took a third of the time
     return guard(lambda: _run(argv))
 
 

@@ -1,6 +1,6 @@
-"""The demo: scikit-learn's handwritten digits as image files, odd against even. No network.
+"""The demo: scikit-learn's handwritten digits as image files, odd against even. It needs no network.
 
-Some labels are flipped on purpose, so that one can see whether the audit finds them.
+Some labels are flipped on purpose, to see whether the audit finds them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from extract.backbones import backbone
 from extract.backbones.backbone import REMOVED
 from extract.ground import files
 from extract.ground.errors import CacheError, InputError
-from extract.recipe import Recipe
 from extract.store import cache
 from extract.workspace import Workspace, read_record, shown
 
 SEED = 7
-SIDE = workspace.DEMO_INPUT_SIZE  # pixels; the digits are 8 x 8 and are enlarged, so that nothing resizes them again
+SIDE = workspace.DEMO_INPUT_SIZE  # pixels, from 8 x 8: enlarged here, so that nothing resizes them again
 FLIPPED = 0.02
 FLIP_COLUMNS = ("objectId", "true", "written")
 
 
 def ensure(place: Workspace) -> Workspace:
-    """Write the demo's data where `place` is the demo's, and return `place`; see `make`."""
+    """Write the demo's data if `place` is the demo's, see `make`; return `place`."""
     ours = workspace.demo()
     same = (place.out, place.cache, place.data, place.media) == (ours.out, ours.cache, ours.data, ours.media)
     if same and place.backbone != REMOVED:  # a folder of version 0.7 that OUT names is refused, with what to do
@@ -39,7 +38,7 @@ def ensure(place: Workspace) -> Workspace:
 
 
 def first(place: Workspace, path: Path, make_it: Callable[[], object]) -> None:
-    """In the demo's folder, make what is at `path` if it is not there: every verb works with nothing given."""
+    """In the demo's folder, make what is missing at `path`: every verb works with nothing given."""
     if place.out == workspace.demo().out and not path.exists():
         make_it()
 
@@ -47,7 +46,7 @@ def first(place: Workspace, path: Path, make_it: Callable[[], object]) -> None:
 def make(place: Workspace) -> None:
     """Write the demo's data into `place`, unless they are there.
 
-    Errors: InputError where its OUT holds something else than a demo; CacheError where a demo of another backbone.
+    Errors: InputError where its OUT holds something else; CacheError where it holds a demo of another backbone.
     """
     out, data = place.out, place.media
     _set_aside(out)
@@ -55,32 +54,26 @@ def make(place: Workspace) -> None:
     if not there and any(path.exists() for path in (data, place.cache, place.record)):
         raise InputError(
             "demo-folder-in-use",
-            f"{shown(out)} holds something else than the demo, or half of one",
-            rule="The demo has a folder of its own",
+            f"{shown(out)} holds something other than the demo, or only half of one",
             then="Give another --out, or delete that folder if it is a demo's",
         )
-    if place.cache.exists() and cache.open_cache(place.cache).recipe != _recipe(place):
-        raise CacheError(
-            "demo-other-backbone",
-            f"The demo in {shown(out)} was made with another backbone or version",
-            then="Delete that folder and try again",
-        )
+    if place.cache.exists():
+        source = backbone.resolve(place.backbone, place.input_size)
+        if cache.open_cache(place.cache).recipe != backbone.recipe(source, place.precision):
+            what = f"The demo in {shown(out)} was made with another backbone or version"
+            raise CacheError("demo-other-backbone", what, then="Delete that folder and try again")
     if not there:
         with files.replacing_folder(data) as partial:
             _write_data(partial)
-    known = read_record(out).get("inputs", {})
-    workspace.write_record(replace(place, positive=known.get("positive")))  # another is recorded once it is sound
-
-
-def _recipe(place: Workspace) -> Recipe:
-    return backbone.recipe(backbone.resolve(place.backbone, place.input_size), place.precision)
+    positive = read_record(out)["inputs"].get("positive")
+    workspace.write_record(replace(place, positive=positive))  # another is recorded once it is valid
 
 
 def _set_aside(out: Path) -> None:
-    """Move a demo of version 0.7 away, whose backbone is no more: what a person answered in its review stays."""
+    """Move a demo of version 0.7 away, whose backbone was removed: answers given in its review are kept."""
     aside = out.with_name(f"{out.name}-0.7")
     ours = (out / "data" / "flips.csv").exists()
-    if not ours or read_record(out).get("inputs", {}).get("backbone") != REMOVED:
+    if not ours or read_record(out)["inputs"].get("backbone") != REMOVED:
         return
     if aside.exists():
         raise CacheError(
@@ -93,12 +86,12 @@ def _set_aside(out: Path) -> None:
 
 
 def planted(out: Path) -> set[str]:
-    """Return the objectIds whose labels the demo under `out` flipped; of a folder that is no demo, none."""
+    """Return the objectIds whose labels the demo under `out` flipped; none for a folder that is not a demo."""
     return {row["objectId"] for row in files.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
 
 
 def sentence(suspects: Sequence[str], out: Path) -> str | None:
-    """Say how many of the flipped labels are among the first suspects, objectIds in order; None where no demo is."""
+    """Say how many flipped labels are among the first suspects, objectIds in order; None for what is not a demo."""
     flipped = planted(out)
     found = len(flipped & set(suspects[: len(flipped)]))
     text = f"of the {len(flipped)} labels that the demo flipped, {found} are among the {len(flipped)} first"

@@ -1,7 +1,7 @@
-"""The pass: jobs to blocks of features on workers, and blocks, in the order of their jobs, to parts.
+"""The pass: workers turn jobs into blocks of features; blocks, in the order of their jobs, become parts.
 
-A worker reads, decodes and embeds by itself: no stage waits for another, and every core has work. What workers share
-they only read; the thread that collects their blocks alone writes.
+Each worker reads, decodes and embeds: no stage waits for another, and every core has work. Only the thread that
+collects the blocks writes what workers share.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Bad = dict[str, tuple[str, str]]  # digest -> (reason, detail)
 class Job:
     """A file to read and, if its bytes are new, to embed; or bytes to embed that are known to be new.
 
-    paths: the file, or the copies that have the digest. digest: "" where the bytes are yet to be read. data: the bytes,
-    where they were read already. row, number: what is to be read, and its place in the scan; or what was read.
+    paths: the file, or all copies with this digest. digest: "" if the bytes are still to be read. data: the bytes, if
+    they were read already. row, number: the file's row, and its place in the scan.
     """
 
     paths: list[str]
@@ -48,10 +48,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in the table's order; and what is known already.
+    """What is to be done, in the table's order, and what is known already.
 
-    sources: the old cache, where there is one, and the parts of a stopped run. bad: images that earlier runs could not
-    decode. known: the digests of both.
+    sources: the old cache, if any, and the parts of a stopped run. bad: images that earlier runs could not decode.
+    known: the digests of both.
     """
 
     jobs: list[Job]
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the pass runs on. how: it in words."""
+    """What the pass runs on; `how` describes it."""
 
     network: Backbone
     parts: Parts
@@ -72,9 +72,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class Pass:
-    """How the backbone went over the images: rows embedded, seconds, on what, and the workers' seconds by stage.
+    """The result of a pass: rows embedded, seconds, on what, the workers' seconds by stage, and images that failed.
 
-    how: "" where nothing was new and no backbone was loaded. bad: images that could not be embedded.
+    how: "" if nothing was new and no backbone was loaded.
     """
 
     rows: int = 0
@@ -89,32 +89,16 @@ class Pass:
         return self.rows / max(self.seconds, 1e-9)
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the workers' time that each stage took; the largest is what bounded the pass."""
+        """Return each stage's share of the workers' time; the largest is the bottleneck."""
         total = sum(self.spent.values()) or 1.0
         return {stage: round(spent / total, 3) for stage, spent in self.spent.items()}
 
 
-class Seen:
-    """The digests that are not embedded again: those known before the pass, and those of its blocks so far."""
-
-    def __init__(self, known: AbstractSet[str]) -> None:
-        self._known, self._fresh = known, set[str]()
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._fresh or digest in self._known
-
-    def add(self, digests: list[str]) -> np.ndarray:
-        """Take in a block's digests; return which of them are new, bool (n,): of copies read together, the first."""
-        new = np.array([digest not in self for digest in digests], bool)
-        self._fresh.update(digests)
-        return new
-
-
 @dataclass
 class Block:
-    """What one worker made of some jobs: keys (b,), features float32 (b, D); bad: see Bad.
+    """The result of some jobs: keys (b,), features float32 (b, D); bad: see Bad.
 
-    rows: number in the scan -> the row that was read, or why there is none.
+    rows: (number in the scan, the row that was read or why it could not be).
     """
 
     jobs: int
@@ -131,7 +115,7 @@ class Block:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the time inside as the stage's."""
+        """Add the time inside to the stage's."""
         started = time.monotonic()
         try:
             yield
@@ -140,9 +124,9 @@ class Block:
 
 
 def unseen(plan: Plan, scan: Scan, save: Callable[[], None]) -> list[Job]:
-    """Read files for as long as all their bytes are known, as after a move; return the jobs from there on.
+    """Read files as long as all their bytes are known, as after a move; return the remaining jobs.
 
-    `save` is called before, since what was known of files that have changed is not true any more, and after.
+    `save` is called first, since what was known of changed files is no longer true, and at the end.
     """
     save()
     jobs, together = plan.jobs, 4 * tensorflow.cores()
@@ -171,11 +155,11 @@ def unseen(plan: Plan, scan: Scan, save: Callable[[], None]) -> list[Job]:
 
 
 def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save: Callable[[], None]) -> Pass:
-    """Embed what is new and write parts; add to `scan` what was read, and `save` it now and then.
+    """Embed what is new and write parts; add what was read to `scan`, and `save` it now and then.
 
-    Errors: Interrupted after Ctrl-C or SIGTERM. Whatever ends the pass, what was embedded is kept.
+    Errors: Interrupted after Ctrl-C or SIGTERM. However the pass ends, what was embedded is kept.
     """
-    network, parts, seen = setup.network, setup.parts, Seen(known)
+    network, parts, seen = setup.network, setup.parts, set(known)
     bad: Bad = {}
     spent = dict.fromkeys(STAGES, 0.0)
     started = due = time.monotonic()
@@ -185,9 +169,11 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
             for block in engines.ahead(pool, partial(_block, network, seen), jobs, network.step, 2 * setup.workers):
                 for number, row in block.rows:
                     scan.add(number, row)
-                new = seen.add(block.keys)
+                new = [at for at, key in enumerate(block.keys) if key not in seen]  # of copies read together, the first
+                keys = [block.keys[at] for at in new]
+                seen.update(keys)
                 bad |= block.bad
-                if parts.add(np.array(block.keys)[new].tolist(), block.features[new]):
+                if parts.add(keys, block.features[new]):
                     parts.flush()
                     due = _saved(save) if time.monotonic() > due else due
                 spent = {stage: spent[stage] + block.seconds[stage] for stage in STAGES}
@@ -209,14 +195,14 @@ def run(jobs: list[Job], known: AbstractSet[str], scan: Scan, setup: Setup, save
 
 
 def _saved(save: Callable[[], None]) -> float:
-    """Save, and return when to save again: a kill costs reading again what was read since."""
+    """Save, and return when to save again, so that saving takes 5 % of the time; a kill costs reading since then."""
     started = time.monotonic()
     save()
     return time.monotonic() + 20 * (time.monotonic() - started)
 
 
 def _explained(bad: Bad, scan: Scan, size: int) -> Bad:
-    """Add what libjpeg and others say of images that cannot be decoded."""
+    """Add the messages of libjpeg and other libraries about undecodable images."""
     path_of = {row.sha256: row.path for row in scan.rows if row.sha256 in bad}
     explained = dict(bad)
     for digest, (reason, detail) in bad.items():
@@ -229,35 +215,34 @@ def _interrupted(done: int, total: int) -> Interrupted:
     return Interrupted(
         "interrupted",
         f"Stopped with {done:,} of {total:,} images done",
-        rule="What is done is kept",
         then="Run the same command again to go on from there",
     )
 
 
 def _read(job: Job) -> tuple[int, Row | Failure, bytes]:
-    """Read a job's file; return the number of its row, the row or why there is none, and the bytes."""
+    """Read a job's file; return its number, its row or why it could not be read, and the bytes."""
     assert job.row
     return job.number, *manifest.read(job.row)
 
 
-def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
-    """Read, decode and embed; bytes that were `seen`, or that stand in the block already, are read only."""
+def _block(network: Backbone, seen: AbstractSet[str], jobs: Sequence[Job]) -> Block:
+    """Read, decode and embed; bytes that were `seen`, or are in the block already, are only read."""
     block, pixels = Block(len(jobs)), []
     for job in jobs:
         digest, data, row = job.digest, job.data, job.row
         try:
             with block.timed("reading"):
                 if not digest:
-                    number, found, data = _read(job)
-                    block.rows.append((number, found))
-                    if isinstance(found, Failure):
+                    number, read, data = _read(job)
+                    block.rows.append((number, read))
+                    if isinstance(read, Failure):
                         continue
-                    digest, row = found.sha256, found
+                    digest, row = read.sha256, read
                 if digest in seen or digest in block.keys:
                     continue
                 if data is None:
                     data = header.read_any(job.paths, sha256=digest)
-                job.data = None  # a job has one worker; its bytes are not kept until the pass is over
+                job.data = None  # freed: nobody else needs a job's bytes
             with block.timed("decoding"):
                 pixels.append(decode.from_bytes(data, network.input_size, row.header if row else None))
             block.keys.append(digest)
@@ -266,8 +251,8 @@ def _block(network: Backbone, seen: Seen, jobs: Sequence[Job]) -> Block:
     if pixels:
         with block.timed("backbone"):
             features = network.embed(np.stack(pixels))
-        finite = np.isfinite(features).all(axis=1)
-        for digest in np.array(block.keys)[~finite].tolist():
-            block.bad[digest] = ("not-finite", "the backbone's features of this image are not all finite numbers")
-        block.keys, block.features = np.array(block.keys)[finite].tolist(), features[finite]
+        finite, keys = np.isfinite(features).all(axis=1), np.array(block.keys)
+        why = ("not-finite", "the backbone's features of this image are not all finite numbers")
+        block.bad |= dict.fromkeys(keys[~finite].tolist(), why)
+        block.keys, block.features = keys[finite].tolist(), features[finite]
     return block

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from extract.files import manifest, nearest
 from extract.files.manifest import Manifest
-from extract.ground import files as artifacts
+from extract.ground import files
 from extract.ground.errors import InputError
 from extract.ground.progress import Progress
 from extract.tables import folders, labels, splits
@@ -19,7 +20,7 @@ COLUMNS = ("path", "target")  # of folders.MARKER: which links are ours
 
 
 def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[str]:
-    """Write or bring up to date the tree of the workspace's table, and say in words what it holds.
+    """Write or bring up to date the tree of the workspace's table, and return lines that say what it holds.
 
     Splits are those that make features would use: the table's, else the recorded ones, else made. Targets are absolute.
     Errors: InputError for a table or names that cannot be a tree, or where `tree` holds anything that is not ours.
@@ -34,14 +35,13 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
     known = Manifest.read(place.manifest)
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
+    paths = [row.path for row in scan.objects]
     recorded = splits.read(*place.all_splits)
     said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive)
-    artifacts.refuse_inputs(
-        [tree / folders.MARKER], [*place.given(), *scan.rows["path"]], then="Give another folder as --out"
-    )
-    links, left_out = _links(place, said, table.index.tolist(), scan.rows["path"].tolist())
+    files.refuse_inputs([tree / folders.MARKER], [*place.given(), *paths], then="Give another folder as --out")
+    links, left_out = _links(place, said, table.index.tolist(), paths)
     if not links:
-        gone = table[(scan.rows["path"] == "").to_numpy()]
+        gone = table[[not path for path in paths]]
         near = nearest.sentence(manifest.paths_or_ids(gone), place.media) if len(gone) else ""
         raise InputError(
             "link-tree-no-rows",
@@ -61,37 +61,30 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
 def _links(place: Workspace, said: Labels, lines: list[int], paths: list[str]) -> tuple[dict[str, str], str]:
     """Return link -> target, and in words what was left out."""
     links: dict[str, str] = {}
-    unlabelled = missing = 0
+    left_out: Counter[str] = Counter()
     columns = (said.ids.tolist(), said.values(), said.split.tolist(), said.sha256.tolist())
     for line, path, name, value, split, sha in zip(lines, paths, *columns, strict=True):
+        if not value or not sha:
+            left_out["without a readable file" if value else "unlabelled"] += 1
+            continue
         suffix = os.path.splitext(path)[1]
         file = name if name.endswith(suffix) else name + suffix
-        if not value or not sha:
-            unlabelled, missing = unlabelled + (not value), missing + (value != "" and not sha)
-            continue
-        where = f"{place.data}, line {line}"
-        _refuse_odd_name(where, "objectId", file, hidden=False)
-        _refuse_odd_name(where, "value", value, hidden=folders.is_hidden(value))
-        link = f"{split}/{value}/{file}"
+        where, link = f"{place.data}, line {line}", f"{split}/{value}/{file}"
+        for column, part, bad in (("objectId", file, file in (".", "..")), ("value", value, folders.is_hidden(value))):
+            if bad or "/" in part or len(os.fsencode(part)) > 255:
+                raise InputError(
+                    "link-tree-bad-name",
+                    f"{where}, column {column}: {part!r} cannot be a name in a tree",
+                    rule="A name has no slash and at most 255 bytes; a class is no hidden or system folder",
+                )
         if link in links:
             raise InputError(
                 "link-tree-duplicate",
-                f"{where}: two ids are linked as {link!r}",
-                then="Rename one of them in the table",
+                f"{where}: two ids give the link {link!r}",
+                then="Rename one in the table",
             )
         links[link] = path
-    counts = {"unlabelled": unlabelled, "without a readable file": missing}
-    return links, ", ".join(f"{n:,} {why}" for why, n in counts.items() if n)
-
-
-def _refuse_odd_name(where: str, column: str, name: str, *, hidden: bool) -> None:
-    if hidden or name in (".", "..") or "/" in name or len(os.fsencode(name)) > 255:
-        raise InputError(
-            "link-tree-bad-name",
-            f"{where}, column {column}: {name!r} can be no name in a tree",
-            rule="A name has no slash and at most 255 bytes, is not . or .., and a class does not begin with a dot or "
-            "have the name of a system's folder",
-        )
+    return links, ", ".join(f"{n:,} {why}" for why, n in sorted(left_out.items()))
 
 
 def _update(tree: Path, links: dict[str, str]) -> None:
@@ -102,9 +95,9 @@ def _update(tree: Path, links: dict[str, str]) -> None:
             f"--out {tree} is a file",
             rule="The tree is a folder, made where it does not exist",
         )
-    artifacts.sweep(tree)
+    files.sweep(tree)
     marker = tree / folders.MARKER
-    before = [(row["path"], row["target"]) for row in artifacts.read_csv(marker, COLUMNS)]
+    before = [(row["path"], row["target"]) for row in files.read_csv(marker, COLUMNS)]
     found = _found(tree)
     foreign = sorted(set(found.items()) - set(before))
     if foreign:
@@ -114,7 +107,7 @@ def _update(tree: Path, links: dict[str, str]) -> None:
             rule="link-tree changes only what it wrote",
             then="Give another folder as --out, or move them away",
         )
-    artifacts.write_csv(marker, COLUMNS, [*before, *links.items()])  # first: after a kill, all that is there is ours
+    files.write_csv(marker, COLUMNS, [*before, *links.items()])  # first: after a kill, all that is there is ours
     for path, target in found.items():
         if links.get(path) != target:
             (tree / path).unlink()
@@ -125,14 +118,14 @@ def _update(tree: Path, links: dict[str, str]) -> None:
         if found.get(path) != target:
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).symlink_to(target)
-    artifacts.write_csv(marker, COLUMNS, links.items())
+    files.write_csv(marker, COLUMNS, links.items())
 
 
 def _found(tree: Path) -> dict[str, str]:
     """Map everything in `tree` but folders and the marker to its link's target, "" where it is no link."""
     found = {}
-    for folder, inside, files in os.walk(tree):
-        for name in [*files, *(name for name in inside if os.path.islink(os.path.join(folder, name)))]:
+    for folder, inside, names in os.walk(tree):
+        for name in [*names, *(name for name in inside if os.path.islink(os.path.join(folder, name)))]:
             path = os.path.join(folder, name)
             found[os.path.relpath(path, tree)] = os.readlink(path) if os.path.islink(path) else ""
     found.pop(folders.MARKER, None)

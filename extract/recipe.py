@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-# What each version of decoding does, in the words that are in schema 1's JSON, so never to be edited: a change to
-# images.decode that changes a pixel is a new version. 0 is what Onepass 0.1 did.
+Json = dict[str, str | int]
+# What each version of decoding does, in the words that are in schema 1's JSON: never edit them. A change to
+# images.decode that changes a pixel is a new version; 0 is what Onepass 0.1 did.
 DECODED = {
     1: {
         "decode": "jpeg: INTEGER_ACCURATE, DCT-scaled by 1/2, 1/4 or 1/8 to the smallest scale >= input_size; png, "
@@ -48,8 +49,8 @@ class Recipe:
     view: str = "plain"
     precision: str = "float32"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON values, sorted by name."""
+    def to_json(self) -> Json:
+        """Return the recipe, sorted by name."""
         given = {NAMES.get(name, name): value for name, value in asdict(self).items() if ADDED.get(name) != value}
         return dict(sorted({**given, **DECODED[self.decode]}.items()))
 
@@ -82,5 +83,5 @@ class Recipe:
         return f"{name} is {mine[name]!r}, not {theirs[name]!r}" if name else None
 
 
-def _first_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+def _first_difference(mine: Json, theirs: Json) -> str | None:
     return next((name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from extract import embed, flags, workspace
@@ -28,10 +29,10 @@ from extract.workspace import Workspace
 
 @dataclass(frozen=True)
 class Config:
-    """What `make features` was asked.
+    """What `make features` was asked to do.
 
-    batch: None = what suits the engine. apart: it is one slice of several, which may hold nothing but bad images. load:
-    what loads the backbone.
+    batch: images a step; None: what suits the engine. apart: this is one slice of several, and all its images may be
+    bad. load: what loads the backbone.
     """
 
     workspace: Workspace
@@ -48,7 +49,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did, for last_run.json and for the terminal."""
+    """What a run did."""
 
     scan: Scan
     labels: labels.Labels
@@ -62,10 +63,10 @@ class Report:
         """How many images are quarantined for each reason."""
         return {reason: sum(failure.reason == reason for failure in self.failures) for reason in header.REASONS}
 
-    def entry(self) -> dict[str, Any]:
-        """Return what last_run.json says of it."""
+    def record(self, place: Workspace) -> None:
+        """Write its entry in last_run.json."""
         ran = {"ran_on": self.done.how, "shares_of_time": self.done.shares()} if self.done.how else {}
-        return {
+        entry = {
             "status": "done",
             "images": len(self.scan.rows),
             "embedded": self.done.rows,
@@ -83,9 +84,10 @@ class Report:
             "recipe": self.sealed.recipe.to_json(),
             "provenance": self.sealed.provenance,
         }
+        workspace.write_record(place, features=entry)
 
     def lines(self, place: Workspace) -> Iterator[str]:
-        """Yield it in words."""
+        """Yield the lines that are printed."""
         total, done, bad, sealed = len(self.scan.rows), self.done, len(self.failures), self.sealed
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.shares().items())
         speed = f" at {done.rate:.1f} images/s ({shares} of the time)" if done.rows else ""
@@ -105,7 +107,7 @@ class Report:
 def extract(config: Config) -> int:
     """Embed every image of a table that the cache does not hold yet; return the exit code.
 
-    Errors: OnepassError and its kind. After Ctrl-C, SIGTERM or a kill the same call goes on where it stopped.
+    Errors: OnepassError. After Ctrl-C, SIGTERM or a kill the same call goes on where it stopped.
     """
     started, place = time.monotonic(), config.workspace
     print(f"features  {place.describe()}", flush=True)
@@ -124,7 +126,7 @@ def extract(config: Config) -> int:
         try:
             if jobs := embed.unseen(plan, scan, save):
                 done = embed.run(jobs, plan.known, scan, _set_up(config, source, recipe, plan), save)
-            failures = _quarantine(config, table, scan, plan.bad | done.bad, recipe)
+            failures = _quarantine(place, scan, plan.bad | done.bad, recipe)
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
             _refuse_all_bad(place, table, scan, failures)
@@ -162,37 +164,30 @@ def _write_manifest(place: Workspace, known: Manifest, scan: Scan) -> None:
 
 
 def _refuse_all_bad(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> None:
-    if len(failures) == len(scan.rows):
-        first, near = failures[0], _nearest(place, table, failures)
-        what = (
-            f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
-            f"{first.reason}, {first.detail}"
-        )
-        if all(failure.reason == "undecodable" for failure in failures):
-            raise InputError(
-                "no-image-found", what, then="Open that file with another program: it may be no image, or no whole one"
-            )
-        raise InputError(
-            "no-image-found",
-            what + (f"; {near}" if near else ""),
-            rule="Files lie at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, "
-            f"here {place.media}",
-            then="Correct objectId or `path` in the table, or give another MEDIA"
-            if near
-            else "Give MEDIA=path/to/media",
-        )
+    if len(failures) < len(scan.rows):
+        return
+    first, near = failures[0], _nearest(place, table, failures)
+    what = f"None of the {len(scan.rows):,} images could be used; the first: objectId {first.object_id!r}, "
+    what += f"{first.reason}, {first.detail}"
+    rule = f"Files are at their `path`, or at object/ab/cd/<id>, ab/cd/<id> or <id> under MEDIA, here {place.media}"
+    then = "Give MEDIA=path/to/media"
+    if all(failure.reason == "undecodable" for failure in failures):
+        rule, then = "", "Open that file with another program: it may not be an image, or not a whole one"
+    elif near:
+        what, then = f"{what}; {near}", "Correct objectId or `path` in the table, or give another MEDIA"
+    raise InputError("no-image-found", what, rule=rule, then=then)
 
 
 def _nearest(place: Workspace, table: Any, failures: list[Failure]) -> str:
-    """Say which file is nearest to one that is missing, and how many are like that; see `nearest.sentence`."""
+    """Name the file that is nearest to a missing one, and how many are like that; see `nearest.sentence`."""
     gone = {failure.object_id for failure in failures if failure.reason == "missing" and not failure.path}
     return nearest.sentence(manifest.paths_or_ids(table[table["objectId"].isin(gone)]), place.media) if gone else ""
 
 
 def _record_inputs(place: Workspace) -> None:
-    """Record what was given, now that it is known to be sound, so that the next run need not be told again."""
+    """Remember what was given, now that it is known to be usable."""
     workspace.write_record(place, features={"status": "running"})
-    if not workspace.read_record(place.beside_cache):  # a second OUT on this cache finds MEDIA and BACKBONE there
+    if not workspace.read_record(place.beside_cache)["inputs"]:  # a second OUT finds MEDIA and BACKBONE there
         workspace.write_record(replace(place, out=place.beside_cache))
 
 
@@ -204,15 +199,13 @@ def _say_classes(table: Any, classes: Any) -> None:
 
 
 def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
-    """Record labels and splits, and tell what a person should know of them."""
+    """Record labels and splits, and print what is noteworthy about them."""
     recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
     said = labels.read(table, known, place.data, place.positive)
-    rows = said.rows()
-    changed = recorded.changes(rows)
-    if rows != recorded.rows:
-        recorded.write(rows)
+    changed = recorded.changes(said.rows())
+    recorded.write(said.rows())
     files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)
     for note in [*changed, *said.notes]:
         print(f"labels    {note}")
@@ -276,40 +269,37 @@ def _set_up(config: Config, source: backbone.Source, recipe: Recipe, plan: Plan)
 
 
 def _seal(place: Workspace, source: backbone.Source) -> FeatureCache:
-    """Join parts into the cache, if there are any, and clear them away."""
+    """Join the parts, if there are any, into the cache and delete them."""
     sources = _sources(place)
-    if not sources:
-        raise InputError(
-            "no-image-embedded", f"Not one image could be embedded, and there is no cache at {place.cache}"
-        )
     if sources[-1].path == place.cache:
         return sources[-1]
     sealed = cache.seal(place.cache, sources, cache.provenance(backbone=source.name))
     for part in sources:
         if part.path != place.cache:
             part.path.unlink()
-    with suppress(OSError):  # somebody's own file in there stays there
+    with suppress(OSError):  # a file that is not ours stays there
         place.parts.rmdir()
     return sealed
 
 
-def _quarantine(config: Config, table: Any, scan: Scan, bad: Bad, recipe: Recipe) -> list[Failure]:
-    """Write this table's failures and return them; rows of objects that only other tables name are kept."""
+def _quarantine(place: Workspace, scan: Scan, bad: Bad, recipe: Recipe) -> list[Failure]:
+    """Write this table's failures and return them."""
     failures = list(scan.failures.values())
-    if not config.apart:  # before a MEDIA that is not there, say, is recorded as so many bad images
-        _refuse_all_bad(config.workspace, table, scan, failures)
     failures += [Failure(*row[:2], *bad[row.sha256], row.sha256) for row in scan.rows if row.sha256 in bad]
-    path, decoder = config.workspace.quarantine, _decoder(recipe)
-    mine = {row.object_id for row in scan.rows}
-    rows = [tuple(row.values()) for row in files.read_csv(path, QUARANTINE_COLUMNS) if row["objectId"] not in mine]
-    rows += [(f.object_id, f.path, f.sha256, f.reason, f.detail, decoder) for f in failures]
-    files.write_csv(path, QUARANTINE_COLUMNS, rows)
+    rows = [(f.object_id, f.path, f.sha256, f.reason, f.detail, _decoder(recipe)) for f in failures]
+    update_quarantine(place.quarantine, {row.object_id for row in scan.rows}, rows)
     return failures
+
+
+def update_quarantine(path: Path, ids: set[str], rows: Sequence[Sequence[str]]) -> None:
+    """Replace the rows of these objects in quarantine.csv; those that only other tables name are kept."""
+    kept = [row for row in files.read_rows(path, QUARANTINE_COLUMNS) if row[0] not in ids]
+    files.write_csv(path, QUARANTINE_COLUMNS, [*kept, *rows])
 
 
 def _finish(config: Config, report: Report) -> int:
     """Record and print what was done; the exit code says whether too many images were quarantined."""
-    workspace.write_record(config.workspace, features=report.entry())
+    report.record(config.workspace)
     for line in report.lines(config.workspace):
         print(f"features  {line}")
     share = len(report.failures) / len(report.scan.rows)

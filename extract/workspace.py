@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from extract import flags
 from extract.backbones import engines
@@ -172,9 +172,9 @@ def resolve(**given: Any) -> Workspace:
     out = _absolute(given.get("out", ARTIFACTS))
     if out.exists() and not out.is_dir():
         raise InputError("out-is-file", f"OUT={out} is a file", rule="OUT is a folder, made where it does not exist")
-    mine = _recorded_inputs(out)
+    mine = read_record(out)["inputs"]
     cache = _absolute(given.get("cache") or mine.get("cache") or out / FEATURES)
-    beside = _recorded_inputs(cache.parent)
+    beside = read_record(cache.parent)["inputs"]
     known = {name: value for name, value in beside.items() if name not in _belonging("out")} | mine
     if "data" not in {**known, **given}:
         raise InputError(
@@ -183,15 +183,16 @@ def resolve(**given: Any) -> Workspace:
             then="Give DATA=path/to/split_label.csv, or the OUT that make features wrote",
         )
     data = _absolute(given.get("data") or known["data"])
-    place = Workspace(out, cache, data, _media(given, known, data), _backbone(given, known))
+    backbone = _backbone(given.get("backbone") or known.get("backbone") or BACKBONE)
+    place = Workspace(out, cache, data, _media(given.get("media"), known, data), backbone)
     place = _with_options(place, given, known)
     files.refuse_inputs([*place.records(), *place.reports()], place.given(), then="Give another OUT or CACHE")
     return place
 
 
-def _media(given: dict[str, Any], known: dict[str, str], data: Path) -> Path:
+def _media(media: str | None, known: dict[str, str], data: Path) -> Path:
     """Return the folder of photos. A recorded one counts unless it was only the table's own folder, or the table."""
-    media, recorded = given.get("media"), known.get("media")
+    recorded = known.get("media")
     if data.is_dir():
         if media and _absolute(media) != data:
             raise InputError(
@@ -206,13 +207,12 @@ def _media(given: dict[str, Any], known: dict[str, str], data: Path) -> Path:
     return _absolute(media or recorded or os.environ.get("MEDIA_DIR") or data.parent)
 
 
-def _backbone(given: dict[str, Any], known: dict[str, str]) -> str:
-    spec: str = given.get("backbone") or known.get("backbone") or BACKBONE
+def _backbone(spec: str) -> str:
     is_path = spec.endswith((".keras", ".h5")) or (spec not in (*NAMES, REMOVED) and _absolute(spec).is_dir())
     return str(_absolute(spec)) if is_path else spec
 
 
-def _with_options(place: Workspace, given: dict[str, Any], known: dict[str, str]) -> Workspace:
+def _with_options(place: Workspace, given: dict[str, str | int], known: dict[str, str]) -> Workspace:
     """Complete the other fields: as given, else as recorded while what they belong to is the same."""
     same = [name for name in ("data", "backbone") if str(getattr(place, name)) == known.get(name)]
     valid = {name: value for name, value in known.items() if name in _belonging("out", *same)} | given
@@ -229,7 +229,7 @@ def cache_of(*, out: str | None, cache: str | None) -> Path:
     if cache is not None:
         return _absolute(cache)
     folder = out_of(out).out
-    return _absolute(_recorded_inputs(folder).get("cache") or folder / FEATURES)
+    return _absolute(read_record(folder)["inputs"].get("cache") or folder / FEATURES)
 
 
 def out_of(out: str | None) -> Outputs:
@@ -255,40 +255,42 @@ def demo(out: str | Path = DEMO, **inputs: Any) -> Workspace:
     return replace(usual, **inputs)
 
 
-def _recorded_demo(given: dict[str, Any]) -> Workspace:
+def _recorded_demo(given: dict[str, str | int]) -> Workspace:
     """Complete what was given with what is recorded of the demo."""
     usual = demo()
-    known = _recorded_inputs(usual.out)
+    known = read_record(usual.out)["inputs"]
     if known.get("backbone") in (None, REMOVED):
         known = {"backbone": usual.backbone, "input_size": str(usual.input_size)}
     place = demo(backbone=given.get("backbone", known["backbone"]), input_size=None)
     return _with_options(place, given, known)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return what the verbs recorded in `folder`; {} where none did."""
+class Record(TypedDict):
+    """What last_run.json holds: the fields of Workspace as text, and facts of make features. Empty without a run."""
+
+    inputs: dict[str, str]
+    features: dict[str, Any]
+
+
+def read_record(folder: Path) -> Record:
+    """Return what the verbs recorded in `folder`. Errors: InputError for a damaged record."""
     path = Outputs(folder).record
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("inputs"), dict):
-            raise ValueError("it has no inputs")
-        return record
+        return {"inputs": dict(record["inputs"]), "features": dict(record.get("features", {}))}
     except FileNotFoundError:
-        return {}
-    except ValueError as error:
+        return {"inputs": {}, "features": {}}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            "settings-damaged", f"{path} is not as it was written: {error}", then="Delete it and give DATA and MEDIA"
+            "settings-damaged", f"{path} is damaged: {error}", then="Delete it and give DATA and MEDIA"
         ) from error
 
 
-def _recorded_inputs(folder: Path) -> dict[str, str]:
-    return cast(dict[str, str], read_record(folder).get("inputs", {}))
-
-
 def write_record(workspace: Workspace, **entries: Any) -> None:
-    """Record the inputs in OUT, with further entries (a verb's own facts) beside them."""
+    """Record the inputs in OUT. entries: features, the facts of make features; without it, what is recorded stays."""
     inputs = {name: str(value) for name, value in asdict(workspace).items() if value and name != "out"}
     if workspace.cache == workspace.out / FEATURES:
         del inputs["cache"]  # so that a folder which is moved or copied goes on with its own
-    record = {**read_record(workspace.out), "schema": 1, "inputs": inputs, **entries}
-    files.write_json(workspace.record, record)
+    features = read_record(workspace.out)["features"]
+    before = {"features": features} if features else {}
+    files.write_json(workspace.record, {"schema": 1, "inputs": inputs, **before, **entries})

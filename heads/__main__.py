@@ -6,7 +6,7 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
@@ -73,29 +73,29 @@ def _place(args: argparse.Namespace, *, heads: bool = False) -> Workspace:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from heads import train
     from heads.compare import run
     from heads.menu import registry
 
-    names = list(dict.fromkeys(args.head.split(","))) if args.head else list(registry.DEFAULT)
-    run.head(_place(args), train.config(names, **_options(args)))
+    names = dict.fromkeys(args.head.split(",")) if args.head else registry.DEFAULT
+    run.head(_place(args), _config(args, names))
     return DONE
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from heads import train
     from heads.compare import run
     from heads.menu import registry
 
     place = _place(args)
-    run.compare(place, train.config(list(registry.COMPARED), **_options(args)))
+    run.compare(place, _config(args, registry.COMPARED))
     print(f"compare   {shown(place.comparison_html)}, .csv and .json; bundles in {shown(place.heads)}")
     return DONE
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how to train what `train` and `compare` were asked for, as `train.config` takes it."""
-    return {name: getattr(args, name) for name in ("seed", "threshold", "prior", "calibrate", "sweep")}
+def _config(args: argparse.Namespace, names: Iterable[str]) -> Any:
+    """Return the train.Config that the flags of `train` and `compare` ask for."""
+    from heads import train
+
+    return train.config(list(names), args.seed, args.threshold, args.prior, args.calibrate, args.sweep)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -145,25 +145,19 @@ def _predict_alone(args: argparse.Namespace) -> int:
     from heads.ship.bundle import FACTS
 
     if args.engine != "auto":
-        raise UsageError(
-            "engine-with-model",
-            "--engine was given with --model",
-            rule="An export runs on its own runtime",
-            then="Leave ENGINE out",
-        )
+        then = "Leave ENGINE out: an export runs on its own runtime"
+        raise UsageError("engine-with-model", "--engine was given with --model", then=then)
     if not args.input:
-        raise UsageError(
-            "model-without-input", "--model was given without --input", then="Give INPUT=a file, a folder or a table"
-        )
-    source = Path(args.input)
+        then = "Give INPUT=a file, a folder or a table"
+        raise UsageError("model-without-input", "--model was given without --input", then=then)
+    source, model = Path(args.input), Path(args.model)
     media = Path(args.media or os.environ.get("MEDIA_DIR") or source.parent)
     files = predict.list_files(source, media, allow_outside=args.allow_outside)
-    print(f"predict   {args.model}, alone", flush=True)
+    print(f"predict   {model}, alone", flush=True)
     output = artifacts.output(args.output or str(Outputs(Path(args.out or workspace.ARTIFACTS)).predictions))
-    model = Path(args.model).absolute()
-    facts = [folder / FACTS for folder in list(model.parents)[:2]]
+    facts = [folder / FACTS for folder in list(model.absolute().parents)[:2]]
     artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
-    print("predict   " + predict.write(output, predict.from_export(Path(args.model), files)))
+    print("predict   " + predict.write(output, predict.from_export(model, files)))
     return DONE
 
 

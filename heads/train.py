@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import NamedTuple
 
 from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
@@ -19,10 +16,11 @@ from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
 from heads.menu import sweep as grid
+from heads.menu.head import Table
 from heads.menu.layers import forward
 from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
-from heads.stats import decision
+from heads.stats import decision, metrics
 from heads.stats.decision import Target
 
 PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
@@ -39,11 +37,11 @@ class Config:
     seed: int = 0
     target: Target = decision.DEFAULT
     calibrate: str | None = None
-    axes: dict[str, Any] | None = None
+    axes: grid.Axes | None = None
 
 
 def config(
-    names: list[str], *, seed: int, threshold: str, prior: float | None, calibrate: str | None, sweep: str | None
+    names: list[str], seed: int, threshold: str, prior: float | None, calibrate: str | None, sweep: str | None
 ) -> Config:
     """Return the Config that flags of these names ask for. Errors: UsageError, before anything is read."""
     axes = None
@@ -59,7 +57,7 @@ class Trained(Scored):
     """A trained head. tables: see `Head.tables`."""
 
     bundle: Bundle
-    tables: dict[str, Any]
+    tables: dict[str, Table]
 
 
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
@@ -87,9 +85,9 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         recipe=data.cache.recipe,
         backbone=data.cache.provenance.get("backbone"),
         training={**head.training_, "seconds": round(seconds, 3)},
-        provenance=provenance(),
+        provenance=dict(provenance()),
     )
-    refused = [f"not eligible and not published: {point.refused}"] if point.refused else []
+    refused = [f"not published: {point.refused}"] if point.refused else []
     trained = Trained(
         name=name,
         task=facts.task,
@@ -115,44 +113,35 @@ def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     """Write head.json, weights.npz, metrics.json and predictions.csv into the folder that is being published."""
     trained.bundle.write(folder)
-    figures = {
-        "selected_on": "validation",
-        "threshold": trained.point.threshold,
-        **{
-            split: {name: metric.to_json() for name, metric in found.items()}
-            for split, found in trained.figures.items()
-        },
-    }
-    (folder / FIGURES).write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    figures = {"selected_on": "validation", "threshold": trained.point.threshold}
+    files.write_json(folder / FIGURES, figures | metrics.to_json(trained.figures))
     for name, (columns, rows) in trained.tables.items():
         files.write_csv(folder / name, columns, rows)
-    files.write_csv(
-        folder / PREDICTIONS,
-        PREDICTION_COLUMNS,
-        [row for split, p in trained.p.items() for row in _predictions(data, split, p)],
-    )
-
-
-def _predictions(data: Dataset, split: str, p: np.ndarray) -> list[tuple[Any, ...]]:
-    part = data.parts[split]
-    names = np.array(data.classes)[part.y]
-    return [
-        (object_id, split, value, f"{share:.6f}")
-        for object_id, value, share in zip(part.ids.tolist(), names.tolist(), p.tolist(), strict=True)
+    predictions = [
+        (object_id, split, data.classes[y], f"{p:.6f}")
+        for split, of_split in trained.p.items()
+        for object_id, y, p in zip(data.parts[split].ids, data.parts[split].y, of_split, strict=True)
     ]
+    files.write_csv(folder / PREDICTIONS, PREDICTION_COLUMNS, predictions)
 
 
-def run(
-    place: Workspace, data: Dataset, config: Config, left_out: list[str] | None = None
-) -> tuple[list[Trained], str]:
-    """Fit heads on the same rows, choose the lowest validation log loss, publish each; return them and the chosen name.
+class Run(NamedTuple):
+    """chosen: a head's name. left_out: a note for each head that train is too small for."""
 
-    left_out: gets a note for each head that train is too small for; where it is too small for all, that is an error.
+    heads: list[Trained]
+    chosen: str
+    left_out: list[str]
+
+
+def run(place: Workspace, data: Dataset, config: Config) -> Run:
+    """Fit heads on the same rows, choose the lowest validation log loss, publish each.
+
     Only heads whose validation supports the target count. Test is read for the chosen head and the baselines only:
-    looking at every head's would be choosing on it. Errors: HeadError, with nothing published, when none counts.
+    looking at every head's would be choosing on it. Errors, with nothing published: HeadError when no head counts;
+    TooFewRows when train is too small for all.
     """
     with tempfile.TemporaryDirectory() as logs:
-        heads = _fit_each(data, config, Path(logs), [] if left_out is None else left_out)
+        heads, left_out = _fit_each(data, config, Path(logs))
         eligible = [head for head in heads if not head.point.refused]
         if not eligible:
             raise _none_eligible(config.target, heads)
@@ -166,21 +155,20 @@ def run(
                 publish(head, data, folder)
                 if (Path(logs) / head.name).exists():
                     shutil.copytree(Path(logs) / head.name, folder / TENSORBOARD)
-    return heads, chosen
+    return Run(heads, chosen, left_out)
 
 
-def _fit_each(data: Dataset, config: Config, logs: Path, left_out: list[str]) -> list[Trained]:
-    """Fit the heads that train is large enough for. Errors: the first head's TooFewRows where there is none."""
-    heads, errors = [], []
+def _fit_each(data: Dataset, config: Config, logs: Path) -> tuple[list[Trained], list[str]]:
+    """Fit the heads that train is large enough for, and say of the others why not."""
+    heads, errors = [], {}
     for name in config.names:
         try:
             heads.append(fit(name, data, config, logs / name))
         except TooFewRows as error:
-            errors.append(error)
-            left_out.append(f"{name}: left out. {error}")
+            errors[name] = error
     if not heads:
-        raise errors[0]
-    return heads
+        raise next(iter(errors.values()))
+    return heads, [f"{name}: left out. {error}" for name, error in errors.items()]
 
 
 def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
@@ -189,6 +177,6 @@ def _none_eligible(target: Target, heads: list[Trained]) -> HeadError:
     return HeadError(
         "threshold-unsupported",
         f"No head supports THRESHOLD={target.spec}; {best.name} comes nearest: {best.point.refused}",
-        rule="What is promised must be shown on validation",
-        then=f"Ask for {easier}, or label more validation images (in more groups)",
+        rule="Validation must show that the threshold does what it is for",
+        then=f"Ask for {easier}, or label more validation images, in more groups",
     )

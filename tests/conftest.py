@@ -15,9 +15,9 @@ import pytest
 from extract.workspace import Workspace
 from tests.support import chromium, synthetic
 from tests.support.album import Album, save_tiny_backbone, with_features
-from tests.support.template import Exported, copied
+from tests.support.template import Exported, copied, once
 
-LONG, LONGEST = 5.0, 60.0  # seconds of processor time that a test takes for itself: listed from here, failed from there
+LONG = 5.0  # seconds of processor time that a test takes for itself: listed from here on
 TOOK = "processor seconds"
 
 
@@ -42,18 +42,6 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         item.user_properties.append((TOOK, processor_seconds() - before))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that takes longer than LONGEST and has no marker that says why."""
-    report = yield
-    took = dict(report.user_properties).get(TOOK, 0.0)
-    marked = item.get_closest_marker("long") or item.get_closest_marker("slow")
-    if report.when == "call" and report.passed and took > LONGEST and not marked:
-        report.outcome = "failed"
-        report.longrepr = f"{took:.0f} s of processor time: make it shorter, or say why with @pytest.mark.long(why)"
-    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -88,10 +76,15 @@ def album(tmp_path: Path) -> Album:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests' tiny backbone, see `save_tiny_backbone`."""
-    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
-    save_tiny_backbone(path)
+    from extract.ground import tensorflow
+
+    def make(folder: Path) -> Path:
+        save_tiny_backbone(folder / "tiny.keras")
+        return folder / "tiny.keras"
+
+    tensorflow.load()
     gc.freeze()  # Keras collects garbage for each network: TensorFlow's own million objects are none
-    return path
+    return once(tmp_path_factory, "backbone", make)
 
 
 @pytest.fixture
@@ -107,11 +100,13 @@ def once_extracted(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
     """What `extracted` copies; not to be changed."""
     from extract import run
 
-    folder = tmp_path_factory.mktemp("extracted")
-    photos, out = Album(folder / "album").fill(40), folder / "out"
-    place = Workspace(out, out / "features.h5", photos.table, photos.media, str(tiny_backbone))
-    assert run.extract(run.Config(place)) == 0
-    return place
+    def make(folder: Path) -> Workspace:
+        photos, out = Album(folder / "album").fill(40), folder / "out"
+        place = Workspace(out, out / "features.h5", photos.table, photos.media, str(tiny_backbone))
+        assert run.extract(run.Config(place)) == 0
+        return place
+
+    return once(tmp_path_factory, "extracted", make)
 
 
 @pytest.fixture(scope="session")
@@ -122,10 +117,13 @@ def once_exported(once_extracted: Workspace, tmp_path_factory: pytest.TempPathFa
     from heads.ship import export, formats
     from heads.stats import decision
 
-    out = tmp_path_factory.mktemp("exported") / "out"
-    place = replace(once_extracted, out=Path(shutil.copytree(once_extracted.out, out)), cache=out / "features.h5")
-    train.run(place, dataset.join(place), train.Config(["logistic"], 0, decision.parse("review=20/40")))
-    return Exported(place, export.export(place, "logistic", n_images=0, seed=0, asked=list(formats.FILES)))
+    def make(folder: Path) -> Exported:
+        out = Path(shutil.copytree(once_extracted.out, folder / "out"))
+        place = replace(once_extracted, out=out, cache=out / "features.h5")
+        train.run(place, dataset.join(place), train.Config(["logistic"], 0, decision.parse("review=20/40")))
+        return Exported(place, export.export(place, "logistic", n_images=0, seed=0, asked=list(formats.FILES)))
+
+    return once(tmp_path_factory, "exported", make)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_the_pass_goes_on_and_embeds_nothing_again(old):
 def test_splits_and_answers_hold(old):
     """Made splits stay; two answers, of which one turns a label."""
     before = splits.read(old / "run" / "splits.csv")
-    assert (len(before.splits), len(before.made)) == (25, 8)  # four made splits, by name and by digest
+    assert (len(before.rows), len(before.made)) == (25, 8)  # four made splits, by name and by digest
     said = answers.read(old / "run" / "labels_review.csv")
     assert [each.answer for each in said] == ["keep", "flip"]
     place = workspace.resolve(out=str(old / "run"))
@@ -56,7 +56,7 @@ def test_splits_and_answers_hold(old):
     data = dataset.join(place, reading)
     reading.record(place)
     now = {row["objectId"]: row for row in read_rows(old / "run" / "splits.csv")}
-    assert {name: row["type"] for name, row in now.items()} == before.splits
+    assert {name: row["type"] for name, row in now.items()} == {row[0]: row[3] for row in before.rows}
     assert now["0002img"]["value"] == "1" and sum(map(len, data.parts.values())) == 24
 
 

@@ -19,7 +19,6 @@ def campaign(*flags):
     return [line.split(" | ") for line in done.stdout.splitlines() if re.match(r"\| (?!part|---)", line)]
 
 
-@pytest.mark.long("its processes are killed again and again")
 def test_a_short_campaign_loses_nothing(tmp_path):
     """Kills, full disks, damaged caches, mutated images, readers; the new table stands in the old one's place.
 

@@ -30,9 +30,9 @@ REMOVED = "embedded"  # trained on generated images, until version 0.7
 class Kind:
     """One kind of source.
 
-    find(spec, input_size): the spec in full, the path and S; None where `spec` is none of this kind. The path must be
-    there: the SHA-256 of its bytes stands in the recipe for the weights. load(source): a Keras model, or a SavedModel's
-    Graph. architecture, pixels: as a Recipe has them; "" is the spec. title: of a spec that is no path.
+    find(spec, input_size): the full spec, the path and S; None where `spec` is not of this kind. The path must exist:
+    the SHA-256 of its bytes is the recipe's weights_sha256. load(source): a Keras model, or a SavedModel's Graph.
+    architecture, pixels: the Recipe's; "" is the spec. title: what to call a spec that is not a path.
     """
 
     find: Callable[[str, int | None], tuple[str, Path, int] | None]
@@ -54,11 +54,11 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What to call it in published files: no path of this machine."""
+        """What to call it in published files, without a path of this machine."""
         return self.path.name if self.spec == str(self.path) else SOURCES[self.kind].title.format(self.spec)
 
 
-# in the order in which they are asked for a spec
+# in the order in which they are tried
 SOURCES = {
     "keras-applications": Kind(keras.named, lambda source: keras.application(source.spec, source.input_size)),
     "lite": Kind(
@@ -97,9 +97,9 @@ def resolve(spec: str, input_size: int | None = None) -> Source:
             return Source(full, name, path, digest(path), size)
     raise BackboneError(
         "backbone-unknown",
-        f"BACKBONE={spec} is no backbone that this version knows",
-        rule=f"Known are {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
-        "SavedModel, a .keras file, and an .h5 file of weights for EfficientNet-B0",
+        f"BACKBONE={spec} is unknown",
+        rule=f"Available: {', '.join(NAMES)}, a TF-Hub or Kaggle handle (https://...), the folder of a "
+        "SavedModel, a .keras file, an .h5 file of weights for EfficientNet-B0",
     )
 
 
@@ -114,8 +114,8 @@ class Backbone:
     """A loaded, frozen feature extractor.
 
     apply: its graph, float32 (b, S, S, 3) with pixels 0-255 -> (b, D), for `embed` and for an export to build on.
-    model: the flat Keras model of that graph, or None where a SavedModel is all there is; see `find_model`.
-    dim: D. input_size: S. step: how many images `embed` is best given at a time.
+    model: the flat Keras model of that graph, or None for a SavedModel until `find_model` finds one.
+    dim: D. input_size: S. step: how many images to give `embed` at a time.
     """
 
     def __init__(self, model: Any, input_size: int, graph: saved_model.Graph | None = None) -> None:
@@ -127,29 +127,27 @@ class Backbone:
         self.run_on("tensorflow")
 
     def run_on(self, engine: str, precision: str = "float32", step: int | None = None) -> None:
-        """Say how `embed` runs: engine of engines.NAMES, precision of engines.PRECISIONS, step or what suits them."""
+        """Choose an engine of engines.NAMES, a precision of engines.PRECISIONS and a step; None: what suits them."""
         how = (engine, precision, step or batch(engines.STEP[engine, tensorflow.device()], self.input_size))
         if how != self._how:
             self._how, self.step = how, how[2]
             self.__dict__.pop("_engine", None)
 
     @cached_property
-    def _engine(self) -> engines.TensorFlow | engines.OpenVINO:  # takes seconds; an export never needs it
+    def _engine(self) -> engines.TensorFlow | engines.OpenVINO:  # takes seconds, and an export never needs it
         assert self._how
         engine, precision, step = self._how
         kind = engines.OpenVINO if engine == "openvino" else engines.TensorFlow
         return kind(self.apply, self.input_size, precision, step)
 
     def find_model(self, pixels: np.ndarray) -> None:
-        """Set `model` of a SavedModel to the EfficientNet in Keras that gives its features, where there is one.
+        """Set `model` of a SavedModel to the EfficientNet in Keras that gives its features, if there is one.
 
-        pixels: uint8 (b, S, S, 3), of real images, on which the two must agree; see twin.py.
+        pixels: uint8 (b, S, S, 3), real images on which the two must agree; see twin.py.
         """
         assert self._graph
-        names = [name for name, dim in DIMS.items() if dim == self.dim]
-        networks = [name.replace("efficientnet-b", "EfficientNetB") for name in names]
-        networks += [name for name in lite.NETWORKS if self.dim == lite.DIM]
-        self.model = twin.find(self.apply, self._graph.variables, networks, pixels)
+        names = [name for name, dim in (DIMS | dict.fromkeys(lite.NETWORKS, lite.DIM)).items() if dim == self.dim]
+        self.model = twin.find(self.apply, self._graph.variables, names, pixels)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D). Several threads may call it."""
@@ -165,10 +163,7 @@ def batch(most: int, size: int) -> int:
 
 
 def load(source: Source) -> Backbone:
-    """Load a source's network, frozen: inference mode, variables turned into constants.
-
-    Errors: BackboneError where the file is no feature extractor.
-    """
+    """Load a source's network, frozen: in inference mode. Errors: BackboneError for what is not a feature extractor."""
     network = SOURCES[source.kind].load(source)
     if digest(source.path) != source.digest:
         raise BackboneError(

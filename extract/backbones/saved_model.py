@@ -1,4 +1,4 @@
-"""A SavedModel as a backbone, above all a TF-Hub module: where a handle's folder lies, and the graph in it.
+"""A SavedModel as a backbone, usually a TF-Hub module: the folder of a handle, and the graph in it.
 
 `find` needs TensorFlow only to download. A SavedModel is code: open only what you trust.
 """
@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ SIGNATURES = ("default", "serving_default")  # tried in this order where there i
 
 @dataclass(frozen=True)
 class Graph:
-    """apply: float32 (b, S, S, 3) with pixels 0-255 -> (b, D). dim: D. module: what owns the variables."""
+    """apply: float32 (b, S, S, 3) with pixels 0-255 -> (b, D). dim: D. module: owns the variables."""
 
     apply: Any  # a tf.function
     dim: int
@@ -34,12 +34,12 @@ class Graph:
 
     @property
     def variables(self) -> list[Any]:
-        """In the module's own order where it has one, as TF-Hub's reusable form does, else in none."""
+        """In the module's own order if it has one, as TF-Hub's reusable form does, else in any."""
         return list(getattr(self.module, "variables", None) or self.apply.get_concrete_function().variables)
 
 
 def find(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
-    """Find the folder of a handle, see `of_handle`, or that is `spec` itself; see `backbone.Kind`."""
+    """Find a handle's folder, see `of_handle`, or take `spec` as one; see `backbone.Kind`."""
     if spec.startswith("https://"):
         size = input_size or size_by_name(spec)
         return spec, of_handle(spec, size), size
@@ -51,10 +51,7 @@ def find(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
 
 
 def size_by_name(text: str) -> int:
-    """Return S of the EfficientNet that a handle or folder names (b0 to b7, lite0 to lite2), else B0's.
-
-    A SavedModel may not say.
-    """
+    """Return S of the EfficientNet that a handle or folder names (b0 to b7, lite0 to lite2), else B0's."""
     named = re.search(r"(?:\b|_|efficientnet)(b[0-7]|lite[0-2])(?![a-z0-9])", text.lower())
     sizes = SIZES | {name: network.input_size for name, network in lite.NETWORKS.items()}
     return sizes[f"efficientnet-{named[1]}" if named else DEFAULT]
@@ -67,9 +64,9 @@ def cache_dir() -> Path:
 
 
 def of_handle(handle: str, size: int) -> Path:
-    """Return the folder of a handle, where hub keeps it; downloaded if it is not there. size: its S, for the advice.
+    """Return the folder in which hub keeps a handle, downloaded if need be. size: its S, for the error's advice.
 
-    Errors: BackboneError when it cannot be downloaded, or is there in part.
+    Errors: BackboneError if it cannot be downloaded, or is incomplete.
     """
     folder = cache_dir() / hashlib.sha1(handle.encode("utf8")).hexdigest()  # as hub's _module_dir names it
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -79,7 +76,7 @@ def of_handle(handle: str, size: int) -> Path:
 
 
 def refuse_incomplete(folder: Path, *, then: str) -> None:
-    """Raise BackboneError unless the folder holds what every SavedModel starts from."""
+    """Raise BackboneError unless the folder holds saved_model.pb."""
     if not (folder / FILE).is_file():
         raise BackboneError(
             "saved-model-incomplete",
@@ -110,9 +107,9 @@ def _download(handle: str, folder: Path, size: int) -> None:
 
 
 def load(folder: Path, size: int) -> Graph:
-    """Load a SavedModel that takes pixels 0-1, frozen: by __call__ (the reusable form), else by a signature.
+    """Load a SavedModel that takes pixels 0-1: its __call__ (the reusable form), else a signature.
 
-    Errors: BackboneError where it is no feature extractor, or takes images of another size.
+    Errors: BackboneError for what is not a feature extractor, or takes images of another size.
     """
     tf, _ = tensorflow.load()
     try:
@@ -160,14 +157,8 @@ def _entry(tf: Any, module: Any, folder: Path) -> tuple[Callable[[Any], Any], li
             rule=f"A feature extractor has __call__, or the signature {' or '.join(SIGNATURES)}",
         )
     signature = module.signatures[name]
-    arguments = list(signature.structured_input_signature[1])
-    if len(arguments) != 1:
-        raise BackboneError(
-            "saved-model-arguments",
-            f"Signature {name} of {folder} takes {', '.join(arguments) or 'nothing'}",
-            rule="A feature extractor takes images and nothing else",
-        )
-    return lambda pixels: _only(signature(**{arguments[0]: pixels})), [_image(tf, signature)]
+    argument = next(iter(signature.structured_input_signature[1]), "")
+    return lambda pixels: _only(signature(**{argument: pixels})), [_image(tf, signature)]
 
 
 def _image(tf: Any, function: Any) -> Any:
@@ -175,8 +166,8 @@ def _image(tf: Any, function: Any) -> Any:
     return next((spec.shape for spec in specs if isinstance(spec, tf.TensorSpec)), tf.TensorShape(None))
 
 
-def _only(outputs: dict[str, Any]) -> Any:
-    """Return the output "default", as TF-Hub has it, else the only one; several are left for the caller to refuse."""
+def _only(outputs: Mapping[str, Any]) -> Any:
+    """Return the output "default", TF-Hub's name, else the only one; several are for the caller to refuse."""
     if "default" in outputs:
         return outputs["default"]
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs

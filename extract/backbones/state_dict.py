@@ -1,10 +1,10 @@
 """The arrays of a state dict in torch's file format of before version 1.6, read without torch.
 
 Such a file is five pickles (magic number, protocol, machine, tensors, keys of storages), then each storage: its length
-as int64 and its numbers. A pickle is a program, and promise 6 of this project is that nothing loaded from disk is
-executed. It holds here, for `pickle` can call nothing but what `find_class` hands out: that is three stand-ins of
-our own, made anew for each file, which only store what they are given. Every other name is refused before anything is
-imported or called. `lite` checks the file's SHA-256 before it comes here at all.
+as int64 and its numbers. A pickle is a program, and this project promises that nothing loaded from disk is executed.
+That holds here: `pickle` can only call what `find_class` returns, which are stand-ins of our own, made anew for each
+file, that store their arguments. Every other name is refused before anything is imported or called. And `lite` checks
+the file's SHA-256 first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _read(file: io.BytesIO) -> dict[str, np.ndarray]:
 
 
 def _array(tensor: tuple[Any, ...], storages: dict[str, bytes]) -> np.ndarray:
-    """Return what _rebuild_tensor_v2 was given as an array; NumPy refuses shapes that lead out of the storage."""
+    """Return the arguments of _rebuild_tensor_v2 as an array; NumPy refuses shapes that leave the storage."""
     (key, dtype), offset, shape, strides, *_ = tensor
     size = np.dtype(dtype).itemsize
     return np.ndarray(shape, dtype, storages[key], offset * size, [stride * size for stride in strides])

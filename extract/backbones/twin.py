@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones import lite
-from extract.ground import tensorflow
+from extract.backbones import keras, lite
 
-SMALLEST = 32  # S that Keras builds an EfficientNet for
 TOLERANCE = 1e-4  # x max(1, max|f|), as everywhere
-# how pixels 0-1 are normalised: mean and variance by channel of ImageNet, of none, of -1 to 1
+# how pixels 0-1 may be normalised, mean and variance by channel: ImageNet's, not at all, to -1 to 1
 NORMALISATIONS = (
     (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]) ** 2),
     (np.zeros(3), np.ones(3)),
@@ -27,50 +25,38 @@ NORMALISATIONS = (
 
 
 def find(
-    apply: Callable[[Any], Any], variables: Iterable[Any], architectures: Iterable[str], pixels: np.ndarray
+    apply: Callable[[Any], Any], variables: list[Any], architectures: Iterable[str], pixels: np.ndarray
 ) -> Any | None:
     """Return the Keras model that gives what `apply` gives for pixels, uint8 (b, S, S, 3), or None.
 
-    variables: of the SavedModel, with `name` and `numpy()`. architectures: names to try, of keras.applications or
-    lite.NETWORKS.
+    variables: the SavedModel's, with `name` and `numpy()`. architectures: names to try, of SIZES or NETWORKS.
     """
-    _, keras = tensorflow.load()
-    if pixels.shape[1] < SMALLEST:
-        return None
-    held = list(variables)
     expected = np.asarray(apply(pixels.astype(np.float32)))
     for name in architectures:
-        model = _untrained(name, pixels.shape[1:])
-        layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
+        model = (lite if name in lite.NETWORKS else keras).build(name, pixels.shape[1])
+        layers = [layer for layer in model.layers if layer.name.startswith("normalization")]
         own = [weight for weight in model.weights if not weight.path.startswith("normalization")]
-        for pairs in _matches(held, own):
+        for pairs in _matches(variables, own):
             for weight, variable in pairs:
                 weight.assign(variable.numpy())
             for mean, variance in NORMALISATIONS if layers else NORMALISATIONS[:1]:  # Lite's is no weight
                 for layer in layers:
                     layer.set_weights([mean, variance, np.array(0)])
-                    layer.finalize_state()  # else it goes on with what it was built with
+                    layer.finalize_state()  # otherwise it keeps what it was built with
                 given = np.asarray(model(pixels.astype(np.float32), training=False))
                 if np.abs(given - expected).max() <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                     return model
     return None
 
 
-def _untrained(name: str, shape: tuple[int, ...]) -> Any:
-    if name in lite.NETWORKS:
-        return lite.build(name, shape[0])
-    _, keras = tensorflow.load()
-    return getattr(keras.applications, name)(include_top=False, weights=None, pooling="avg", input_shape=shape)
+def _matches(given: list[Any], own: list[Any]) -> Iterator[list[tuple[Any, Any]]]:
+    """Yield (weight, variable) for all of the model's own weights, in each order that fits.
 
-
-def _matches(held: list[Any], own: list[Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Yield (weight, variable) for all of the model's own weights, in each way that fits; nothing where none does.
-
-    Of one kind and shape they are taken as they come, or by their names, or by the names on both sides.
+    Those of one kind and shape are paired as they come, then with one side ordered by name, then both.
     """
-    held_by_name = sorted(held, key=lambda variable: _natural(variable.name))
+    given_by_name = sorted(given, key=lambda variable: _natural(variable.name))
     own_by_name = sorted(own, key=lambda weight: _natural(weight.path))
-    for variables, weights in ((held, own), (held_by_name, own), (held_by_name, own_by_name)):
+    for variables, weights in ((given, own), (given_by_name, own), (given_by_name, own_by_name)):
         places: dict[Any, list[Any]] = {}
         for variable in variables:
             places.setdefault(_place(variable.name, variable.shape), []).append(variable)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extract.backbones.keras import DEFAULT, SIZES, existing
+from extract.backbones.keras import DEFAULT, SIZES, build, existing
 from extract.ground import files, tensorflow
 from extract.ground.errors import BackboneError
 
@@ -22,31 +21,21 @@ def find(spec: str, input_size: int | None) -> tuple[str, Path, int] | None:
     return (str(path), path, input_size or SIZES[DEFAULT]) if path else None
 
 
-def _untrained_b0(size: int) -> Any:
-    _, keras = tensorflow.load()
-    return keras.applications.EfficientNetB0(
-        include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3)
-    )
-
-
 def load(path: Path, size: int) -> Any:
     """Build B0 around a weights file, with the second Rescaling exactly when the file needs it.
 
     Keras builds that layer for weights="imagenet" only (tensorflow#62193): its own file normalises by sqrt(stddev),
     and the layer divides by the other sqrt(stddev). A file whose variance is stddev squared needs no such layer.
     """
-    model = _untrained_b0(size)
+    model = build(DEFAULT, size)
     _load_weights(model, path)
     variance = _normalization(model).get_weights()[1].ravel()
     if np.allclose(variance, B0_STDDEV, rtol=1e-4):
         model = _with_second_rescaling(model)
         _load_weights(model, path)
-        print(f"{path.name} is normalised as Keras' own file is: its second Rescaling layer is added.", file=sys.stderr)
+        print(f"{path.name} is normalised as Keras' own file: added the second Rescaling layer.", file=sys.stderr)
     elif not np.allclose(variance, B0_STDDEV**2, rtol=1e-4):
-        print(
-            f"{path.name} normalises with variance {variance.tolist()}, which is not ImageNet's; taken as it is.",
-            file=sys.stderr,
-        )
+        print(f"{path.name} normalises with variance {variance.tolist()}, not ImageNet's; used as is.", file=sys.stderr)
     return model
 
 
@@ -57,7 +46,7 @@ def _load_weights(model: Any, path: Path) -> None:
         files.raise_unless_damage(path, error)
         raise BackboneError(
             "weights-do-not-fit",
-            f"{path} holds no weights that fit EfficientNet-B0 without its top: {error}",
+            f"The weights in {path} do not fit EfficientNet-B0 without its top: {error}",
             then="For another architecture, save the feature extractor as a .keras file",
         ) from error
     _normalization(model).finalize_state()  # else it goes on with the mean and variance it was built with
@@ -71,23 +60,11 @@ def _normalization(model: Any) -> Any:
 def _with_second_rescaling(model: Any) -> Any:
     """Rebuild the graph with Rescaling(1 / sqrt(stddev)) behind the Normalization, flat, without its weights."""
     _, keras = tensorflow.load()
-    config = model.get_config()
-    names = [layer["name"] for layer in config["layers"]]
-    at = names.index(_normalization(model).name)
-    below, above = config["layers"][at], config["layers"][at + 1]
-    scale = (1.0 / np.sqrt(B0_STDDEV)).tolist()
-    layer = keras.layers.Rescaling(scale, name="rescaling_by_stddev")
-    config["layers"].insert(
-        at + 1,
-        {
-            **{key: below[key] for key in ("module", "registered_name", "inbound_nodes")},
-            "class_name": "Rescaling",
-            "name": layer.name,
-            "config": layer.get_config(),
-            "inbound_nodes": json.loads(json.dumps(above["inbound_nodes"])),
-        },
-    )
-    above["inbound_nodes"] = json.loads(
-        json.dumps(above["inbound_nodes"]).replace(f'"{below["name"]}"', f'"{layer.name}"')
-    )
-    return keras.Model.from_config(config)
+
+    def call(layer: Any, *inputs: Any, **how: Any) -> Any:
+        x = layer(*inputs, **how)
+        if not isinstance(layer, keras.layers.Normalization):
+            return x
+        return keras.layers.Rescaling((1.0 / np.sqrt(B0_STDDEV)).tolist(), name="rescaling_by_stddev")(x)
+
+    return keras.models.clone_model(model, call_function=call)

@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from extract.ground import files as artifacts
+from extract.ground import files
 from extract.ground.errors import InputError
 from extract.images import header
 from extract.images.header import BadImage, Header
@@ -80,12 +80,6 @@ class Manifest:
     hashed: int = 0
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
-        """The same as a table with COLUMNS."""
-        columns = zip(*self.objects, strict=True) if self.objects else [()] * len(COLUMNS)
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype=object)
-
-    @cached_property
     def paths(self) -> dict[str, str]:
         """objectId -> path; "" where there is no file."""
         return {row.object_id: row.path for row in self.objects}
@@ -96,12 +90,12 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write manifest.csv, whole, then rename."""
-        artifacts.write_csv(path, COLUMNS, self.objects)
+        files.write_csv(path, COLUMNS, self.objects)
 
     @staticmethod
     def read(path: Path) -> Manifest:
         """Read manifest.csv; a file that is not there is an empty manifest."""
-        columns = list(zip(*artifacts.read_rows(path, COLUMNS), strict=True))
+        columns = list(zip(*files.read_rows(path, COLUMNS), strict=True))
         try:
             numbers = {at: list(map(int, columns[at])) for at in NUMBERS if columns}
         except ValueError as error:
@@ -185,7 +179,7 @@ def _read_folder(source: Path) -> pd.DataFrame:
 
 
 def paths_or_ids(table: pd.DataFrame) -> list[str]:
-    """Return by which name each row's file is looked for: its path, else its objectId."""
+    """Return the name by which each row's file is looked for: its path, else its objectId."""
     return [path or name for name, path in zip(table["objectId"], table["path"], strict=True)]
 
 
@@ -193,122 +187,114 @@ def locate(table: pd.DataFrame, media: Path, *, allow_outside: bool = False) -> 
     """Find each row's file under `media`; None where there is none.
 
     A row's `path` decides; without one, MEDIA/object/ab/cd/<id>, MEDIA/ab/cd/<id> and MEDIA/<id> are looked at, the id
-    as it stands or with a known image suffix. Symlinks that the user placed are followed.
-    Errors: InputError where two files answer to one id, or where the table's text leads outside `media`.
+    as it is or with a known image suffix. Symlinks that the user placed are followed.
+    Errors: InputError where an id matches two files, or where the table's text leads outside `media`.
     """
-    listing, base = _Listing(), os.path.abspath(media)
-
-    def where(line: int, path: str) -> str:
-        return f"{table.attrs.get('source', 'the table')}, line {line}, column {'path' if path else 'objectId'}"
-
+    listing = _Listing(os.path.abspath(media))
     found: list[str | None] = []
     columns = (table.index.tolist(), table["objectId"].tolist(), table["path"].tolist())
     for line, name, path in zip(*columns, strict=True):
-        relative = _relative(path or name)
-        if relative is None and allow_outside:
-            relative = os.path.normpath(path or name)
-        if relative is None or "\0" in relative:
+        text, column = (path, "path") if path else (name, "objectId")
+        where = f"{table.attrs.get('source', 'the table')}, line {line}, column {column}"
+        relative = _relative(text, allow_outside)
+        if relative is None:
             raise InputError(
                 "path-outside-media",
-                f"{where(line, path)}: {path or name!r} leads outside {media}",
+                f"{where}: {text!r} leads outside {media}",
                 rule="A table names files inside MEDIA",
                 then="Pass --allow-outside (make: ARGS=--allow-outside) if that is meant",
             )
-        if path:
-            folder, file = os.path.split(os.path.normpath(os.path.join(base, relative)))
-            answers = [os.path.join(folder, file)] if file in listing.names(folder) else []
-        else:
-            answers = listing.answering(base, relative)
-            if not answers and artifacts.inert(relative) != relative:  # the apostrophe was the user's own
-                answers = listing.answering(base, artifacts.inert(relative))
-        if not answers:
-            answers = listing.alike(base, relative, whole=bool(path))
-        if len(answers) > 1:
+        matches = listing.of_path(relative) if path else listing.of_id(relative)
+        if len(matches) > 1:
             raise InputError(
                 "path-ambiguous",
-                f"{where(line, path)}: two files answer to {path or name!r}: {answers[0]} and {answers[1]}",
-                then="Remove one, or say which in a `path` column",
+                f"{where}: {text!r} matches two files: {matches[0]} and {matches[1]}",
+                then="Remove one, or name the right one in a column `path`",
             )
-        found.append(answers[0] if answers else None)
+        found.append(matches[0] if matches else None)
     return found
 
 
-def _relative(text: str) -> str | None:
-    """Return a table's path in its normal form; None where it leads outside the folder that it is relative to."""
-    if os.sep not in text and text not in (os.curdir, os.pardir):
-        return text
-    relative = os.path.normpath(text)
-    return None if os.path.isabs(text) or relative.split(os.sep)[0] == os.pardir else relative
+def _relative(text: str, allow_outside: bool) -> str | None:
+    """Return a table's path in its normal form; None where it leads out of MEDIA and may not."""
+    relative = os.path.normpath(text) if os.sep in text or text in (os.curdir, os.pardir) else text
+    outside = os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir
+    return None if "\0" in text or (outside and not allow_outside) else relative
 
 
 class _Listing:
-    """Folder listings, each read once: 200,000 ids cost one scan a folder, not a dozen stats an id."""
+    """Folder listings below `media`, each read once: 200,000 ids cost one scan a folder, not a dozen stats an id."""
 
-    def __init__(self) -> None:
+    def __init__(self, media: str) -> None:
+        self._media = media
         self._files: dict[str, dict[str, list[str]]] = {}
         self._names: dict[str, set[str]] = {}
         self._places: dict[str, list[dict[str, list[str]]]] = {}
         self._alike: dict[str, list[str]] = {}
 
-    def names(self, folder: str) -> set[str]:
-        """Return what lies in `folder`, subfolders too; nothing where it cannot be read."""
-        self.files(folder)
-        return self._names[folder]
+    def of_path(self, relative: str) -> list[str]:
+        """Return the file of that path, else those whose path looks like it."""
+        path = os.path.normpath(os.path.join(self._media, relative))
+        folder, name = os.path.split(path)
+        if name in self._list(folder):
+            return [path]
+        same = sheet.normal(name)
+        return [found for found in self._looking_like(relative) if sheet.normal(os.path.basename(found)) == same]
 
-    def answering(self, media: str, relative: str) -> list[str]:
-        """Return the paths of the files that an id may mean; see `locate`."""
+    def of_id(self, relative: str) -> list[str]:
+        """Return the files that an id may mean, see `locate`, else those whose path looks like one of theirs."""
         if os.sep in relative:
-            above, name = os.path.split(relative)
-            return self.files(os.path.normpath(os.path.join(media, above))).get(name, [])
-        found: list[str] = []
-        for files in self._places.get(relative[:4]) or self._spread(media, relative[:4]):
-            found += files.get(relative, ())
-        return found
-
-    def alike(self, media: str, relative: str, *, whole: bool) -> list[str]:
-        """Return the files whose path differs only in Unicode normal form, or in spaces at the ends of its last name.
-
-        whole: `relative` is a path with its suffix, not an id.
-        """
-        if relative.isascii() and not whole:
-            return []  # `files` knows such names
-        found: list[str] = []
+            above, name = os.path.split(os.path.normpath(os.path.join(self._media, relative)))
+            found = self._in(above).get(name, [])
+        else:
+            folders = self._places.get(relative[:4]) or self._spread(relative[:4])
+            found = [path for files in folders for path in files.get(relative, ())]
+        if found or relative.isascii():  # `_in` knows the ASCII names that look alike
+            return found
+        places: list[str] = []
         for form in dict.fromkeys((relative, normalize("NFC", relative), normalize("NFD", relative))):
             spread = os.path.join(form[:2], form[2:4], form)
-            places = (form,) if whole or os.sep in form else (os.path.join("object", spread), spread, form)
-            for place in places:
-                folder, name = os.path.split(os.path.normpath(os.path.join(media, place)))
-                for each in self._folders_alike(folder):
-                    found += self.files(each).get(sheet.normal(name), ())
-        same = sheet.normal(os.path.basename(relative))
-        return [path for path in dict.fromkeys(found) if not whole or sheet.normal(os.path.basename(path)) == same]
+            places += [form] if os.sep in form else [os.path.join("object", spread), spread, form]
+        return self._looking_like(*places)
+
+    def _looking_like(self, *places: str) -> list[str]:
+        """Return files whose path differs from one of `places` only in Unicode normal form or spaces at its ends."""
+        found: dict[str, None] = {}
+        for place in places:
+            folder, name = os.path.split(os.path.normpath(os.path.join(self._media, place)))
+            for each in self._folders_alike(folder):
+                found |= dict.fromkeys(self._in(each).get(sheet.normal(name), ()))
+        return list(found)
 
     def _folders_alike(self, folder: str) -> list[str]:
         """Return the folders that `folder` may mean, in whatever Unicode normal form their names are."""
-        if folder.isascii() or self.names(folder):
+        if folder.isascii() or self._list(folder):
             return [folder]
         if folder not in self._alike:
             above, name = os.path.split(folder)
             self._alike[folder] = [
                 os.path.join(each, same)
                 for each in self._folders_alike(above)
-                for same in self.names(each)
+                for same in self._list(each)
                 if sheet.normal(same) == sheet.normal(name)
             ]
         return self._alike[folder]
 
-    def _spread(self, media: str, start: str) -> list[dict[str, list[str]]]:
-        """Return the files of the folders where an id that starts so may lie; all such ids share them."""
-        folders = []
-        if len(start) == 4:
-            spread = f"{start[:2]}{os.sep}{start[2:]}"
-            top = self.names(media)  # so that folders which cannot be there are not looked for
-            folders += [f"{media}{os.sep}object{os.sep}{spread}"] if "object" in top else []
-            folders += [f"{media}{os.sep}{spread}"] if start[:2] in top else []
-        self._places[start] = [files for folder in (*folders, media) if (files := self.files(folder))] or [{}]
+    def _spread(self, start: str) -> list[dict[str, list[str]]]:
+        """Return the files of the folders that may hold an id of this start; all such ids share them."""
+        spread = (start[:2], start[2:])
+        trees = [("object", *spread), spread] if len(start) == 4 else []
+        top = self._list(self._media)  # so that folders which cannot be there are not looked for
+        folders = [os.path.join(self._media, *tree) for tree in trees if tree[0] in top] + [self._media]
+        self._places[start] = [files for folder in folders if (files := self._in(folder))] or [{}]
         return self._places[start]
 
-    def files(self, folder: str) -> dict[str, list[str]]:
+    def _list(self, folder: str) -> set[str]:
+        """Return what lies in `folder`, subfolders too; nothing where it cannot be read."""
+        self._in(folder)
+        return self._names[folder]
+
+    def _in(self, folder: str) -> dict[str, list[str]]:
         """Map each file's name, and its name without a known image suffix, to the paths that it may mean.
 
         What nothing is named exactly, names those that differ in Unicode normal form or spaces at the ends alone.
@@ -389,7 +375,7 @@ def _stat(path: str) -> tuple[int, int, int] | BadImage:
     except OSError as error:
         return BadImage("io-error", str(error))
     if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
-        return BadImage("io-error", "it is no regular file")
+        return BadImage("io-error", "not a regular file")
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 

@@ -94,15 +94,14 @@ def guard(command: Callable[[], int]) -> int:
         print(f"onepass: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("onepass: Interrupted. What was published before stands; run the same command again.", file=sys.stderr)
+        print("onepass: Interrupted. Earlier results are intact; run the same command again.", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # whoever read our output, `head` say, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # a full disk, a read-only folder: the system's own words name the path
-        said = visible(str(error))
         print(
-            f"onepass: The system refused: {said}. What was published before stands. Mend that and run again.",
+            f"onepass: {visible(str(error))}. Earlier results are intact. Fix this and rerun the same command.",
             file=sys.stderr,
         )
         return FAILED

@@ -19,6 +19,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -29,10 +30,7 @@ FORMULA = re.compile(r"'*\s*[=+\-@].*[(|!]", re.DOTALL)
 FORMULA_STARTS = frozenset("'=+-@ \t\r\n")
 # .onepass-tmp-<pid>-<name>: being written; .onepass-old-<pid>-<name>: being replaced
 PARTIAL = re.compile(r"\.onepass-(tmp|old)-(\d+)-(.+)")
-
-
 STDOUT = Path("/dev/stdout")  # what `-` means
-DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")  # where a system shows a process its open files
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})  # of a file system, to flock
 NOT_DAMAGE = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
 OURS = "head.json"  # lies in each folder that `replacing_folder` may replace behind a link
@@ -44,24 +42,14 @@ def output(text: str) -> Path:
 
 
 def is_stdout(path: Path) -> bool:
-    """Say whether what is written to `path` goes to standard output."""
-    return _descriptor(path) == 1
-
-
-def _descriptor(path: Path) -> int | None:
-    """Return which of this process's open files a path names, /dev/stdout or a link to it say; None for other paths."""
-    for _ in range(40):
-        name = os.path.abspath(path).replace(f"/proc/{os.getpid()}/", "/proc/self/")
-        if match := DESCRIPTOR.fullmatch(name):
-            return int(match[1])
-        if not os.path.islink(name):
-            break
-        path = Path(os.path.dirname(name), os.readlink(name))
-    return 1 if path == STDOUT else None
+    """Say whether `path` is what standard output goes to, under any name."""
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    return False
 
 
 def _is_stream(path: Path) -> bool:
-    return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+    return is_stdout(path) or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[str | Path], *, then: str) -> None:
@@ -86,16 +74,10 @@ def refuse_inputs(targets: Iterable[Path], inputs: Iterable[str | Path], *, then
 def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
     """Raise InputError where --output names an input (see `refuse_inputs`), a folder or a disk; sweep beside it."""
     if target.is_dir() or target.is_block_device():
-        kind = "folder" if target.is_dir() else "disk"
-        raise InputError(
-            "output-not-a-file",
-            f"--output {target} is a {kind}",
-            rule="A table is written to a file",
-            then="Give a file's name",
-        )
+        raise InputError("output-not-a-file", f"--output {target} is a folder or a disk", then="Give a file's name")
     if not _is_stream(target):
         refuse_inputs([target], inputs, then="Give another --output")
-        _clear(behind_links(target).parent, {behind_links(target).name})
+        _clear(behind_links(target))
 
 
 def inodes(targets: Iterable[Path]) -> set[int]:
@@ -122,8 +104,8 @@ def _key(path: str) -> tuple[int, int] | None:
 def behind_links(path: Path) -> Path:
     """Return what `path` leads to, which need not be there.
 
-    Errors: InputError for links in a circle, and for one into a folder that is not there: on a disk that is not
-    mounted, say, where a folder of that name would hide what is written.
+    Errors: InputError for links in a circle, and for one into a missing folder: if its disk is not mounted,
+    a new folder of that name would hide what is written.
     """
     for each in (path, *path.parents):
         if each.is_symlink() and not each.exists():
@@ -142,7 +124,7 @@ def behind_links(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success sync it and rename it to what `path` leads to, else remove it.
 
-    What is no regular file is written to instead, at the end.
+    A device or a pipe is written to instead, at the end.
     """
     if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -163,8 +145,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _write_through(source: Path, path: Path) -> None:
-    number = _descriptor(path)
-    handle = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
+    handle = os.dup(1) if is_stdout(path) else os.open(path, os.O_WRONLY)
     with source.open("rb") as file, open(handle, "wb") as stream:
         shutil.copyfileobj(file, stream)
 
@@ -178,7 +159,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     link, path = path, behind_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    if link.is_symlink() and path.exists() and not (path / OURS).exists() and not _is_empty(path):
+    if link.is_symlink() and path.exists() and not (path / OURS).exists() and any(path.iterdir()):
         raise InputError(
             "link-target-in-use",
             f"{link} is a link to {path}, which holds other things",
@@ -203,35 +184,25 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
 def sweep(folder: Path) -> None:
     """Clear what killed processes of ours left in `folder`; a folder caught between two renames is put back.
 
     Where an entry is a link, what was left beside its target, of the target's name, is cleared as well.
     """
-    _clear(folder)
-    beside: dict[Path, set[str]] = {}
+    _clear(folder / "*")
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_symlink():
-            target = Path(os.path.realpath(entry))
-            beside.setdefault(target.parent, set()).add(target.name)
-    for parent, names in beside.items():
-        with suppress(OSError):  # a link of the user's own, to where we may not look
-            _clear(parent, names)
+            with suppress(OSError):  # a link of the user's own, to where we may not look
+                _clear(Path(os.path.realpath(entry)))
 
 
-def _clear(folder: Path, names: set[str] | None = None) -> None:
-    """Do the sweeping in one folder. names: of the outputs whose partials are meant; None for all."""
-    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+def _clear(output: Path) -> None:
+    """Do the sweeping for one output; with the name "*" for all in its folder."""
+    for entry in list(output.parent.glob(".onepass-*")):
         match = PARTIAL.fullmatch(entry.name)
-        if not match or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+        if not match or output.name not in ("*", match[3]) or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
             continue
-        if names is not None and match[3] not in names:
-            continue
-        target = folder / match[3]
+        target = entry.with_name(match[3])
         if match[1] == "old" and not target.exists():
             os.rename(entry, target)
         elif entry.is_dir():
@@ -284,13 +255,13 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 def without_locks(path: Path, error: OSError) -> BusyError:
-    """Return what to say of a file that the file system cannot lock."""
+    """Return the error for a file that the file system cannot lock."""
     reason = os.strerror(error.errno or errno.ENOLCK)
     return BusyError(
         "no-file-locks",
         f"The file system of {path} has no file locks: {reason}",
         rule="A lock keeps a second process from writing the same cache",
-        then="Use an OUT and a CACHE on another disk, a local one say, or mount this one with locks. Where only the "
+        then="Use an OUT and a CACHE on a local disk, or mount this one with locks. Where only the "
         "cache is refused, and nothing writes it now, HDF5_USE_FILE_LOCKING=FALSE in the environment reads it",
     )
 
@@ -317,8 +288,7 @@ def raise_unless_damage(path: Path, error: Exception) -> None:
         raise BusyError(
             "file-open-for-writing",
             f"{path} is in use: another process has it open for writing",
-            rule="It can be read when that process has closed it",
-            then="Close it there, a notebook or a viewer say, and run the same command again",
+            then="Close it there (a notebook or a viewer, for example), and run the same command again",
         ) from error
     if number in NO_LOCKS:
         raise without_locks(path, OSError(number, str(error))) from error
@@ -358,26 +328,25 @@ class _LineFeeds:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV table; names survive as they are, bytes that are not UTF-8, line feeds and carriage returns too."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = _writer(file)
-        writer.writerow(header)
-        writer.writerows(map(inert, row) for row in rows)
+        _write_rows(file, chain([header], rows))
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as `write_csv` writes them."""
     text = io.StringIO(newline="")
-    _writer(text).writerows(map(inert, row) for row in rows)
+    _write_rows(text, rows)
     return text.getvalue()
 
 
-def _writer(file: TextIO) -> Any:
-    return csv.writer(_LineFeeds(file), lineterminator="\r\n")  # with "\n" it would leave a "\r" unquoted
+def _write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(_LineFeeds(file), lineterminator="\r\n")  # with "\n" it would leave a "\r" unquoted
+    writer.writerows(map(inert, row) for row in rows)
 
 
 def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
-    """Read a table that `write_csv` wrote, without its header; a file that is not there is an empty table.
+    """Read a table that `write_csv` wrote, without its header; a missing file is an empty table.
 
-    Errors: InputError for a table that has other columns, or rows that broke off.
+    Errors: InputError for other columns, or a broken row.
     """
     if not path.exists():
         return []
@@ -392,7 +361,8 @@ def read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     if found != list(header) or set(map(len, rows)) - {len(found)}:
         raise InputError(
             "record-damaged",
-            f"{path} is not as it was written: its columns should be {','.join(header)}",
+            f"{path} is damaged",
+            rule=f"Its columns are {','.join(header)}",
             then="Move it away and run make features again",
         )
     return rows

@@ -159,13 +159,10 @@ def decoded(data: bytes, size: int, header: Header | None = None) -> tuple[np.nd
 def _with_pillow(data: bytes, size: int) -> np.ndarray:
     """Decode the first frame of what TensorFlow does not read. Errors: BadImage."""
     tf, _ = tensorflow.load()
-    try:
-        with opened(data) as image:
-            image.load()
-            orientation = orientation_of(image.getexif())  # Pillow takes the tag away where it has turned the image
-            pixels = pillow.rgb(image)
-    except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
-        raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
+    with opened(data) as image:
+        image.load()
+        orientation = orientation_of(image.getexif())  # Pillow takes the tag away where it has turned the image
+        pixels = pillow.rgb(image)
     return _finisher(size)(tf.constant(pixels), tf.constant(orientation, tf.int64)).numpy()
 
 

@@ -93,11 +93,16 @@ def refuse(data: bytes, header: Header | None = None) -> Header:
     return header
 
 
-def opened(data: bytes) -> Image.Image:
-    """Open encoded bytes with Pillow, as one of FORMATS and nothing else. Errors: whatever a plugin raises."""
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open encoded bytes with Pillow, as one of FORMATS. Errors: BadImage, also for what is raised in the block."""
     prepare()
     Image.init()  # what is installed, pillow-heif perhaps, is known to Pillow only now
-    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            yield image
+    except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
+        raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
 
 
 @contextmanager
@@ -105,7 +110,7 @@ def opening(path: Path | str) -> Iterator[io.BufferedReader]:
     """Open a file to read it whole. Errors: BadImage where it cannot be read, or is too large to be an image."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
-            raise BadImage("io-error", "it is no regular file")
+            raise BadImage("io-error", "not a regular file")
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise BadImage("undecodable", f"{size / 1e9:.1f} GB; files of up to {MAX_BYTES / 1e9:.1f} GB are read")

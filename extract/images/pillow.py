@@ -31,7 +31,7 @@ def load(photo: Any, size: int = SIZE) -> np.ndarray:
 def rgb(image: Image.Image) -> np.ndarray:
     """Return an image's pixels as RGB over white, uint8 (h, w, 3); of 16 bits the upper 8. Errors: ValueError."""
     if image.mode in ("I", "F"):
-        raise ValueError(f"{image.format or image.mode} with 32 bits a channel, whose range is not told")
+        raise ValueError(f"{image.format or image.mode} with 32 bits a channel, or grey PPM with 16, is not supported")
     if image.mode.startswith("I;16"):
         return np.repeat((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     if not image.has_transparency_data:

@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from extract.images import header, pillow
-from extract.images.header import BadImage
 
 QUALITY = 80
 
@@ -20,15 +19,12 @@ def load(path: Path | str, side: int, *, sha256: str | None = None) -> Image.Ima
     """
     data = header.read(path, sha256=sha256)
     header.refuse(data)
-    try:
-        with header.opened(data) as image:
-            image.draft("RGB", (side, side))  # libjpeg scales while it decodes
-            small = Image.fromarray(pillow.rgb(image))
-            small.info = image.info  # the EXIF tags, which say which way is up
-            small.thumbnail((side, side))
-            return ImageOps.exif_transpose(small)
-    except Exception as error:  # OSError, SyntaxError, struct.error, EOFError and more, by plugin
-        raise BadImage("undecodable", f"{error or type(error).__name__}"[:200]) from error
+    with header.opened(data) as image:
+        image.draft("RGB", (side, side))  # libjpeg scales while it decodes
+        small = Image.fromarray(pillow.rgb(image))
+        small.info = image.info  # the EXIF tags, which say which way is up
+        small.thumbnail((side, side))
+        return ImageOps.exif_transpose(small)
 
 
 def encode(image: Image.Image) -> bytes:

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import h5py
 import numpy as np
@@ -42,18 +42,31 @@ ANEW = "Delete it and run make features again"
 NOT_OURS = "Give another CACHE; if this was a feature cache, move it away and run make features again"
 
 
+DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)  # what h5py raises for a damaged file
+
+
+class Provenance(TypedDict, total=False):
+    """What made a file: when, the kind of machine, the libraries' versions, the backbone; what a repair kept."""
+
+    created: str
+    machine: str
+    versions: dict[str, str]
+    backbone: str
+    repaired: str
+
+
 @dataclass(frozen=True)
 class FeatureCache:
-    """An open description of a sealed cache or part; features are read when asked for.
+    """A sealed cache or part without its features, which are read when asked for.
 
-    keys: S64 (n,), the rows' SHA-256 in hex. probe: float32 (4, D). dim: D. stamp: the seal, by which a later one is
-    told from this.
+    keys: S64 (n,), the rows' SHA-256 in hex. probe: float32 (4, D). dim: D. stamp: the seal, which tells this file from
+    one that replaced it.
     """
 
     path: Path
     recipe: Recipe
     fingerprint: str
-    provenance: dict[str, Any]
+    provenance: Provenance
     keys: np.ndarray
     probe: np.ndarray
     dim: int
@@ -88,14 +101,12 @@ class FeatureCache:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield all features in order, float32 (m, D) at a time."""
-        for start in range(0, len(self), SLICE):
-            yield self.read(np.arange(start, min(start + SLICE, len(self))))
+        return (block for _, _, block in _slices(self))
 
 
 def open_cache(path: Path) -> FeatureCache:
-    """Open a sealed cache or a part. Errors: CacheError for a file that is not there, foreign, or of another schema."""
-    if not path.is_file():
-        raise CacheError("cache-missing", f"There is no cache at {path}", then="Run make features")
+    """Open a sealed cache or a part. Errors: CacheError for a missing or foreign file, or another schema."""
+    _refuse_missing(path)
     with _reading(path) as file:
         schema = file.attrs.get("schema")
         if schema != SCHEMA:
@@ -118,8 +129,12 @@ def open_cache(path: Path) -> FeatureCache:
         )
 
 
+def _refuse_missing(path: Path) -> None:
+    if not path.is_file():
+        raise CacheError("cache-missing", f"There is no cache at {path}", then="Run make features")
+
+
 def _refuse_removed(path: Path, recipe: Recipe) -> None:
-    """Raise CacheError for features of a backbone that no version after 0.7 has, so that no new photo can join them."""
     if recipe.weights_sha256 == EMBEDDED:
         raise CacheError(
             "cache-removed-backbone",
@@ -131,7 +146,7 @@ def _refuse_removed(path: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
-    """Open for reading; what HDF5 and a foreign layout raise becomes one CacheError.
+    """Open for reading; whatever h5py raises for damage or a foreign layout becomes one CacheError.
 
     stamp: the seal that the file must have, so that nobody reads digests of one cache and features of the next.
     """
@@ -144,7 +159,7 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
                     then="Run the same command again",
                 )
             yield file
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         files.raise_unless_damage(path, error)
         raise CacheError(
             "cache-unreadable", f"{path} cannot be read as a feature cache: {error}", then=repair_of(path)
@@ -152,47 +167,39 @@ def _reading(path: Path, stamp: bytes | None = None) -> Iterator[h5py.File]:
 
 
 def _stamp_of(file: h5py.File) -> bytes:
-    return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the file that is open, whatever has its name by now
+    return os.pread(file.id.get_vfd_handle(), USER_BLOCK, 0)  # of the open file, even if its name leads elsewhere now
 
 
 def attribute(file: h5py.File, name: str) -> str:
-    """Return one of the root's attributes that are fixed-length strings. Errors: KeyError, ValueError."""
+    """Return a root attribute, a fixed-length string. Errors: KeyError, ValueError."""
     value = file.attrs[name]
     if not isinstance(value, bytes):
-        raise ValueError(f"the attribute {name} is no fixed-length string")
+        raise ValueError(f"the attribute {name} is not a fixed-length string")
     return value.decode()
 
 
 def refuse_foreign(path: Path, file: h5py.File, *, whole: bool = True) -> None:
-    """Raise CacheError unless the datasets are as `write` lays them out, before anything of them is read.
+    """Raise CacheError unless the datasets are laid out as `write` does it, before anything of them is read.
 
-    So a file from somewhere cannot have us follow its links, or take memory for what it only declares. whole: all that
+    So a file from elsewhere cannot make us follow its links, or take memory for what it only declares. whole: all that
     is declared must be stored.
     """
-    rows = file["features"].shape[:1]
-    dim = file["features"].shape[1:]
-    for name, shape, dtype in (
-        ("features", (*rows, *dim), np.dtype("<f4")),
-        ("sha256", rows, np.dtype("S64")),
-        ("probe", (4, *dim), np.dtype("<f4")),
-    ):
+    n, dim = file["features"].shape
+    expected = {"features": ((n, dim), "<f4"), "sha256": ((n,), "S64"), "probe": ((4, dim), "<f4")}
+    for name, (shape, dtype) in expected.items():
         link, dataset = file.get(name, getlink=True), file[name]
         plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset) and dataset.chunks is not None
-        if not plain or dataset.is_virtual or dataset.external or dataset.id.get_create_plist().get_nfilters() != 1:
-            raise CacheError(
-                "cache-layout",
-                f"{path}: /{name} is not stored as ours is, in chunks with a Fletcher-32 each",
-                then=ANEW,
-            )
-        if (dataset.shape, dataset.dtype) != (shape, dtype) or not dataset.fletcher32 or len(dim) != 1:
-            raise CacheError(
-                "cache-layout", f"{path}: /{name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}", then=ANEW
-            )
-        if whole and dataset.id.get_storage_size() < dataset.nbytes:
-            declared, stored = f"{dataset.nbytes / 1e9:.2f}", f"{dataset.id.get_storage_size() / 1e9:.2f}"
-            raise CacheError(
-                "cache-layout", f"{path}: /{name} declares {declared} GB and holds {stored} GB", then=repair_of(path)
-            )
+        plain = plain and not dataset.is_virtual and not dataset.external and dataset.fletcher32
+        if not plain or dataset.id.get_create_plist().get_nfilters() != 1:
+            what = f"{path}: /{name} is not stored in chunks with one Fletcher-32 checksum each"
+            raise CacheError("cache-layout", what, then=ANEW)
+        if (dataset.shape, dataset.dtype) != (shape, np.dtype(dtype)):
+            what = f"{path}: /{name} is {dataset.dtype} {dataset.shape}, not {np.dtype(dtype)} {shape}"
+            raise CacheError("cache-layout", what, then=ANEW)
+        stored = dataset.id.get_storage_size()
+        if whole and stored < dataset.nbytes:
+            what = f"/{name} declares {dataset.nbytes / 1e9:.2f} GB and holds {stored / 1e9:.2f} GB"
+            raise CacheError("cache-layout", f"{path} is damaged: {what}", then=repair_of(path))
 
 
 def remade(path: Path) -> str:
@@ -204,16 +211,14 @@ def remade(path: Path) -> str:
 
 def repair_of(path: Path) -> str:
     """Return what to do about a damaged cache or part."""
-    if remade(path) != ANEW:
-        return remade(path)
-    repaired = f"Run python -m extract verify --cache {path} --repair, which keeps the rows that are whole"
-    return f"{repaired}; or delete it and run make features"
+    repair = f"Run python -m extract verify --cache {path} --repair, which keeps the undamaged rows"
+    return f"{repair}; or delete it and run make features" if remade(path) == ANEW else NOT_OURS
 
 
 def write(
     path: Path,
     recipe: Recipe,
-    made_by: dict[str, Any],
+    made_by: Provenance,
     probe: np.ndarray,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
     n: int,
@@ -236,18 +241,18 @@ def write(
             start = 0
             for keys, rows in blocks:
                 sha256[start : start + len(keys)] = keys
-                file.flush()  # digests before their features: of a file that was cut short, rows can be saved
+                file.flush()  # digests before their features, so that a file that is cut short can be repaired
                 features[start : start + len(rows)] = rows
                 start += len(rows)
-                output.check()  # else the other blocks would be written to nowhere
+                output.check()  # else the other blocks would be dropped
         if start != n:
-            raise CacheError("cache-rows-missing", f"{path}: {start} rows came where {n} were announced")
+            raise CacheError("cache-rows-missing", f"{path}: expected {n} rows to write, got {start}")
         _stamp(partial)
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[tuple[h5py.File, _KeepsError]]:
-    """Open for writing through a file that never fails HDF5; the error that it kept is raised behind it."""
+    """Open for writing through a file that never fails HDF5; the error that it kept is raised at the end."""
     with _KeepsError(path, "w+") as output, _interrupt_kept(output):
         try:
             with h5py.File(output, "w", userblock_size=USER_BLOCK) as file:
@@ -258,9 +263,9 @@ def _writing(path: Path) -> Iterator[tuple[h5py.File, _KeepsError]]:
 
 @contextmanager
 def _interrupt_kept(output: _KeepsError) -> Iterator[None]:
-    """Let Ctrl-C be an error that `output` keeps: raised while HDF5 calls back, it would leave HDF5 in disorder.
+    """Turn Ctrl-C into an error that `output` keeps: raised inside HDF5's callbacks it would corrupt HDF5's state.
 
-    A handler that somebody else has set is left alone.
+    A handler that others have set is left alone.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -278,10 +283,10 @@ def _interrupt_kept(output: _KeepsError) -> Iterator[None]:
 
 
 class _KeepsError(io.FileIO):
-    """A file for HDF5 to write to, which keeps the first error to itself and from then on drops what is written.
+    """A file for HDF5 to write to, which keeps the first error and from then on drops what is written.
 
-    Where a write fails, on a full disk say, HDF5 1.14 leaves chunks in its cache that it cannot write or free, and the
-    process dies of a segmentation fault.
+    If a write fails, on a full disk say, HDF5 1.14 keeps chunks in its cache that it can neither write nor free, and
+    the process dies of a segmentation fault.
     """
 
     error: BaseException | None = None
@@ -327,45 +332,37 @@ def _body_digest(path: Path) -> str:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise CacheError unless the file's bytes are those that were sealed; done before HDF5 opens the file.
+    """Raise CacheError unless the file's bytes are those that were sealed. HDF5 does not open the file.
 
-    Errors: BusyError where another process has it open for writing: what it holds then says nothing.
+    Errors: BusyError if another process has it open for writing, when its bytes may change.
     """
-    if not path.is_file():
-        raise CacheError("cache-missing", f"There is no cache at {path}", then="Run make features")
+    _refuse_missing(path)
     with files.sharing(path) as file:
         stamp, found = file.read(USER_BLOCK), _body_digest(path)
     if not stamp.startswith(SEAL):
-        raise CacheError(
-            "cache-no-seal",
-            f"{path} carries no seal of ours",
-            rule="A sealed cache begins with its SHA-256",
-            then=repair_of(path),
-        )
+        what = f"{path} has no Onepass seal: not written by Onepass, or its first {USER_BLOCK} bytes are damaged"
+        raise CacheError("cache-no-seal", what, then=repair_of(path))
     if stamp != _stamp_for(found):
         sealed = stamp[len(SEAL) :].split(b"\n")[0].decode(errors="replace")
-        raise CacheError(
-            "cache-damaged",
-            f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., sealed was {sealed[:12]}...",
-            then=repair_of(path),
-        )
+        what = f"{path} is damaged: its bytes have SHA-256 {found[:12]}..., its seal says {sealed[:12]}..."
+        raise CacheError("cache-damaged", what, then=repair_of(path))
 
 
 def verify(path: Path) -> FeatureCache:
-    """Check a cache from its bytes up to its meaning and return it; CacheError says the first thing that is wrong."""
+    """Check a cache from its bytes up to its values and return it. Errors: CacheError, naming the first fault."""
     check_bytes(path)
     cache = open_cache(path)
     if cache.recipe.fingerprint != cache.fingerprint:
         raise CacheError(
-            "cache-fingerprint", f"{path}: the fingerprint is not that of the recipe beside it", then=repair_of(path)
+            "cache-fingerprint", f"{path} is damaged: its fingerprint is not that of its recipe", then=repair_of(path)
         )
     if len(np.unique(cache.keys)) != len(cache):
-        raise CacheError("cache-duplicate-digest", f"{path}: a digest stands there twice", then=repair_of(path))
+        raise CacheError("cache-duplicate-digest", f"{path} is damaged: duplicate digest", then=repair_of(path))
     for start, _, block in _slices(cache):
-        if not np.isfinite(block).all():
+        if not (finite := np.isfinite(block).all(axis=1)).all():
             raise CacheError(
                 "cache-not-finite",
-                f"{path}: row {start + int(np.argmin(np.isfinite(block).all(axis=1)))} is not finite",
+                f"{path} is damaged: row {start + int(np.argmin(finite))} is not finite",
                 then=repair_of(path),
             )
     return cache
@@ -385,23 +382,19 @@ def refuse_other_recipe(found: Recipe, wanted: Recipe, *, where: str) -> None:
             "recipe-differs",
             f"{where} has another recipe: {difference}",
             rule="One cache holds one recipe",
-            then="Use the BACKBONE it was made with, or another OUT for this one",
+            then="Use the BACKBONE that it was made with, or another OUT for this one",
         )
 
 
 def refuse_drift(found: np.ndarray, expected: np.ndarray, *, where: str) -> None:
-    """Raise CacheError where two probes differ by more than 1e-4 x max(1, max|f|), saying by how much."""
-    if found.shape != expected.shape:
-        raise CacheError(
-            "probe-shape", f"{where} has probe embeddings of shape {expected.shape}, this backbone gives {found.shape}"
-        )
+    """Raise CacheError where two probes of one recipe differ by more than 1e-4 x max(1, max|f|), saying by how much."""
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(found - expected).max())
     if not difference <= tolerance:  # not: a NaN must be refused too
         raise CacheError(
             "probe-differs",
             f"This machine's features differ from those in {where} by {difference:.2e}",
-            rule=f"At most {tolerance:.2e} may separate features of one cache",
+            rule=f"Features of one cache may differ by {tolerance:.2e} at most",
             then="Go back to the library versions that `python -m extract info` names, or use another OUT",
         )
 
@@ -411,11 +404,11 @@ def open_parts(folder: Path) -> list[FeatureCache]:
     return [open_cache(path) for path in sorted(folder.glob("part-*.h5"))]
 
 
-def seal(path: Path, sources: list[FeatureCache], made_by: dict[str, Any]) -> FeatureCache:
+def seal(path: Path, sources: list[FeatureCache], made_by: Provenance) -> FeatureCache:
     """Join the old cache and the parts, in that order, into `path`; a digest counts once.
 
-    Memory: the digests and one slice of features. Errors: CacheError for a source that is damaged (a new seal must
-    not cover it up), or when the disk has no room for the new file beside the old one.
+    Memory: the digests and one slice of features. Errors: CacheError for a damaged source (a new seal would hide the
+    damage), or a disk without room for the new file beside the old one.
     """
     for source in sources:
         check_bytes(source.path)
@@ -447,13 +440,10 @@ def _refuse_full_disk(path: Path, needed: int) -> None:
         )
 
 
-def provenance(**more: Any) -> dict[str, Any]:
-    """What made a file: time, machine kind and library versions, and whatever else is given."""
+def provenance(backbone: str = "") -> Provenance:
+    """Describe what makes a file now. backbone: its name, for a file that holds features."""
     versions = {"onepass": __version__, "python": platform.python_version()}
-    for name in ("tensorflow", "keras", "numpy", "h5py", "pillow"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
+    versions |= {name: version(name) for name in ("tensorflow", "keras", "numpy", "h5py", "pillow")}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"created": now, "machine": platform.machine(), "versions": versions, **more}
+    made: Provenance = {"created": now, "machine": platform.machine(), "versions": versions}
+    return {**made, "backbone": backbone} if backbone else made

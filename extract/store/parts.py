@@ -1,4 +1,4 @@
-"""The parts of a running extraction: small caches that a kill leaves whole, until they are sealed as one."""
+"""The parts of a running extraction: small caches that survive a kill, until they are sealed as one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from extract.recipe import Recipe
 from extract.store import cache
 
-PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: what a kill can cost
+PART_ROWS, PART_SECONDS = 1024, 30.0  # a part is written at whichever comes first: the most that a kill costs
 
 
 class Parts:
-    """Collects rows and writes each part behind those that are in the folder. rows: how many it has written.
+    """Collect rows and add parts to those in the folder. rows: how many it has written.
 
     backbone: its name. probe: float32 (4, D).
     """

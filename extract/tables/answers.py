@@ -1,7 +1,7 @@
-"""labels_review.csv: what people said of labels, appended answer by answer; the user's own table is never written.
+"""labels_review.csv: the answers of the label review, appended one by one; the user's own table is never written.
 
-An answer is about a picture, so about every object with its bytes: one row each, written by one call and synced before
-the answer counts. `undo` takes the newest answer about a picture back; nothing is ever deleted.
+An answer is about a picture, so about every object with its bytes: a row for each, written in one call and synced
+before the answer counts. `undo` takes back the newest answer about a picture; nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from extract.ground import files
 from extract.ground.errors import InputError
 
-COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: a whole row shows
+COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: it shows whole rows
 ANSWERS = ("keep", "flip", "skip", "undo")
 
 
@@ -37,40 +37,40 @@ class Answer:
     sha256: str
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return what the file holds of it, a row an object."""
+        """Return its rows in the file, one for each object."""
         return [(self.when, self.who, self.answer, name, old, self.new, self.sha256) for name, old in self.old.items()]
 
 
 @dataclass
 class Stack:
-    """The answers about one picture that were not taken back, oldest first, with their numbers in the file, from 1."""
+    """The answers about one picture that were not undone, oldest first, with their numbers in the file, from 1."""
 
     answers: list[tuple[int, Answer]] = field(default_factory=list)
 
     @property
     def number(self) -> int:
-        """The number of the newest answer; 0 where there is none."""
+        """The number of the newest answer, 0 for none."""
         return self.answers[-1][0] if self.answers else 0
 
     @property
-    def said(self) -> Answer | None:
+    def decision(self) -> Answer | None:
         """The newest keep or flip, which decides the label."""
         return next((answer for _, answer in reversed(self.answers) if answer.answer != "skip"), None)
 
     def value(self, given: str, classes: Collection[str]) -> str:
-        """Return the value of a row with this picture. given: the table's; classes: all values there.
+        """Return the value of a row with this picture. given: the table's value; classes: all its values.
 
-        Where the table says what it never said while the picture was reviewed, it was changed since, and is right.
+        A value that no answer knew before or after means that the table was edited since; then the table counts.
         """
-        said = self.said
-        if said is None or said.new not in classes:
+        decision = self.decision
+        if decision is None or decision.new not in classes:
             return given
         known = any(given in (answer.new, *answer.old.values()) for _, answer in self.answers)
-        return said.new if known else given
+        return decision.new if known else given
 
 
 def read(path: Path) -> list[Answer]:
-    """Read the answers, oldest first; a file that is not there holds none, a last row that broke off was never given.
+    """Read the answers, oldest first; none without a file. An incomplete last row is ignored.
 
     Errors: InputError for any other damage.
     """
@@ -84,7 +84,7 @@ def read(path: Path) -> list[Answer]:
 
 
 def _parse(path: Path) -> tuple[list[list[str]], int]:
-    """Return the whole rows under the header, and how many bytes header and rows take."""
+    """Return the complete rows under the header, and the size of header and rows in bytes."""
     text = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
     lines = io.StringIO(text, newline="\n").readlines()
     rows, taken = [], 0
@@ -99,9 +99,9 @@ def _parse(path: Path) -> tuple[list[list[str]], int]:
     if taken < len(lines) and not torn:
         raise InputError(
             "answers-damaged",
-            f"{path} is not as it was written, from line {taken + 1} on",
-            rule=f"Its columns are {','.join(COLUMNS)}; an answer is {', '.join(ANSWERS)}",
-            then="Mend it by hand, or move it away to go on without its answers",
+            f"{path} is damaged from line {taken + 1} on",
+            rule=f"Its columns are {','.join(COLUMNS)}; an answer is one of {', '.join(ANSWERS)}",
+            then="Repair it by hand, or move it away to go on without its answers",
         )
     return rows[1:], len("".join(lines[:taken]).encode("utf-8", "surrogateescape"))
 
@@ -114,25 +114,25 @@ class Log:
     """The open file of the one process that appends to it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make it; what broke off at its end is cut off. Errors: InputError for other damage."""
+        """Open or create it, and cut off an incomplete last row. Errors: InputError for other damage."""
         _, whole = _parse(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.truncate(self._handle, whole)
         if not whole:
             self._write(files.csv_text([COLUMNS]))
-        elif os.pread(self._handle, 1, whole - 1) != b"\n":  # an editor left the last line feed out
+        elif os.pread(self._handle, 1, whole - 1) != b"\n":  # an editor may have removed it
             self._write("\n")
 
     def append(self, answer: Answer) -> None:
-        """Write an answer and sync it. Errors: OSError where the disk refuses; nothing of the answer is left then."""
+        """Write an answer and sync it. Errors: OSError; then nothing of the answer is in the file."""
         self._write(files.csv_text(answer.rows()))
 
     def _write(self, text: str) -> None:
         data, before = text.encode("utf-8", "surrogateescape"), os.fstat(self._handle).st_size
         try:
             if os.write(self._handle, data) < len(data):
-                raise OSError("the disk took only a part of the answer")
+                raise OSError("only a part of the answer could be written")
             os.fsync(self._handle)
         except OSError:
             os.truncate(self._handle, before)
@@ -144,7 +144,7 @@ class Log:
 
 
 def stacks(answers: Iterable[Answer]) -> dict[str, Stack]:
-    """Return the standing answers about each picture, by digest."""
+    """Map each digest to the answers about its picture."""
     found: dict[str, Stack] = {}
     for number, answer in enumerate(answers, 1):
         stack = found.setdefault(answer.sha256, Stack())
@@ -156,18 +156,18 @@ def stacks(answers: Iterable[Answer]) -> dict[str, Stack]:
 
 
 def overlay(given: list[str], sha256: list[str], found: dict[str, Stack]) -> tuple[list[str], list[str]]:
-    """Return each row's value as table and answers together have it, and what to say of that.
+    """Return each row's value with the answers applied, and a note about them.
 
     given: the table's values; sha256: of its rows; found: see `stacks`. An answer counts for every row with its
     picture, see `Stack.value`.
     """
-    classes, none = set(given), Stack()
-    stacks = [found.get(digest, none) for digest in sha256]
+    classes = set(given)
+    stacks = [found.get(digest, Stack()) for digest in sha256]
     values = [stack.value(value, classes) for stack, value in zip(stacks, given, strict=True)]
-    said = [(stack.said, a, b) for stack, a, b in zip(stacks, given, values, strict=True) if stack.said]
-    if not said:
+    reviewed = [(stack.decision, a, b) for stack, a, b in zip(stacks, given, values, strict=True) if stack.decision]
+    if not reviewed:
         return values, []
-    changed, kept = sum(a != b for _, a, b in said), sum(answer.new == a for answer, a, _ in said)
-    aside = len(said) - changed - kept
-    told = f"labels_review.csv: {changed:,} labels differ from the table, {kept:,} stand as in it"
-    return values, [f"{told}; {aside:,} set aside, as the table says other than then" if aside else told]
+    changed, kept = sum(a != b for _, a, b in reviewed), sum(answer.new == a for answer, a, _ in reviewed)
+    note = f"labels_review.csv: {changed:,} labels changed, {kept:,} confirmed"
+    ignored = len(reviewed) - changed - kept
+    return values, [f"{note}; {ignored:,} ignored, as the table was edited since" if ignored else note]

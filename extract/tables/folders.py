@@ -23,6 +23,7 @@ TYPES = {
     **dict.fromkeys(("eval", "evaluation"), ""),  # test beside a validation split, else validation; see `splits_of`
 }
 ENDINGS = re.compile(r"[ _-]*(set|split|data|dataset|images|imgs|photos|pictures)$")
+SURROGATE = re.compile("[\ud800-\udfff]")  # in a name: a byte that is not UTF-8
 CLASSES = "classes"  # a folder of this name around all others: what lies in it are the classes, whatever their names
 MARKER = ".onepass-links.csv"  # of link_tree: lists the links that it wrote
 # beside the hidden ones; what archives, network drives and recycle bins leave behind, in lower case
@@ -111,7 +112,7 @@ def _word(name: str) -> str:
 
 
 def read_as(what: str, names: list[str]) -> list[str]:
-    """Say as what the unusual words of splits among `names` are read. what: where they stand."""
+    """Say how the unusual words of splits among `names` are read. what: what they name."""
     plain = ("train", "validation", "val", "valid", "dev", "test")
     unusual = [(name, split) for name, split in splits_of(names).items() if name.casefold() not in plain]
     return [f"{what}: " + ", ".join(f"{name!r} is read as {split}" for name, split in unusual)] if unusual else []
@@ -144,7 +145,8 @@ def read(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
     ]
     if not rows:
         raise InputError("folder-no-images", f"There is no image in a class folder of {folder}", rule=LAYOUT)
-    _refuse_odd_class(folder, {name for _, _, name, _ in rows})
+    if odd := next((name for _, _, name, _ in rows if SURROGATE.search(name)), ""):
+        raise InputError("folder-name-not-utf8", f"{folder}: the class folder {odd!r} is not named in UTF-8")
     in_classes = {path for path, *_ in rows}
     loose = [path for path in found.paths if path not in in_classes]
     return rows, [*notes, *more, *left_out(loose, found.others)]
@@ -172,7 +174,7 @@ def _around(parts: list[list[str]], *, in_split: bool = False) -> list[str]:
 
 
 def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, str], list[str]]:
-    """Map the outer folders to splits, {} where they are the classes; and say what is not plain.
+    """Map the outer folders to splits, {} where they are the classes; and return notes on unusual names.
 
     below: outer folder -> what lies in it. Where others lie beside one that is named as a split, all are classes if
     they hold files alone, as a split holds class folders. Errors: InputError where it cannot be told.
@@ -195,7 +197,7 @@ def _types(folder: Path, below: dict[str, list[list[str]]]) -> tuple[dict[str, s
 
 
 def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> None:
-    """Raise InputError where every folder holds the same folders, so that either may be the classes, or splits."""
+    """Raise InputError where all folders hold the same folders, or splits: either may be the classes."""
     inner = []
     for paths in below.values():
         depth = len(_around(paths, in_split=True))
@@ -204,28 +206,20 @@ def _refuse_two_readings(folder: Path, below: dict[str, list[list[str]]]) -> Non
         inner.append({names[depth] for names in paths if len(names) > depth + 1})
     if len(inner) < 2:
         return
-    tops, names = _some(list(below)), sorted(set.union(*inner))
-    splits = splits_of(names)
-    if len(splits) == len(names) > 1:
+    names, same = set.union(*inner), set.intersection(*inner)
+    if len(same) > 1 or len(splits_of(names)) == len(names) > 1:
+        tops, within = _some(list(below)), _some(sorted(names))
         raise InputError(
             "folder-ambiguous",
-            f"{folder}: the folders {tops} hold folders named as splits, {_some(names)}",
-            rule=LAYOUT,
-            then=f"Put the splits outside, {names[0]}/{next(iter(below))} and so on; or give a CSV with a column type",
-        )
-    same = sorted(set.intersection(*inner))
-    if len(same) > 1:
-        raise InputError(
-            "folder-ambiguous",
-            f"{folder}: the folders {tops} hold the same folders, {_some(same)}, so that either may be the classes",
-            rule=f"As <type>/<class>, the classes would be {_some(same)}; as <class>/files, {tops}",
-            then=f"In the first case rename the outer folders to train, validation and test; in the second move them "
-            f"into a folder named {CLASSES}; or give a CSV",
+            f"{folder}: the folders {tops} hold the folders {within}, so that either may be the classes",
+            rule=f"As <type>/<class>, the classes would be {within}; as <class>/files, {tops}",
+            then="In the first case rename the outer folders to train, validation and test; in the second move them "
+            f"into a folder named {CLASSES}, without the splits inside; or give a CSV with a column type",
         )
 
 
 def _classes(below: dict[str, list[list[str]]], depth: int) -> tuple[dict[str, int], list[str]]:
-    """Return at which depth the classes' names stand in each split, and which folders were looked through."""
+    """Return at which depth the classes' names are in each split, and which folders were looked through."""
     around = {split: _around(paths, in_split=True) for split, paths in below.items()}
     classes = {names[0] for split, paths in below.items() for names in paths if not around[split] and len(names) > 1}
     around = {split: [] if names[:1] and names[0] in classes else names for split, names in around.items()}
@@ -234,22 +228,12 @@ def _classes(below: dict[str, list[list[str]]], depth: int) -> tuple[dict[str, i
     return {split: depth + len(names) for split, names in around.items()}, notes
 
 
-def _refuse_odd_class(folder: Path, classes: set[str]) -> None:
-    for name in sorted(classes):
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                "folder-name-not-utf8", f"{folder}: the class folder {name!r} is not named in UTF-8", then="Rename it"
-            ) from error
-
-
 def left_out(loose: list[str], others: Counter[str]) -> list[str]:
     """Say in words what of a folder is not read. loose: images outside class folders; others: names of other files."""
     listed = ", ".join(f"{name!r} x {n:,}" for name, n in others.most_common(3)) + (", ..." if len(others) > 3 else "")
     said = [
         f"{len(loose):,} image files outside class folders ({_some(loose)})" if loose else "",
-        f"{others.total():,} files or folders that are no images ({listed})" if others else "",
+        f"{others.total():,} other files or folders ({listed})" if others else "",
     ]
     return ["left out: " + ", ".join(filter(None, said))] if any(said) else []
 

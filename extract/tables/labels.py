@@ -1,4 +1,4 @@
-"""What people say of the images: values, splits and groups, read afresh from the table each time."""
+"""Labels: values, splits and groups, read from the table each time."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def _given_splits(source: Path, types: pd.Series) -> np.ndarray:
         line, word = next(types[unknown].items())
         raise InputError(
             "split-unknown",
-            f"{source}, line {line}, column type: {word!r} is no split",
-            rule="type is train, validation or test, or another usual word of these (training, val, dev, testing); "
-            "leave it empty and the split is made for you",
+            f"{source}, line {line}, column type: unknown split {word!r}",
+            rule="type is train, validation or test, or another usual word for these (training, val, dev, testing); "
+            "where it is empty, the split is made for you",
         )
     return types.map(known).to_numpy(str)
 
@@ -163,7 +163,7 @@ def components(*keys: np.ndarray) -> np.ndarray:
 def _conflicts(
     ids: np.ndarray, sha256: np.ndarray, value: np.ndarray, split: np.ndarray, group: np.ndarray
 ) -> list[tuple[str, ...]]:
-    """Copies with opposite labels; copies and groups that stand in more than one split."""
+    """Copies with opposite labels; copies and groups in more than one split."""
     columns = {"objectId": ids, "sha256": sha256, "value": value, "split": split, "group": group}
     frame = pd.DataFrame(columns, dtype=TEXT)
     checks = (

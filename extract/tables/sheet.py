@@ -1,4 +1,4 @@
-"""A table as people save it, read as text: its delimiter, encoding and quotes are found out, and no row is dropped."""
+"""A table as people save it, read as text: delimiter and encoding are detected, and no row is dropped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import re
-import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -26,24 +25,9 @@ REQUIRED = ("objectId", "value")
 DELIMITERS = ",;\t"
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".html")
 RULE = "A table is text with commas, semicolons or tabs and the columns objectId,value and optionally type,path,group"
-# what surrounds a cell and is not seen: white space, no-break and zero-width characters, byte order and direction marks
-EDGES = string.whitespace + "".join(
-    chr(code)
-    for first, last in ((0x1C, 0x1F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x2064), (0x2066, 0x2069))
-    for code in (*range(first, last + 1),)
-) + "\x85\xa0\u1680\u3000\ufeff"  # fmt: skip
-HEAD = 1 << 20  # bytes that show what a file is, of a picture with long tags too
-OFFICE = (b"[Content_Types].xml", b"docProps/", b"xl/", b"opendocument")
-MAGIC = {
-    b"PK\x03\x04": "a zip archive",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Office file, such as an Excel workbook (.xls)",
-    b"PAR1": "a Parquet file",
-    b"\x89HDF": "an HDF5 file",
-    b"SQLite format 3\0": "an SQLite database",
-    b"%PDF": "a PDF",
-    b"\x1f\x8b": "a gzip archive",
-}
-MARKUP = {"{": "JSON", "[": "JSON", "<": "HTML or XML"}
+# what surrounds a cell and is not seen: white space, zero-width characters, byte order and direction marks
+EDGES = "".join(c for c in map(chr, (*range(0x3001), 0xFEFF)) if c.isspace() or unicodedata.category(c) == "Cf")
+HEAD = 1 << 20  # characters that show whether a file is text
 NOTHING = ("nan", "none", "na", "n/a", "#n/a", "null", "nil", "-", "--", "?")  # what programs write into empty cells
 
 
@@ -58,12 +42,12 @@ def normal(name: str) -> str:
 
 
 def rows(source: Path, required: tuple[str, ...] = REQUIRED) -> tuple[list[str], list[int], list[list[str]]]:
-    """Return header, line numbers and rows of a table, cells as they stand; blank rows are left out.
+    """Return header, line numbers and rows of a table, cells unchanged; blank rows are left out.
 
     A line number is that of a row's last line. Columns without a name at the right end, and their empty cells, are cut.
-    Errors: InputError for what is no table, lacks a required column, or has a row that cannot be right.
+    Errors: InputError for a file that is not a table, a missing column, or a row with a wrong number of cells.
     """
-    text, delimiter = _dialect(source, _text(source), required)
+    text, delimiter = _dialect(_text(source), required)
     found = _parse(source, text, delimiter)
     header = next(found, (0, []))[1]
     while header and not strip(header[-1]):
@@ -98,58 +82,49 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     table = _one_row_an_id(source, table)
     spaces = [_spaces(name, raw[name], columns[name], lines) for name in ("objectId", "path")]
     table.attrs["source"] = str(source)  # for messages
-    table.attrs["notes"] = [*filter(None, spaces), *_split_words(table["type"]), *_empty_words(table)]
+    splits = folders.read_as("column type", table["type"].unique().tolist())
+    table.attrs["notes"] = [*filter(None, spaces), *splits, *_empty_words(table)]
     return table
 
 
 def _text(source: Path) -> str:
     """Return the text of a file. Errors: InputError naming what it is instead."""
     try:
-        with source.open("rb") as file:
-            head = file.read(HEAD)
-            kind = _kind(head)
-            data = b"" if kind else head + file.read()
-        utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        data = source.read_bytes()
+        utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if utf_16 else "utf-8-sig", "surrogateescape")
     except (OSError, UnicodeError) as error:
         raise InputError(
             "table-unreadable", f"The table {source} cannot be read: {error}", then="Give DATA=path/to/table.csv"
         ) from error
-    if "\0" in text[:HEAD]:
-        kind = "binary data, or UTF-16 without its byte order mark"
-    if kind:
-        raise InputError("not-a-table", f"{source} is not a table but {kind}", rule=RULE, then=_way_out(kind))
+    if kind := _kind(data, text[:HEAD]):
+        raise InputError(
+            "not-a-table",
+            f"{source} is not a table but {kind}",
+            rule=RULE,
+            then="Save a table as CSV (UTF-8) and give that file; make predict takes a picture as INPUT",
+        )
     return text
 
 
-def _kind(head: bytes) -> str:
-    """Name the kind of file that begins so; "" where it may be text."""
-    magic = next((name for start, name in MAGIC.items() if head.startswith(start)), "")
-    if magic == "a zip archive" and any(name in head for name in OFFICE):
-        return "an Office file, such as an Excel workbook (.xlsx)"
-    picture = sniff(io.BytesIO(head)).format if not magic and b"\0" in head else ""
-    return f"a picture ({picture})" if picture else magic
+def _kind(data: bytes, head: str) -> str:
+    """Name the kind of a file that is not a table; "" where it may be one. head: the beginning of its text."""
+    if data.startswith(b"PK\x03\x04"):
+        return "a zip archive, such as an Excel workbook (.xlsx)"
+    if "\0" in head:
+        picture = sniff(io.BytesIO(data)).format
+        return f"a picture ({picture})" if picture else "binary data, or UTF-16 without its byte order mark"
+    return "JSON, HTML or XML" if strip(head).startswith(("{", "[", "<")) else ""
 
 
-def _way_out(kind: str) -> str:
-    if "picture" in kind:
-        return "Give a table or a folder of photos as DATA; make predict takes a picture as INPUT"
-    return "Save it as CSV (UTF-8) and give that file"
-
-
-def _dialect(source: Path, text: str, required: tuple[str, ...]) -> tuple[str, str]:
-    """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names.
-
-    Errors: InputError for JSON and markup, whose quotes would be taken for those of cells.
-    """
+def _dialect(text: str, required: tuple[str, ...]) -> tuple[str, str]:
+    """Return the text, without the line `sep=;` of a spreadsheet, and the delimiter that gives the columns' names."""
     if named := re.match(r'"?sep=([^\w\r\n"])"?[,;\t"]*(?=[\r\n])', text, re.IGNORECASE):
         return text[named.end() :], named[1]
     line = next((line for line in io.StringIO(text, newline="") if strip(line)), "")
     for delimiter in DELIMITERS:
         if set(required) <= set(map(strip, next(csv.reader([line], delimiter=delimiter)))):
             return text, delimiter
-    if markup := MARKUP.get(strip(line)[:1]):
-        raise InputError("not-a-table", f"{source} is not a table but {markup}", rule=RULE, then=_way_out(markup))
     return text, ","
 
 
@@ -162,18 +137,18 @@ def _parse(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
     before = width = 0
     try:
         for row in reader:
-            first, before = before + 1, reader.line_num
-            if before > first and any(_holds_a_row(row, at, delimiter, width) for at in range(len(row))):
-                more = "; or take the line breaks out of that cell, if its text is meant"
-                raise _stray_quote(source, first, f" and takes in rows up to line {before}", more)
+            if reader.line_num > before + 1 and any(_holds_a_row(row, at, delimiter, width) for at in range(len(row))):
+                raise csv.Error("a cell holds rows")
+            before = reader.line_num
             if any(map(strip, row)):
                 width = width or max(at for at, cell in enumerate(row, 1) if strip(cell))  # of the header
                 yield before, row
     except csv.Error as error:
-        if reader.line_num > before + 1 or "end of data" in str(error):
-            raise _stray_quote(source, before + 1, " and is not closed") from error
         raise InputError(
-            "table-unreadable", f"{source}, line {before + 1}: {error}", then="Correct that line"
+            "table-stray-quote",
+            f"{source}, line {before + 1}: a quote opens a cell there and is not closed, or takes in other rows",
+            rule='A cell that begins with " ends with one, and each " inside it is doubled',
+            then="Close that quote or remove it; or take the line breaks out of that cell",
         ) from error
 
 
@@ -189,15 +164,6 @@ def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
     return any(map(is_row, others)) or (is_row([*row[:at], *first]) and is_row([*others[-1], *row[at + 1 :]]))
 
 
-def _stray_quote(source: Path, line: int, what: str, more: str = "") -> InputError:
-    return InputError(
-        "table-stray-quote",
-        f"{source}, line {line}: a quote opens a cell there{what}",
-        rule='A cell that begins with " ends with one, and each " inside it is doubled',
-        then=f"Close that quote or remove it{more}",
-    )
-
-
 def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
     missing = [name for name in required if name not in header]
     if missing:
@@ -209,7 +175,7 @@ def _check_header(source: Path, header: list[str], required: tuple[str, ...]) ->
         )
     twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
     if twice:
-        raise InputError("table-column-duplicate", f"{source}, line 1: column {', '.join(twice)} stands there twice")
+        raise InputError("table-column-duplicate", f"{source}, line 1: duplicate column: {', '.join(twice)}")
 
 
 def _one_row_an_id(source: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -240,18 +206,13 @@ def _spaces(column: str, raw: list[str], stripped: list[str], lines: list[int]) 
     return f"column {column}: spaces around {len(spaced):,} cells are left out, the first: {cell!r} in line {line}"
 
 
-def _split_words(types: pd.Series) -> list[str]:
-    """Say how unusual words of splits are read."""
-    return folders.read_as("column type", [word for word in types.unique().tolist() if word])
-
-
 def _empty_words(table: pd.DataFrame) -> list[str]:
-    """Point out words that stand for nothing, which count as a group or a class all the same."""
+    """Return notes on words that mean nothing, such as nan, which count as a group or a class all the same."""
     notes = []
     for column, meaning in (("group", "one group"), ("value", "a class")):
         counts = Counter(table[column])
         for word, n in counts.most_common():
             if n > 1 and word.casefold() in NOTHING and (column, word) != ("value", "none"):
                 rest = f"{n:,} of {len(table):,} rows, which count as {meaning}; leave such cells empty"
-                notes.append(f"column {column}: {word!r} stands in {rest}, if they mean nothing")
+                notes.append(f"column {column}: {word!r} is in {rest}, if they mean nothing")
     return notes

@@ -34,39 +34,36 @@ class Record:
         """The values by objectId."""
         return {row[0]: row[2] for row in self.rows}
 
-    @property
-    def splits(self) -> dict[str, str]:
-        """The splits by objectId."""
-        return {row[0]: row[3] for row in self.rows}
-
     def changes(self, rows: list[list[str]]) -> list[str]:
         """Say how many labels and splits of `rows` are not as recorded; a renamed image is known by its bytes."""
-        if rows == self.rows:
-            return []
-        digests = {row[0]: row[1] for row in self.rows}
-        values, splits = self.values, self.splits
+        known = {row[0]: row for row in self.rows}
         here = {(name, sha) for name, sha, *_ in rows}
-        gone = {sha: name for name, sha in digests.items() if sha and (name, sha) not in here}
+        renamed = {sha: row for row in self.rows if (sha := row[1]) and (row[0], sha) not in here}
         relabelled = moved = 0
-        for name, sha, value, split, _ in rows:
-            old = name if digests.get(name) == sha else gone.get(sha, name)
-            relabelled += values.get(old, value) != value
-            moved += splits.get(old, split) != split
+        for row in rows:
+            old = known.get(row[0])
+            if old is None or old[1] != row[1]:
+                old = renamed.get(row[1], old or row)
+            relabelled += old[2] != row[2]
+            moved += old[3] != row[3]
         return [f"since the last run {relabelled:,} labels and {moved:,} splits changed"] if relabelled or moved else []
 
     def write(self, rows: list[list[str]]) -> None:
         """Record splits (a made split once recorded wins as data grow) and values (to say later how many changed).
 
         Rows of ids that `rows` does not name are kept: one cache serves several tables. But where it names their image
-        otherwise, as after a move, they go, unless a made split would be forgotten.
+        otherwise, as after a move, they go, unless a made split would be forgotten. The file is read again: another
+        verb may have written since.
         """
+        if rows == self.rows:
+            return
         mine, made_here = {row[0] for row in rows}, {row[1]: row[4] for row in rows}
 
         def kept(name: str, sha: str, made: str) -> bool:
             renamed = sha != "" and sha in made_here and (made_here[sha] or not made)
             return name not in mine and not renamed
 
-        others = [row for row in self.rows if kept(row[0], row[1], row[4])]
+        others = [row for row in files.read_rows(self.path, COLUMNS) if kept(row[0], row[1], row[4])]
         files.write_csv(self.path, COLUMNS, [*others, *rows])
 
 

@@ -40,18 +40,18 @@ def suspects(data: Dataset, seed: int) -> Audit:
     The heads are logistic, their C the one with the lowest out-of-fold log loss. Memory: a copy of the features
     beside the dataset's.
     """
-    y = np.concatenate([part.y for part in data.parts.values()])
-    groups = np.concatenate([part.groups for part in data.parts.values()])
+    parts = data.parts.values()
+    X, y, groups, ids = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y", "groups", "ids")
+    )
     folds = search.folds_by_group(y, groups, seed)
     if not folds:
         return Audit([], len(y), "a class has too few independent groups for two folds")
-    X = np.concatenate([part.X for part in data.parts.values()])
     Z = standardise(X, *standardisation(X), out=X)
     scores, losses = search.out_of_fold(Z, y, search.CS, folds)
     p = expit(scores[:, np.argmin(losses)])
     confidence = np.where(y == 1, p, 1 - p)
-    ids = np.concatenate([part.ids for part in data.parts.values()])
-    splits = np.repeat(list(data.parts), [len(part) for part in data.parts.values()])
+    splits = np.repeat(list(data.parts), list(map(len, parts)))
     order = np.argsort(confidence, kind="stable")
     return Audit(
         [

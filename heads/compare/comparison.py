@@ -16,7 +16,6 @@ from heads.data.dataset import Dataset
 from heads.menu import registry
 from heads.scored import Scored
 from heads.stats import decision, metrics, paired
-from heads.stats.metrics import Metric
 from heads.stats.paired import Difference
 
 COLUMNS = (
@@ -47,7 +46,12 @@ class Comparison:
     left_out: Sequence[str] = ()
     leaks: Leaks | None = None
     audit: Audit | None = None
-    provenance: dict[str, Any] = field(default_factory=provenance)
+    provenance: dict[str, Any] = field(default_factory=lambda: dict(provenance()))
+
+    @property
+    def chosen_head(self) -> Scored:
+        """The chosen head itself."""
+        return next(head for head in self.heads if head.name == self.chosen)
 
     def table(self) -> str:
         """Return the table: each figure as estimate [95 % interval]; * marks the chosen head."""
@@ -55,7 +59,7 @@ class Comparison:
         rows = [
             [
                 f"{head.name}{' *' if head.name == self.chosen else ''}",
-                *(_cell(head.figures.get(split, {}).get(name)) for split, name in COLUMNS),
+                *(str(head.figures.get(split, {}).get(name, "-")) for split, name in COLUMNS),
                 f"{head.seconds:.1f}",
             ]
             for head in self.heads
@@ -64,14 +68,6 @@ class Comparison:
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in [header, *rows]
-        )
-
-    @property
-    def selection(self) -> str:
-        """What the chosen head was chosen by, and what was computed for which heads."""
-        return (
-            f"* {self.chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
-            f"computed for the chosen head and the baselines {', '.join(registry.BASELINES)} only."
         )
 
     @property
@@ -98,7 +94,11 @@ class Comparison:
     @property
     def legend(self) -> list[str]:
         """The sentences under the table."""
-        return [self.selection, self.verdict, *self.notes]
+        selection = (
+            f"* {self.chosen} has the lowest validation log loss. Validation figures are selected on; test figures are "
+            f"computed for the chosen head and the baselines {', '.join(registry.BASELINES)} only."
+        )
+        return [selection, self.verdict, *self.notes]
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of comparison.csv, one a figure, of `CSV_COLUMNS`."""
@@ -130,46 +130,36 @@ class Comparison:
             "leaks": self.leaks.to_json() if self.leaks else None,
             "paired": [each.to_json() for each in self.differences],
             "notes": self.legend,
-            "heads": [_head(head) for head in self.heads],
+            "heads": [
+                {
+                    "head": head.name,
+                    "threshold": head.point.threshold,
+                    "operating_point": head.point.to_json(),
+                    "refused": head.point.refused or None,
+                    "training": head.training,
+                    "metrics": metrics.to_json(head.figures),
+                }
+                for head in self.heads
+            ],
         }
-
-
-def _cell(metric: Metric | None) -> str:
-    if metric is None:
-        return "-"
-    return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
 
 
 def _thresholds(heads: Sequence[Scored], chosen: str) -> list[str]:
     """Say what thresholds were chosen for, and the chosen head's and the baselines' with their figures."""
     target, names = heads[0].point.target, (chosen, *registry.DEFAULT)
     at = "" if target.prior is None else f", at a share of positives of {target.prior:g}; probabilities are not shifted"
-    said = [f"threshold: {target.spec}, chosen on validation for each head{at}"]
+    notes = [f"threshold: {target.spec}, chosen on validation for each head{at}"]
     for head in heads:
-        if head.name in names and not head.point.refused:
-            precision, recall, called = (_cell(head.point.figures[name]) for name in ("precision", "recall", "called"))
-            bound = head.point.bound
-            least = "" if bound is None else f" (at least {bound:.3f}, one-sided 95 %)"
-            kept = {"precision": precision, "recall": recall}
-            kept[target.kind] = kept.get(target.kind, "") + least
-            said.append(
-                f"{head.name}: threshold {head.point.threshold:.4g}; on validation precision {kept['precision']}, "
-                f"recall {kept['recall']}, share of images called {called}"
+        point = head.point
+        if head.name in names and not point.refused:
+            figures = {name: str(m) for name, m in point.figures.items()}
+            if point.bound is not None:
+                figures[target.kind] += f" (at least {point.bound:.3f}, one-sided 95 %)"
+            notes.append(
+                f"{head.name}: threshold {point.threshold:.4g}; on validation precision {figures['precision']}, "
+                f"recall {figures['recall']}, share of images called {figures['called']}"
             )
-    return said
-
-
-def _head(head: Scored) -> dict[str, Any]:
-    return {
-        "head": head.name,
-        "threshold": head.point.threshold,
-        "operating_point": head.point.to_json(),
-        "refused": head.point.refused or None,
-        "training": head.training,
-        "metrics": {
-            split: {name: m.to_json() for name, m in figures.items()} for split, figures in head.figures.items()
-        },
-    }
+    return notes
 
 
 def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Difference]:
@@ -187,10 +177,10 @@ def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Dif
         for metric in paired.METRICS:
             rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
             for head, reference in pairs:
-                made = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
+                interval = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
                 differ = part.groups[head.decisions(split) != reference.decisions(split)]
-                counts = (len(pairs), len(part), *(len(np.unique(groups)) for groups in (part.groups, differ)))
-                found.append(Difference(split, head.name, reference.name, metric, *made, *counts))
+                counts = (len(pairs), len(part), len(np.unique(part.groups)), len(np.unique(differ)))
+                found.append(Difference(split, head.name, reference.name, metric, *interval, *counts))
     return found
 
 

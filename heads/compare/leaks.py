@@ -12,6 +12,7 @@ from extract.tables.splits import SPLITS
 from heads.data import neighbours
 from heads.data.dataset import Dataset
 from heads.scored import Scored
+from heads.stats import metrics
 from heads.stats.metrics import Metric
 
 FEW = 100  # rows of train under which ten neighbours are no small part of them, and photos of one kind pass for copies
@@ -33,34 +34,46 @@ class Leaks:
     without: Figures = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def counts(self) -> dict[str, Any]:
-        """Count the pairs by kind, and the rows of each split among them."""
-        copies = sum(row[0] == "copy" for row in self.rows)
-        return {
-            "copies": copies,
-            "near_duplicates": len(self.rows) - copies,
-            "opposite_labels": sum(row[3] != row[6] for row in self.rows),
-            "rows": {split: int(mask.sum()) for split, mask in self.leaky.items()},
-        }
+    @property
+    def copies(self) -> int:
+        """Pairs of images with the same bytes."""
+        return sum(row[0] == "copy" for row in self.rows)
+
+    @property
+    def near_duplicates(self) -> int:
+        """Pairs of images that look the same."""
+        return len(self.rows) - self.copies
+
+    @property
+    def opposite_labels(self) -> int:
+        """Pairs, of either kind, whose labels differ."""
+        return sum(row[3] != row[6] for row in self.rows)
+
+    @property
+    def touched(self) -> dict[str, int]:
+        """How many rows of each split have a copy or near-duplicate."""
+        return {split: int(mask.sum()) for split, mask in self.leaky.items()}
 
     def sentence(self, where: str) -> str:
         """Say what was found. where: the name of the file that lists it."""
-        found = self.counts()
         if not self.rows:
             return "no copy and no near-duplicate across splits"
         return (
-            f"across splits {found['copies']:,} pairs of copies and {found['near_duplicates']:,} of near-duplicates, "
-            f"{found['opposite_labels']:,} with opposite labels; they touch {found['rows']['test']:,} test and "
-            f"{found['rows']['validation']:,} validation rows; see {where}"
+            f"across splits {self.copies:,} pairs of copies and {self.near_duplicates:,} of near-duplicates, "
+            f"{self.opposite_labels:,} with opposite labels; they touch {self.touched['test']:,} test and "
+            f"{self.touched['validation']:,} validation rows; see {where}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what comparison.json holds: counts, lines for the legend, and the figures without the leaky rows."""
-        without = {
-            name: {split: {key: m.to_json() for key, m in found.items()} for split, found in splits.items()}
-            for name, splits in self.without.items()
+        return {
+            "copies": self.copies,
+            "near_duplicates": self.near_duplicates,
+            "opposite_labels": self.opposite_labels,
+            "rows": self.touched,
+            "notes": self.notes,
+            "without": {name: metrics.to_json(splits) for name, splits in self.without.items()},
         }
-        return {**self.counts(), "notes": self.notes, "without": without}
 
 
 def find(data: Dataset) -> Leaks:
@@ -119,21 +132,15 @@ def measure(leaks: Leaks, data: Dataset, heads: Sequence[Scored], seed: int) -> 
 def _notes(leaks: Leaks, without: Figures, heads: Sequence[Scored], train: int) -> list[str]:
     """Say what accuracies become without the leaky rows, and whether near-duplicates are unsure; train: its rows."""
     lines = [
-        f"{head.name} {_share(without[head.name]['test'])} instead of {_share(head.figures['test'])}"
+        f"{head.name} {without[head.name]['test']['accuracy']} instead of {head.figures['test']['accuracy']}"
         for head in heads
         if "test" in without.get(head.name, {})
     ]
-    counts = leaks.counts()
-    n = counts["rows"]["test"]
+    n = leaks.touched["test"]
     line = (
         f"test accuracy without the {n:,} row{' that has' if n == 1 else 's that have'} a copy or "
         "near-duplicate in train or validation: "
         f"{', '.join(lines) or 'none, the other rows lack a class'}"
     )
     unsure = f"near-duplicates are unsure: train has {train} rows, and under {FEW} photos of one kind look like copies"
-    return [line] * bool(n) + [unsure] * bool(counts["near_duplicates"] and train < FEW)
-
-
-def _share(found: dict[str, Metric]) -> str:
-    m = found["accuracy"]
-    return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+    return [line] * bool(n) + [unsure] * bool(leaks.near_duplicates and train < FEW)

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the curves that comparison.html holds as JSON, in the colours of the reader's light or dark theme; computes the
+// Draws the curves that comparison.html holds as JSON, in the colours of the reader's light or dark theme; shows the
 // figures at a threshold; blurs and clears the mistakes.
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const dashes = ["solid", "dash", "dot", "dashdot", "10px,3px", "3px,8px"];
@@ -65,111 +65,30 @@ function draw() {
 
 // ---- the threshold
 
-const rows = JSON.parse(document.getElementById("rows").textContent);
+const heads = JSON.parse(document.getElementById("steps").textContent);
 const at = (id) => document.getElementById(id);
-const scores = (text) => new Float64Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
-for (const head of rows.heads)
-  for (const split in head.p) head.p[split] = scores(head.p[split]);
-const groupsOf = {}; // split -> how many, and the group of each row
-for (const split in rows.y) {
-  const of = rows.groups[split] ?? rows.y[split].map((_, row) => row);
-  groupsOf[split] = { of: Uint32Array.from(of), n: of.reduce((most, group) => Math.max(most, group + 1), 0) };
-}
-
-function quantile(df) { // of Student's t at 97.5 %; above the table Cornish and Fisher's expansion, right to 1e-8
-  if (df <= rows.t.length) return rows.t[df - 1];
-  const z = 1.959963984540054, z2 = z * z;
-  return z * (1 + (z2 + 1) / (4 * df) + ((5 * z2 + 16) * z2 + 3) / (96 * df ** 2)
-              + (((3 * z2 + 19) * z2 + 17) * z2 - 15) / (384 * df ** 3));
-}
-
-// How many rows of each group have each label and call: 4 cells a group, 2 * label + call.
-function count(head, split, threshold) {
-  const p = head.p[split], y = rows.y[split], { of, n } = groupsOf[split], cells = new Uint32Array(4 * n);
-  for (let row = 0; row < p.length; row++) cells[4 * of[row] + 2 * y[row] + (p[row] >= threshold)]++;
-  return cells;
-}
-
-// metrics.proportion: the share of the cells `hits` among the cells `among`, and its Wilson interval on the effective n.
-function proportion(cells, hits, among) {
-  const sum = (from, which) => which.reduce((total, cell) => total + cells[from + cell], 0);
-  let k = 0, n = 0, groups = 0, squares = 0;
-  for (let from = 0; from < cells.length; from += 4) {
-    const m = sum(from, among);
-    if (m) { k += sum(from, hits); n += m; groups++; }
-  }
-  if (!n) return { share: null, low: 0, high: 1, n, groups };
-  const share = k / n, independent = share * (1 - share) / n;
-  for (let from = 0; from < cells.length; from += 4) squares += (sum(from, hits) - share * sum(from, among)) ** 2;
-  const spread = groups / (groups - 1) * squares / n ** 2;
-  const effective = !independent || groups < 2 ? groups : n / Math.max(1, spread / independent);
-  const q = quantile(Math.max(groups - 1, 1)), z = q * q / effective, centre = (share + z / 2) / (1 + z);
-  const half = q / (1 + z) * Math.sqrt(share * (1 - share) / effective + z / (4 * effective));
-  return { share, low: Math.max(0, centre - half), high: Math.min(1, centre + half), n, groups };
-}
-
-const figures = { // name -> cells that count, among which: 0 true negative, 1 false positive, 2 false negative, 3 true positive
-  precision: [[3], [1, 3]],
-  recall: [[3], [2, 3]],
-  specificity: [[0], [0, 1]],
-  accuracy: [[0, 3], [0, 1, 2, 3]],
-  "review queue": [[1, 3], [0, 1, 2, 3]],
-};
 const whole = (n) => Math.round(n).toLocaleString("en-US");
-
-function element(tag, parent, text = "", attributes = {}) {
-  const made = parent.appendChild(Object.assign(document.createElement(tag), { textContent: text }));
-  for (const name in attributes) made.setAttribute(name, attributes[name]);
-  return made;
-}
-
-const shown = {}; // figure -> where its estimate, interval and n are written
-for (const name in figures) {
-  const row = element("tr", at("rates").tBodies[0]);
-  element("th", row, name, { scope: "row" });
-  const cell = element("td", row);
-  shown[name] = [element("b", cell), element("small", cell), element("td", row)];
-}
-function heading(row, scope, name, word) {
-  const cell = element("th", row, "", { scope });
-  element("bdi", cell, name);
-  element("small", cell, word);
-}
-const columns = element("tr", at("counts").tHead);
-element("th", columns, " ", { scope: "col" });
-for (const name of rows.classes) heading(columns, "col", name, "called");
-const boxes = rows.classes.flatMap((name, label) => { // by cell: its box, count, percentage
-  const row = element("tr", at("counts").tBodies[0]);
-  heading(row, "row", name, "labelled");
-  return [0, 1].map((call) => {
-    const word = label === call ? "right" : "wrong", box = element("div", element("td", row), "", { class: `cell ${word}` });
-    const found = [box, element("b", box), element("small", box)];
-    element("small", box, word);
-    return found;
-  });
-});
+const rates = [...at("rates").tBodies[0].rows], boxes = [...document.querySelectorAll("#counts .cell")];
 
 let threshold = 0;
 function update() {
-  const head = rows.heads[at("head").value], split = at("split").value, cells = count(head, split, threshold);
-  const found = Object.fromEntries(Object.entries(figures).map(([name, of]) => [name, proportion(cells, ...of)]));
-  for (const name in found) {
-    const { share, low, high, n, groups } = found[name], few = groups < rows.few ? ", approximate" : "";
-    shown[name][0].textContent = share === null ? "undefined" : share.toFixed(3);
-    shown[name][1].textContent = `[${low.toFixed(3)}, ${high.toFixed(3)}]${few}`;
-    shown[name][2].textContent = whole(n);
-  }
-  const counts = [0, 0, 0, 0];
-  cells.forEach((n, i) => { counts[i % 4] += n; });
-  counts.forEach((n, i) => {
-    const share = n / (counts[i] + counts[i ^ 1]);
-    boxes[i][0].style.setProperty("--share", share.toFixed(3));
-    boxes[i][1].textContent = whole(n);
-    boxes[i][2].textContent = `${(100 * share).toFixed(1)} %`;
+  const split = at("split").value;
+  const { counts, figures } = heads[at("head").value].steps[split].findLast((step) => step.threshold <= threshold);
+  figures.forEach(([value, low, high, n, approximate], i) => {
+    const [estimate, interval] = rates[i].cells[1].children;
+    estimate.textContent = value === null ? "undefined" : value.toFixed(3);
+    interval.textContent = `[${low.toFixed(3)}, ${high.toFixed(3)}]${approximate ? ", approximate" : ""}`;
+    rates[i].cells[2].textContent = whole(n);
   });
-  const queue = found["review queue"], [low, middle, high] = [queue.low, queue.share, queue.high].map((x) => whole(1000 * x));
-  at("said").textContent = `At ${+threshold.toPrecision(6)}, ${whole(counts[1] + counts[3])} of ${whole(queue.n)} ${split} images are called `
-    + `\u2068${rows.classes[1]}\u2069 and would be looked at; of 1,000 such images ${middle} [${low}, ${high}].`;
+  counts.flat().forEach((n, i, all) => {
+    const share = n / (all[i] + all[i ^ 1]), [count, percentage] = boxes[i].children;
+    boxes[i].style.setProperty("--share", share.toFixed(3));
+    count.textContent = whole(n);
+    percentage.textContent = `${(100 * share).toFixed(1)} %`;
+  });
+  const [queue, low, high, n] = figures.at(-1), positive = at("counts").tHead.querySelector("th:last-child bdi").textContent;
+  at("said").textContent = `At ${+threshold.toPrecision(6)}, ${whole(counts[0][1] + counts[1][1])} of ${whole(n)} ${split} images are called `
+    + `\u2068${positive}\u2069 and would be looked at; of 1,000 such images ${whole(1000 * queue)} [${whole(1000 * low)}, ${whole(1000 * high)}].`;
   at("slider").value = threshold;
   at("slider").setAttribute("aria-valuetext", threshold);
   at("command").textContent = threshold > 0 && threshold < 1 ? `make compare THRESHOLD=${threshold}` : "none: it must lie between 0 and 1";
@@ -183,10 +102,10 @@ function move(to, from) { // from: the field that is being typed in, which keeps
 }
 
 function choose() { // a head, at its own threshold
-  const head = rows.heads[at("head").value];
+  const head = heads[at("head").value];
   at("own").textContent = `back to its own: ${+head.threshold.toPrecision(4)}`;
   const test = at("split").options[1];
-  test.disabled = !("test" in head.p);
+  test.disabled = !("test" in head.steps);
   if (test.disabled) at("split").value = "validation";
   move(head.threshold);
 }
@@ -196,8 +115,7 @@ at("own").addEventListener("click", choose);
 at("split").addEventListener("change", update);
 at("slider").addEventListener("input", () => move(at("slider").valueAsNumber));
 at("number").addEventListener("input", () => {
-  const to = at("number").valueAsNumber;
-  if (to > 0 && to < 1) move(to, at("number"));
+  if (at("number").checkValidity()) move(at("number").valueAsNumber, at("number"));
   else at("number").setAttribute("aria-invalid", true);
 });
 choose();

@@ -11,7 +11,6 @@ from heads import train
 from heads.compare import audit, leaks, mistakes, page
 from heads.compare.comparison import CSV_COLUMNS, Comparison, differences
 from heads.data import dataset
-from heads.data.dataset import Dataset
 from heads.menu import registry
 
 
@@ -38,7 +37,7 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
     suspects = audit.suspects(data, config.seed)
     files.write_csv(place.suspects, audit.COLUMNS, suspects.rows)
     print(f"audit     {suspects.sentence(shown(place.suspects))}")
-    if not suspects.why_not and (planted := demo.sentence([row[0] for row in suspects.rows], place.out)):
+    if planted := demo.sentence([row[0] for row in suspects.rows], place.out):
         print(f"audit     {planted}")
     comparison = replace(comparison, audit=suspects)
     write(comparison)
@@ -48,20 +47,13 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
 
 def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     print(f"{verb:<9} {place.describe()}", flush=True)
-    data = _recorded(place)
-    for note in data.notes:
-        print(f"labels    {note}")
-    left_out: list[str] = []
-    heads, chosen = train.run(place, data, config, left_out)
-    return Comparison(place, data, heads, chosen, differences(data, heads, chosen), left_out)
-
-
-def _recorded(place: Workspace) -> Dataset:
-    """Join the workspace's rows, and record the table once it is known that heads can be trained on it."""
     reading = dataset.read_labels(place)
     data = dataset.join(place, reading)
-    reading.record(place)
-    return data
+    reading.record(place)  # only now: it is known that heads can be trained on the table
+    for note in data.notes:
+        print(f"labels    {note}")
+    heads, chosen, left_out = train.run(place, data, config)
+    return Comparison(place, data, heads, chosen, differences(data, heads, chosen), left_out)
 
 
 def write(comparison: Comparison) -> None:
@@ -72,17 +64,7 @@ def write(comparison: Comparison) -> None:
 
 def write_page(comparison: Comparison) -> None:
     """Write comparison.html; `comparison` has leaks and audit."""
-    assert comparison.leaks
-    assert comparison.audit
-    place, heads, parts = comparison.place, comparison.heads, comparison.data.parts
-    chosen = next(head for head in heads if head.name == comparison.chosen)
-    text = page.render(
-        comparison.to_json(),
-        {head.name: {split: (parts[split].y, p) for split, p in head.p.items()} for head in heads},
-        groups={split: parts[split].groups for split in chosen.p},
-        suspects=comparison.audit,
-        leaky=comparison.leaks.rows,
-        mistakes=mistakes.worst(place, comparison.data, chosen),
-    )
+    place = comparison.place
+    text = page.render(comparison, mistakes.worst(place, comparison.data, comparison.chosen_head))
     with files.replacing(place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")

@@ -54,10 +54,9 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
         "most suspect labels: the label as given, and the probability that an out-of-fold head gives it": marked,
         f"{split} images: what {name} says, and how surely; red where the label differs": predicted,
     }
-    path = place.show
-    with files.replacing(path) as partial:
+    with files.replacing(place.show) as partial:
         _sheet(parts, Manifest.read(place.manifest)).save(partial, "PNG")
-    return path
+    return place.show
 
 
 def _prediction(row: dict[str, str], facts: bundle.HeadFacts) -> Tile:
@@ -78,7 +77,8 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
         for at, tile in enumerate(tiles):
             left, top = MARGIN + at % COLUMNS * wide, y + at // COLUMNS * high
             try:
-                sheet.paste(_square(known.paths.get(tile.object_id, "")), (left, top))
+                picture = thumbnails.load(known.paths.get(tile.object_id, ""), SIDE)
+                sheet.paste(ImageOps.pad(picture, (SIDE, SIDE)), (left, top))
             except BadImage:
                 pen.rectangle((left, top, left + SIDE, top + SIDE), outline="grey")
             pen.text((left, top + SIDE), _words(pen, tile), fill="#c00000" if tile.red else "black")
@@ -86,14 +86,9 @@ def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:
     return sheet
 
 
-def _square(path: str) -> Image.Image:
-    return ImageOps.pad(thumbnails.load(path, SIDE), (SIDE, SIDE))
-
-
 def _words(pen: ImageDraw.ImageDraw, tile: Tile) -> str:
     """Return the words under a tile on one line, the name cut where they would run into the next tile."""
     name = " ".join(tile.name.split())
-    kept = next(
-        n for n in range(len(name), -1, -1) if not n or pen.textlength(name[:n] + tile.figure) < SIDE + MARGIN // 2
-    )
-    return name[:kept] + tile.figure
+    while name and pen.textlength(name + tile.figure) >= SIDE + MARGIN // 2:
+        name = name[:-1]
+    return name + tile.figure

@@ -1,6 +1,6 @@
-"""What is reviewed and where it stands: a table's rows that have features, and the answers about them.
+"""The table under review and its state: the rows that have features, and the answers about them.
 
-Answers come from the server's threads, rankings from the worker's. A page shows what a desk says and decides nothing.
+Answers come from the server's threads, rankings from the worker's. The page shows a desk's replies and decides nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +18,13 @@ from extract.store import cache
 from extract.tables import answers
 from extract.tables.answers import Answer, Log, Stack
 from extract.tables.labels import UNLABELLED
-from extract.tables.task import Task
+from extract.tables.task import BINARY, Task
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review import queues
-from heads.review.pictures import Pictures
-from heads.review.queues import DECIDED, OPEN, QUEUES, SKIPPED
-from heads.review.ranking import Ranker
+from heads.review.pictures import File, Pictures
+from heads.review.queues import DECIDED, OPEN, SKIPPED
+from heads.review.ranking import Ranker, Ranking
 from heads.review.worker import Latest, Worker
 from heads.stats import metrics
 from heads.stats.metrics import Metric
@@ -35,7 +34,7 @@ SAME = 12  # near-duplicates that are shown beside a picture
 
 
 class Conflict(Exception):
-    """Another tab was first, or an answer is no longer the newest about its picture; nothing was saved."""
+    """Another tab answered first, or the answer is not the newest about its picture; nothing was saved."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +60,100 @@ class Rows:
 
     @cached_property
     def of(self) -> dict[str, list[int]]:
-        """Return the rows of each digest."""
-        found: dict[str, list[int]] = {}
+        """Map each digest to its rows."""
+        rows: dict[str, list[int]] = {}
         for row, digest in enumerate(self.sha256.tolist()):
-            found.setdefault(digest, []).append(row)
-        return found
+            rows.setdefault(digest, []).append(row)
+        return rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a queue. picture: the same number for copies, which share their answers. label: "" for none.
+
+    p: the probability of class 1 by heads that did not see the row; says: the class they predict; both None before the
+    first ranking and in the control sample. answer, number: the newest answer about the picture, else None and 0.
+    """
+
+    row: int
+    picture: int
+    id: str
+    split: str
+    label: str
+    p: float | None
+    says: str | None
+    answer: str | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a queue, and how many it has."""
+
+    total: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A picture shown beside another. why: how the two are related."""
+
+    row: int
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The evidence about a row's label: the nearest labelled pictures, and copies and near-duplicates."""
+
+    file: File
+    group: str
+    neighbours: list[Beside]
+    same: list[Beside]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How many labels review changed, and how many are still wrong.
+
+    control: the share of changed labels in the control sample. left: value, low and high of the estimate from it.
+    guess: the number of likely errors, see `Ranking.doubted`.
+    """
+
+    changed: int
+    control: Metric | None
+    left: dict[str, int] | None
+    guess: int | None
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of the review.
+
+    answers: how many there are. order: the number of the newest ranking. busy, error: see `Worker`. queues: rows `open`
+    and `done`. history: numbers of answers and the validation accuracy after them. last: the newest answer, 0 for none.
+    """
+
+    classes: tuple[str, str]
+    table: str
+    who: str
+    answers: int
+    order: int
+    busy: str
+    error: str
+    queues: dict[str, dict[str, int]]
+    validation: Metric | None
+    history: list[tuple[int, Metric]]
+    errors: Errors
+    last: int
 
 
 class Answers:
-    """The answers about rows, and what they make of labels: y int8 (n,), status int8 (n,). Use it with `lock` held."""
+    """The answers, and the labels with them: y int8 (n,), status int8 (n,), see `queues`. Use it with `lock` held."""
 
     def __init__(self, path: Path, rows: Rows, y: np.ndarray) -> None:
-        """Read the answers given so far. path: of labels_review.csv. y: the labels as they make them."""
+        """Read the answers so far. path: labels_review.csv. y: the labels with them."""
         before = answers.read(path)
         self.lock, self.count, self._rows, self._log = threading.Lock(), len(before), rows, Log(path)
         self.codes = {"": UNLABELLED, rows.classes[0]: 0, rows.classes[1]: 1}
@@ -83,36 +164,36 @@ class Answers:
             self._settle(digest)
 
     def _settle(self, digest: str) -> None:
-        """Bring label and status of a picture's rows in line with its answers."""
+        """Update label and status of a picture's rows from its answers."""
         stack = self.stacks[digest]
         for row in self._rows.of[digest]:
             value = stack.value(str(self._rows.values[row]), self.codes)
             self.y[row] = self.codes[value]
-            decided = stack.said is not None and value == stack.said.new
-            self.status[row] = DECIDED if decided else SKIPPED if stack.answers and not stack.said else OPEN
+            decided = stack.decision is not None and value == stack.decision.new
+            self.status[row] = DECIDED if decided else SKIPPED if stack.answers and not stack.decision else OPEN
 
     def label(self, row: int) -> str:
         """Return a row's current label, "" for none."""
         return "" if self.y[row] == UNLABELLED else self._rows.classes[self.y[row]]
 
     def labels(self) -> tuple[np.ndarray, int]:
-        """Return a copy of y and the number of answers behind it; takes the lock itself."""
+        """Return a copy of y and the number of answers in it; takes the lock itself."""
         with self.lock:
             return self.y.copy(), self.count
 
     def changed(self) -> np.ndarray:
-        """Say which of the table's labels review changed, bool (n,)."""
+        """Return which of the table's labels the review changed, bool (n,)."""
         return (self._before != UNLABELLED) & (self._before != self.y)
 
     def add(self, who: str, word: str, digest: str, new: str) -> int:
-        """Save an answer about a picture and return its number. Errors: OSError if the disk refuses."""
+        """Save an answer about a picture and return its number. Errors: OSError if it cannot be written."""
         stack = self.stacks.setdefault(digest, Stack())
         stack.answers.append((self.count + 1, self._save(who, word, digest, new)))
         self._settle(digest)
         return self.count
 
     def undo(self, who: str, digest: str) -> None:
-        """Take the newest answer about a picture back. Errors: OSError if the disk refuses."""
+        """Undo the newest answer about a picture. Errors: OSError if that cannot be written."""
         stack = self.stacks[digest]
         value = Stack(stack.answers[:-1]).value(str(self._rows.values[self._rows.of[digest][0]]), self.codes)
         self._save(who, "undo", digest, value)
@@ -127,14 +208,14 @@ class Answers:
         return answer
 
     def close(self) -> None:
-        """Close the file; every answer is in it."""
+        """Close the file."""
         self._log.close()
 
 
 class Desk:
-    """A workspace's table under review. `who` answers. Every method may be called from any thread.
+    """A workspace's table under review; any thread may call any method.
 
-    notes: about the labels as they were read. pictures: the images.
+    who: the name stored with each answer. notes: what reading the labels had to report.
     """
 
     def __init__(self, place: Workspace, who: str) -> None:
@@ -147,9 +228,9 @@ class Desk:
         if known.classes is None or not {0, 1} <= set(known.y[here].tolist()):
             raise InputError(
                 "review-one-class",
-                f"{place.data} has no usable rows of two classes",
-                rule="Heads that learn from labels say which labels to look at",
-                then="Label some images of either class",
+                f"{place.data} lacks usable rows of both classes",
+                rule="Heads trained on the labels find the suspects, and training needs both classes",
+                then="Label some images of each class",
             )
         reading.record(place)
         self.who, self.table = who, place.data.name
@@ -166,158 +247,140 @@ class Desk:
         )
 
     def start(self) -> None:
-        """Begin to rank."""
+        """Start ranking."""
         self.worker.start()
 
     def close(self) -> None:
-        """End the ranking and close the file of answers."""
+        """Stop ranking and close the file of answers."""
         self.worker.close()
         self.answers.close()
 
     def answer(self, row: int, answer: str, *, old: str, new: str, number: int) -> int:
         """Save an answer about the picture of `row` and return its number.
 
-        old, number: the label and the newest answer's number that the page showed. Errors: Conflict if they are out of
-        date; ValueError for an answer that makes no sense; OSError if the disk refuses.
+        old, number: the label and the newest answer's number as the page showed them. Errors: Conflict if they are out
+        of date; ValueError for an invalid answer; OSError if it cannot be written.
         """
-        _refuse_nonsense(answer, old, new, self.rows.classes)
+        _refuse_invalid(answer, old, new, self.rows.classes)
         with self.answers.lock:
             digest = str(self.rows.sha256[row])
             if self._stack(row).number != number or self.answers.label(row) != old:
-                raise Conflict("Another tab or window has answered this picture meanwhile")
-            given = self.answers.add(self.who, answer, digest, new)
+                raise Conflict("Another tab has answered this picture in the meantime")
+            saved = self.answers.add(self.who, answer, digest, new)
         self.worker.changed.set()
-        return given
+        return saved
 
     def undo(self, number: int) -> int:
-        """Take the answer of that number back and return its row. Errors: Conflict, OSError."""
+        """Undo the answer with that number and return its row. Errors: Conflict, OSError."""
         with self.answers.lock:
             digest = next((d for d, stack in self.answers.stacks.items() if stack.number == number), None)
             if digest is None or not number:
-                raise Conflict("That answer was taken back already, or there is a newer one about the same picture")
+                raise Conflict("That answer is already undone, or its picture has a newer one")
             self.answers.undo(self.who, digest)
         self.worker.changed.set()
         return self.rows.of[digest][0]
 
-    def queue(self, name: str, start: int, count: int) -> dict[str, Any]:
-        """Return some rows of a queue: those without an answer in order, then those that were skipped."""
+    def queue(self, name: str, start: int, count: int) -> Part:
+        """Return some rows of a queue: first those without an answer, in order, then the skipped ones."""
         with self.answers.lock:
             latest = self.worker.latest
             order = latest.orders.get(name, np.empty(0, np.int64))
             rows = self._answered() if name == ANSWERED else queues.waiting(order, self.answers.status)
-            shown = [self._row(row, latest, name) for row in rows[start : start + count].tolist()]
-            return {"order": latest.number, "total": len(rows), "rows": shown}
+            ranking = None if name == "control" else latest.ranking  # so that the eye does not lean on the head
+            return Part(len(rows), [self._row(row, ranking) for row in rows[start : start + count].tolist()])
 
     def _answered(self) -> np.ndarray:
-        """Return a row of each picture that was decided, the newest answer first."""
-        newest = sorted(
-            ((s.number, self.rows.of[digest][0]) for digest, s in self.answers.stacks.items()), reverse=True
-        )
-        rows = np.array([row for _, row in newest], np.int64)
+        """Return one row of each decided picture, the newest answer first."""
+        newest = sorted(self.answers.stacks.items(), key=lambda each: each[1].number, reverse=True)
+        rows = np.array([self.rows.of[digest][0] for digest, _ in newest], np.int64)
         return rows[self.answers.status[rows] == DECIDED]
 
-    def card(self, row: int) -> dict[str, Any]:
-        """Return a row with its file, and what speaks for and against its label."""
+    def card(self, row: int) -> Card:
+        """Return a row's file and the evidence about its label."""
         rows, latest = self.rows, self.worker.latest
         with self.answers.lock:
-            y, found = self.answers.y.copy(), self._row(row, latest)
-            same = [(other, "copy") for other in rows.of[str(rows.sha256[row])] if other != row]
+            y = self.answers.y.copy()
+            same = [
+                Beside(other, self.answers.label(other), "copy")
+                for other in rows.of[str(rows.sha256[row])]
+                if other != row
+            ]
             if latest.ranking and latest.ranking.cluster is not None:
                 cluster = latest.ranking.cluster
-                near = np.flatnonzero((cluster == cluster[row]) & (rows.picture != rows.picture[row]))
-                same += [(other, "near-duplicate") for other in near[:SAME].tolist()]
-            alike = [{"row": other, "label": self.answers.label(other), "kind": kind} for other, kind in same]
+                near = np.flatnonzero((cluster == cluster[row]) & (rows.picture != rows.picture[row]))[:SAME]
+                same += [Beside(other, self.answers.label(other), "near-duplicate") for other in near.tolist()]
         beside, cosine = latest.ranker.nearest(row, y) if latest.ranker else (np.empty(0, int), np.empty(0))
         neighbours = [
-            {"row": other, "label": rows.classes[y[other]], "cosine": round(c, 3), "split": str(rows.split[other])}
+            Beside(other, rows.classes[y[other]], f"cosine {c:.2f}, {rows.split[other]}")
             for other, c in zip(beside.tolist(), cosine.tolist(), strict=True)
         ]
-        vote = {name: int((y[beside] == value).sum()) for value, name in enumerate(rows.classes)}
-        return {
-            **found,
-            **self.pictures.describe(row),
-            "group": str(rows.group[row]),
-            "neighbours": neighbours,
-            "vote": vote if neighbours else None,
-            "same": alike,
-        }
+        return Card(self.pictures.file(row), str(rows.group[row]), neighbours, same)
 
-    def row(self, row: int) -> dict[str, Any]:
-        """Return one row as queues list it."""
+    def row(self, row: int) -> Row:
+        """Return one row as in a queue."""
         with self.answers.lock:
-            return self._row(row, self.worker.latest)
+            return self._row(row, self.worker.latest.ranking)
 
     def _stack(self, row: int) -> Stack:
         return self.answers.stacks.get(str(self.rows.sha256[row]), Stack())
 
-    def _row(self, row: int, latest: Latest, queue: str = "") -> dict[str, Any]:
-        stack = self._stack(row)
-        ranking = None if queue == "control" else latest.ranking  # shown bare, lest the eye lean on the head
-        suspicion = ranking.suspicion[row] if ranking else np.nan
-        return {
-            "row": row,
-            "picture": int(self.rows.picture[row]),  # the same for copies: one answer is about all of them
-            "id": str(self.rows.ids[row]),
-            "split": str(self.rows.split[row]),
-            "label": self.answers.label(row),
-            "p": round(float(ranking.p[row]), 4) if ranking else None,
-            "suspicion": None if np.isnan(suspicion) else round(float(suspicion), 4),
-            "answer": stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
-            "number": stack.number,
-        }
+    def _row(self, row: int, ranking: Ranking | None) -> Row:
+        rows, stack = self.rows, self._stack(row)
+        return Row(
+            row,
+            int(rows.picture[row]),
+            str(rows.ids[row]),
+            str(rows.split[row]),
+            self.answers.label(row),
+            round(float(ranking.p[row]), 4) if ranking else None,
+            rows.classes[int(BINARY.decide(ranking.p[row], 0.5))] if ranking else None,
+            stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
+            stack.number,
+        )
 
-    def state(self) -> dict[str, Any]:
-        """Return where the review stands."""
+    def state(self) -> State:
+        """Return the state of the review."""
         with self.answers.lock:
             busy, error = self.worker.busy, self.worker.error
             latest, known = self.worker.latest, self.answers.codes  # read after busy: an idle worker has published
-            ours = (s for s in self.answers.stacks.values() if not s.said or s.said.new in known)
-            return {
-                "classes": self.rows.classes,
-                "table": self.table,
-                "who": self.who,
-                "answers": self.answers.count,
-                "order": latest.number,
-                "busy": busy,
-                "error": error,
-                "retrain_seconds": round(latest.ranking.seconds, 3) if latest.ranking else None,
-                "queues": {
-                    name: queues.progress(latest.orders[name], self.answers.status) if name in latest.orders else None
-                    for name in QUEUES
-                },
-                "validation": _json(latest.ranking.accuracy if latest.ranking else None),
-                "history": [{"answers": count, **_bounds(metric)} for count, metric in latest.history.items()],
-                "errors": self._errors(latest),
-                "last": max((stack.number for stack in ours), default=0),  # none of another table's classes
-            }
+            # an answer with another table's classes is not offered for undo
+            ours = (s for s in self.answers.stacks.values() if not s.decision or s.decision.new in known)
+            return State(
+                self.rows.classes,
+                self.table,
+                self.who,
+                self.answers.count,
+                latest.number,
+                busy,
+                error,
+                {name: queues.progress(order, self.answers.status) for name, order in latest.orders.items()},
+                latest.ranking.accuracy if latest.ranking else None,
+                list(latest.history.items()),
+                self._errors(latest),
+                max((stack.number for stack in ours), default=0),
+            )
 
-    def _errors(self, latest: Latest) -> dict[str, Any]:
-        """Count the labels that review changed, and estimate how many are still wrong.
+    def _errors(self, latest: Latest) -> Errors:
+        """Count the labels that the review changed, and estimate how many are still wrong.
 
-        The control sample is the answered beginning of the queue `control`, a random order; its share of changed
-        labels, less all labels changed so far, is what is left.
+        The control sample is the answered beginning of the queue `control`, whose order is random. Its share of changed
+        labels, times all labels, less those already changed, is what is left.
         """
         status, order = self.answers.status, latest.orders["control"]
-        changed, sample, rate = self.answers.changed(), queues.sampled(order, status), None
-        if len(sample):
-            groups = np.unique(self.rows.component[sample], return_inverse=True)[1]
-            rate = metrics.proportion(changed[sample], groups)
-        left = {k: max(0, round(v * len(order) - changed.sum())) for k, v in _bounds(rate).items()} if rate else None
+        changed, sample = self.answers.changed(), queues.sampled(order, status)
         guess = int((latest.ranking.doubted & (status != DECIDED)).sum()) if latest.ranking else None
-        return {"changed": int(changed.sum()), "control": _json(rate), "left": left, "guess": guess}
+        done = int(changed.sum())
+        if not len(sample):
+            return Errors(done, None, None, guess)
+        control = metrics.proportion(changed[sample], np.unique(self.rows.component[sample], return_inverse=True)[1])
+        shares = {"value": control.value or 0.0, "low": control.low, "high": control.high}
+        left = {name: max(0, round(share * len(order) - done)) for name, share in shares.items()}
+        return Errors(done, control, left, guess)
 
 
-def _json(metric: Metric | None) -> dict[str, Any] | None:
-    return metric.to_json() if metric else None
-
-
-def _bounds(metric: Metric) -> dict[str, float]:
-    return {"value": metric.value or 0.0, "low": metric.low, "high": metric.high}
-
-
-def _refuse_nonsense(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
-    sense = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
-    if not sense.get(answer):
+def _refuse_invalid(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
+    valid = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
+    if not valid.get(answer):
         raise ValueError(
-            f"{answer!r} from {old!r} to {new!r} is no answer for the classes {classes[0]!r} and {classes[1]!r}"
+            f"{answer!r} from {old!r} to {new!r} is not a valid answer for classes {classes[0]!r} and {classes[1]!r}"
         )

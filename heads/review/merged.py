@@ -1,4 +1,4 @@
-"""The table as label review left it, for tools that know nothing of labels_review.csv, or to continue with as DATA."""
+"""The table with the answers of the label review applied, for other tools, or to continue with as DATA."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from heads.data import dataset
 
 
 def write(place: Workspace, target: Path) -> tuple[int, int]:
-    """Write the workspace's table with the reviewed values; return how many rows it has and how many of them changed.
+    """Write the workspace's table with the reviewed values; return the numbers of its rows and of changed rows.
 
-    A CSV keeps everything else; a folder becomes the table that it stands for. Errors: InputError if `target` is a
-    photo or a file that is read, the table included.
+    A CSV keeps all other columns; a folder is written as a table. Errors: InputError if `target` is a photo or an
+    input file, the table included.
     """
     files.refuse_output(target, chain(place.inputs(), manifest.photos(place.manifest)))
     table, sha256 = dataset.read_table(place)

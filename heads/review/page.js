@@ -3,8 +3,6 @@
 // shows it. Data goes in as text, never as markup.
 
 const at = (id) => document.getElementById(id);
-const NAMES = { suspects: "Suspects", copies: "Opposite copies", near: "Near-duplicates", unlabelled: "Unlabelled",
-                control: "Control sample", answered: "Answered" };
 const AHEAD = 40, LOW = 12; // rows known ahead, and when to ask for more
 const number = (n) => n.toLocaleString("en");
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -17,20 +15,20 @@ let current = null; // the row on the card
 let refused = ""; // why the newest answer was not saved
 const outbox = []; // answers and undos not yet acknowledged, in order
 const newest = new Map(); // picture -> number of this tab's answer about it, infinite until it is acknowledged
-const mine = []; // numbers of the answers of this tab that were not taken back
+const mine = []; // numbers of this tab's answers that were not undone
 const cards = new Map(); // row -> promise of api/card
 const ahead = new Map(); // row -> its large image, held so that it stays loaded
 
-async function ask(path, said) {
-  const how = said && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) };
-  const reply = await fetch(path, how);
+async function ask(path, data) {
+  const options = data && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(data) };
+  const reply = await fetch(path, options);
   return { status: reply.status, body: await reply.json() };
 }
 
 function element(tag, text = "", kind = "") {
   const made = document.createElement(tag);
   made.textContent = text;
-  if (kind) made.className = kind;
+  made.className = kind;
   return made;
 }
 
@@ -42,34 +40,35 @@ function trouble(text) {
 }
 
 function label(value) { // a class name in its colour; names may be written from right to left
-  const made = element("bdi", value || "no label");
-  if (value) made.className = value === state.classes[0] ? "first" : "second";
-  return made;
+  return element("bdi", value || "no label", value && (value === state.classes[0] ? "first" : "second"));
 }
 
 // ---- the queue
 
-async function refill() {
+async function ofQueue(start, count) { // null if the reply comes too late; an answer may be newer than the reply
   const asked = queue;
-  const { status, body } = await ask(`api/queue/${asked}?count=${AHEAD}`);
-  if (status !== 200 || asked !== queue) return;
-  rows = body.rows.filter((row) => !(newest.get(row.picture) > row.number)); // the list may be older than an answer
-  if (current) rows = rows.filter((row) => row.row !== current.row);
-  else next();
-  foresee();
+  const { status, body } = await ask(`api/queue/${asked}?start=${start}&count=${count}`);
+  if (status !== 200 || asked !== queue) return null;
+  return { total: body.total, rows: body.rows.filter((row) => !(newest.get(row.picture) > row.number)) };
+}
+
+let refilling = ""; // the queue that is asked for
+async function refill() { // one request at a time
+  if (refilling === queue) return;
+  const asked = refilling = queue;
+  try {
+    const part = await ofQueue(0, AHEAD);
+    if (!part) return;
+    rows = part.rows.filter((row) => row.row !== current?.row);
+    if (current) foresee();
+    else next();
+  } catch { /* poll() says that the server does not answer */ } finally { if (refilling === asked) refilling = ""; }
 }
 
 function next() {
   show(rows.shift() ?? null);
-  if (rows.length < LOW) refillSoon();
+  if (rows.length < LOW) refill();
   foresee();
-}
-
-let refilling = false;
-async function refillSoon() { // one question at a time
-  if (refilling) return;
-  refilling = true;
-  try { await refill(); } catch { /* state() says that the server does not answer */ } finally { refilling = false; }
 }
 
 function bring(row) { // to the card, before what is there
@@ -80,13 +79,10 @@ function bring(row) { // to the card, before what is there
 }
 
 function foresee() { // the next pictures are loaded before they are wanted
-  const near = new Set([current, ...rows.slice(0, 3)].filter(Boolean).map((row) => row.row));
-  for (const row of ahead.keys()) if (!near.has(row)) { ahead.delete(row); cards.delete(row); }
+  const near = [current, ...rows.slice(0, 3)].filter(Boolean).map((row) => row.row);
+  for (const row of ahead.keys()) if (!near.includes(row)) { ahead.delete(row); cards.delete(row); }
   for (const row of near) {
-    if (ahead.has(row)) continue;
-    const image = new Image();
-    image.src = `image/${row}`;
-    ahead.set(row, image);
+    if (!ahead.has(row)) ahead.set(row, Object.assign(new Image(), { src: `image/${row}` }));
     card(row).catch(() => cards.delete(row));
   }
 }
@@ -101,8 +97,8 @@ function choose(name) {
   current = null;
   rows = [];
   drawQueues();
-  forgetGrid();
-  refillSoon();
+  if (inGrid()) fill(0);
+  refill();
 }
 
 // ---- the card
@@ -113,51 +109,39 @@ function show(row) {
   at("empty").hidden = Boolean(row);
   for (const part of document.querySelectorAll("#card figure, #verdict, #answers")) part.hidden = !row;
   for (const id of ["skip", "zoom", "see"]) at(id).disabled = !row;
+  drawEvidence(row);
   if (!row) {
     at("empty").textContent = state.error ? "No picture is left here." : !state.order ? "Training the heads; the first picture comes in a moment." :
-      state.queues[queue] === null ? "Still looking for neighbours." : "Nothing is left in this queue.";
-    return drawEvidence(null);
+      queue === "near" && !state.queues.near ? "Still looking for neighbours." : "Nothing is left in this queue.";
+    return;
   }
-  picture(at("picture"), `image/${row.row}`, row, at("gone"));
+  at("gone").hidden = true;
+  picture(at("picture"), `image/${row.row}`, row);
+  at("picture").hidden = !at("picture").complete; // or the picture before would stand above these words until then
   at("id").textContent = row.id;
   at("facts").textContent = `· ${row.split}`;
   drawVerdict(row);
   drawButtons(row);
-  drawEvidence(row);
 }
 
-function picture(image, source, row, gone) { // or words in its place if the file is gone or changed
-  if (gone) gone.hidden = true;
+function picture(image, source, row) {
   image.alt = `${row.id}, ${row.label ? `labelled ${row.label}` : "no label"}; blurred until shown`;
-  image.onerror = () => {
-    image.hidden = false;
-    image.alt = `${row.id}: no picture, its file is gone or was changed`;
-    if (gone) { gone.hidden = false; gone.textContent = "no picture: its file is gone or was changed"; }
-  };
-  image.onload = () => { image.hidden = false; };
   image.src = source;
-  image.hidden = !image.complete; // or the picture before would stand above these words until this one has come
 }
 
 function drawVerdict(row) {
-  const said = row.answer && row.answer !== "skip" ? ` (${row.answer === "keep" ? "kept" : "flipped"} by review)` : "";
-  at("verdict").replaceChildren("Label: ", label(row.label), said);
-  if (row.p === null || queue === "control") return;
-  const share = Math.max(row.p, 1 - row.p);
-  at("verdict").append(" · heads that did not see it say ", label(state.classes[Number(row.p >= 0.5)]), ` (${percent(share)})`);
+  const review = { keep: " (kept by review)", flip: " (flipped by review)" }[row.answer] ?? "";
+  at("verdict").replaceChildren("Label: ", label(row.label), review);
+  if (row.says === null || queue === "control") return;
+  at("verdict").append(" · heads that did not see it say ", label(row.says), ` (${percent(Math.max(row.p, 1 - row.p))})`);
 }
 
 function drawButtons(row) {
-  const [first, second] = state.classes, other = row.label === first ? second : first;
-  button("keep", row.label && ["Keep ", row.label], "K");
-  button("flip", row.label && ["Flip to ", other], "F");
-  button("first", !row.label && ["It is ", first], "1");
-  button("second", !row.label && ["It is ", second], "2");
-}
-
-function button(id, words, key) {
-  at(id).hidden = !words;
-  if (words) at(id).replaceChildren(words[0], element("bdi", words[1]), element("kbd", key));
+  const [first, second] = state.classes;
+  for (const [id, name] of Object.entries({ keep: row.label, flip: row.label === first ? second : first, first, second })) {
+    at(id).hidden = Boolean(row.label) !== (id === "keep" || id === "flip");
+    at(id).querySelector("bdi").textContent = name;
+  }
 }
 
 async function drawEvidence(row) {
@@ -167,20 +151,20 @@ async function drawEvidence(row) {
   let found;
   try { found = await card(row.row); } catch { return; }
   if (current?.row !== row.row) return;
-  at("facts").textContent = `· ${row.split} · ${found.width} × ${found.height} · ${found.path}${found.group ? ` · group ${found.group}` : ""}`;
-  const votes = found.vote && Object.entries(found.vote)
-    .map(([name, n]) => `${n} × ${name}`).join(", ");
-  at("vote").textContent = votes || "Not known yet.";
-  at("neighbours").replaceChildren(...found.neighbours.map((n) => tile(n, `cosine ${n.cosine.toFixed(2)}, ${n.split}`)));
-  at("same").hidden = !found.same.length;
-  at("copies").replaceChildren(...found.same.map((n) => tile(n, n.kind)));
+  const { file, group, neighbours, same } = found;
+  at("facts").textContent = `· ${row.split} · ${file.width} × ${file.height} · ${file.path}${group ? ` · group ${group}` : ""}`;
+  const votes = state.classes.map((name) => `${neighbours.filter((each) => each.label === name).length} × ${name}`);
+  at("vote").textContent = neighbours.length ? votes.join(", ") : "Not known yet.";
+  at("neighbours").replaceChildren(...neighbours.map(beside));
+  at("same").hidden = !same.length;
+  at("copies").replaceChildren(...same.map(beside));
 }
 
-function tile(other, words) {
+function beside(other) {
   const made = element("li"), frame = element("figure"), image = element("img", "", "photo");
-  image.alt = `${other.label ? `labelled ${other.label}` : "no label"}, ${words}`;
+  image.alt = `${other.label ? `labelled ${other.label}` : "no label"}, ${other.why}`;
   image.src = `thumb/${other.row}`;
-  made.title = words;
+  made.title = other.why;
   frame.append(image);
   made.append(frame, label(other.label));
   return made;
@@ -189,7 +173,7 @@ function tile(other, words) {
 // ---- answers
 
 function answer(word, wanted) {
-  const row = inGrid() ? focused() : current;
+  const row = inGrid() ? tiles[focus] : current;
   if (!row) return;
   const [first, second] = state.classes;
   const to = { keep: row.label, skip: row.label, flip: row.label === first ? second : first, give: state.classes[wanted] }[word];
@@ -199,7 +183,7 @@ function answer(word, wanted) {
   const sense = word === "give" ? (to === row.label ? "keep" : "flip") : word;
   newest.set(row.picture, Infinity);
   const after = { ...row, answer: sense, label: to };
-  send({ row: row.row, id: row.id, answer: sense, old: row.label, new: to, number: row.number, before: row, after });
+  send({ row: row.row, answer: sense, old: row.label, new: to, number: row.number }, row, after);
   rows = rows.filter((each) => each.picture !== row.picture); // one answer is for all copies
   if (!inGrid()) return next();
   if (current?.picture === row.picture) current = null;
@@ -207,18 +191,18 @@ function answer(word, wanted) {
   moveFocus(1);
 }
 
-function send(item) {
-  outbox.push(item);
+function send(data, before, after) { // data: null to undo
+  outbox.push({ data, before, after });
   document.body.dataset.pending = outbox.length;
   if (outbox.length === 1) deliver();
 }
 
 async function deliver() { // one after the other, in order; what was not acknowledged is sent again
   while (outbox.length) {
-    const item = outbox[0];
+    const { data, before, after } = outbox[0];
     try {
-      const { status, body } = item.undo ? await takeBack() : await ask("api/answer", item);
-      acknowledged(item, status, body);
+      if (data) answered(await ask("api/answer", data), before, after);
+      else await undoLast();
     } catch {
       trouble("Not saved: the server does not answer. Trying again; leave this tab open.");
       await new Promise((done) => setTimeout(done, 1000));
@@ -230,43 +214,35 @@ async function deliver() { // one after the other, in order; what was not acknow
   poll();
 }
 
-async function takeBack() {
-  const last = mine.at(-1) ?? (await ask("api/state")).body.last;
-  if (!last) return { status: 404, body: { detail: "There is nothing to undo." } };
-  const reply = await ask("api/undo", { number: last });
-  if (mine.at(-1) === last) mine.pop(); // in any case: if it is not the newest any more, another tab took it back
-  return reply;
-}
-
-function acknowledged(item, status, body) {
-  if (item.undo) return status === 200 ? takenBack(body.row) : say(body.detail);
-  if (status === 200) return saved(item, body.number);
-  newest.delete(item.before.picture);
-  if (inGrid()) amend(status === 409 ? body.row : item.before);
+function answered({ status, body }, before, after) {
+  if (status === 200) {
+    refused = "";
+    mine.push(body.number);
+    newest.set(before.picture, body.number);
+    if (inGrid()) amend({ ...after, number: body.number });
+    return say(`${{ keep: "Kept", flip: "Flipped", skip: "Skipped" }[after.answer]}: ${after.id}${after.answer === "flip" ? `, now ${after.label}` : ""}.`);
+  }
+  newest.delete(before.picture);
+  if (inGrid()) amend(body.row ?? before);
   if (status === 409) {
     return say(`${body.detail}: ${body.row.id} is ${body.row.label || "without label"}. Your answer was not saved.`);
   }
-  refused = `Not saved: ${typeof body.detail === "string" ? body.detail : `the server refused (${status})`}`;
+  refused = `Not saved: ${body.detail}`;
   trouble(refused);
-  if (!inGrid()) bring(item.before);
+  if (!inGrid()) bring(before);
 }
 
-function saved(item, given) {
-  refused = "";
-  mine.push(given);
-  newest.set(item.before.picture, given);
-  if (inGrid()) amend({ ...item.after, number: given });
-  say(`${{ keep: "Kept", flip: "Flipped", skip: "Skipped" }[item.answer]}: ${item.id}${item.answer === "flip" ? `, now ${item.new}` : ""}.`);
+async function undoLast() { // this tab's own newest answer, or else the newest of all
+  const last = mine.at(-1) ?? (await ask("api/state")).body.last;
+  if (!last) return say("There is nothing to undo.");
+  const { status, body } = await ask("api/undo", { number: last });
+  mine.pop(); // in any case: if it is not the newest any more, another tab has undone it
+  if (status !== 200) return say(body.detail);
+  newest.delete(body.row.picture);
+  say(`Undone: ${body.row.id}.`);
+  if (inGrid()) amend(body.row);
+  else bring(body.row);
 }
-
-function takenBack(row) {
-  newest.delete(row.picture);
-  say(`Taken back: ${row.id}.`);
-  if (inGrid()) amend(row);
-  else bring(row);
-}
-
-function undo() { send({ undo: true }); }
 
 // ---- progress
 
@@ -292,7 +268,7 @@ function changed(before) {
     if (inGrid()) at("fresh").hidden = false; // not under the user's hands
     else drawEvidence(current);
   }
-  if (!outbox.length) refillSoon();
+  if (!outbox.length) refill();
 }
 
 function drawState() {
@@ -303,181 +279,118 @@ function drawState() {
   at("counts").textContent = queue === "answered" ? `${number(state.answers)} entries in all` : `${number(own.done)} of ${number(whole)} answered in this queue`;
   at("progress").value = whole ? own.done / whole : 0;
   drawErrors(state.errors);
-  drawAccuracy(state.validation);
+  drawAccuracy(state.validation, state.history);
   const busy = { training: "training …", neighbours: "looking for neighbours …" }[state.busy];
-  at("trained").textContent = busy || (state.retrain_seconds === null ? "" : `retrained in ${Math.ceil(1000 * state.retrain_seconds)} ms`);
+  at("busy").textContent = busy ?? "";
   at("undo").disabled = !state.last && !mine.length;
 }
 
 function drawErrors({ changed: done, control, left, guess }) {
-  const fixed = `${number(done)} labels changed by review. `;
-  if (control && left) {
-    at("left").textContent = `${fixed}About ${number(left.value)} are still wrong [${number(left.low)}, ${number(left.high)}]: ` +
-      `of ${number(control.n)} in the control sample, ${interval(control)} were.`;
-  } else {
-    at("left").textContent = `${fixed}${guess === null ? "" : `The heads' guess: ${number(guess)} are still wrong. `}` +
-      "For an estimate with an interval, answer the first of the control sample.";
-  }
+  at("left").textContent = `${number(done)} labels changed by review. ` + (control ?
+    `About ${number(left.value)} are still wrong [${number(left.low)}, ${number(left.high)}]: of ${number(control.n)} in the control sample, ${interval(control)} were.` :
+    `${guess === null ? "" : `The heads' guess: ${number(guess)} are still wrong. `}For an estimate with an interval, answer the first of the control sample.`);
 }
 
-function drawAccuracy(accuracy) {
+function drawAccuracy(accuracy, history) { // history: pairs of answers and accuracy
   at("accuracy").textContent = accuracy ? `Validation accuracy ${interval(accuracy)}, n = ${number(accuracy.n)}` : "No validation accuracy yet.";
-  const points = state.history, low = Math.min(...points.map((p) => p.low)), high = Math.max(...points.map((p) => p.high));
-  const most = Math.max(1, ...points.map((p) => p.answers));
-  const x = (p) => (200 * p.answers) / most, y = (value) => 46 - (44 * (value - low)) / (high - low || 1);
-  const line = points.map((p) => `${x(p)},${y(p.value)}`);
-  const band = [...points.map((p) => `${x(p)},${y(p.high)}`), ...points.map((p) => `${x(p)},${y(p.low)}`).reverse()];
-  at("history").replaceChildren(shape("polygon", band), shape("polyline", line));
-}
-
-function shape(kind, points) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
-  made.setAttribute("points", points.join(" "));
-  return made;
+  const low = Math.min(...history.map(([, m]) => m.low)), high = Math.max(...history.map(([, m]) => m.high));
+  const most = Math.max(1, ...history.map(([answers]) => answers));
+  const line = (end) => history.map(([answers, m]) => `${(200 * answers) / most},${46 - (44 * (m[end] - low)) / (high - low || 1)}`);
+  at("band").setAttribute("points", [...line("high"), ...line("low").reverse()].join(" "));
+  at("line").setAttribute("points", line("value").join(" "));
 }
 
 function drawQueues() {
-  if (!at("queues").children.length) {
-    for (const name of Object.keys(NAMES)) {
-      const made = element("button", NAMES[name] + " ");
-      made.type = "button";
-      made.dataset.queue = name;
-      made.append(element("span"));
-      made.addEventListener("click", () => choose(name));
-      at("queues").append(made);
-    }
-  }
   for (const made of at("queues").children) {
-    const { queue: name } = made.dataset, found = state?.queues[name];
+    const { queue: name } = made.dataset, progress = state?.queues[name];
     made.setAttribute("aria-current", name === queue);
-    made.lastChild.textContent = name === "answered" ? "" : found ? number(found.open) : "…";
+    made.lastChild.textContent = name === "answered" ? "" : progress ? number(progress.open) : "…";
   }
 }
 
-// ---- the grid: only what is seen is in the page
+// ---- the grid: PART pictures of the queue at a time
 
-const PAGE = 200;
-let pages = new Map(), total = 0, focus = 0, drawn = new Map(), columns = 1, high = 0, quiet = 0, seen = [0, 0];
+const PART = 200;
+let start = 0, total = 0; // where this part begins, and how long the queue was when it was loaded
+let loaded = [], tiles = [], focus = 0; // its rows as they came, and as they are now
 const inGrid = () => !at("all").hidden;
 
-function forgetGrid() {
-  pages = new Map();
-  total = 0;
+async function fill(from, last = false) {
+  drawGrid([]);
+  let part;
+  try { part = await ofQueue(from, PART); } catch { return; } // poll() says that the server does not answer
+  if (!part) return;
+  [start, total] = [from, part.total];
+  drawGrid(part.rows);
+  moveFocus(last ? tiles.length - 1 : 0);
+}
+
+function drawGrid(found) {
+  [loaded, tiles, focus] = [found, [...found], 0];
+  at("grid").replaceChildren(...tiles.map(tile));
+  at("grid").scrollTop = 0;
   at("fresh").hidden = true;
-  for (const index of drawn.keys()) drop(index);
-  if (inGrid()) { at("grid").scrollTop = 0; focus = 0; drawGrid(); }
+  at("from").value = start + 1;
+  at("total").textContent = `to ${number(start + tiles.length)} of ${number(total)}`;
+  at("earlier").disabled = !start;
+  at("later").disabled = start + tiles.length >= total;
 }
 
-const rowAt = (index) => pages.get(Math.floor(index / PAGE))?.[index % PAGE];
-
-async function loadPage(page, name, into) {
-  if (into.has(page)) return;
-  into.set(page, null);
-  try {
-    const { body } = await ask(`api/queue/${name}?start=${page * PAGE}&count=${PAGE}`);
-    if (into !== pages) return; // of a queue that is not shown any more
-    into.set(page, body.rows);
-    total = body.total;
-    drawGrid();
-  } catch { into.delete(page); }
+function turn(by) { // to the part before or after; rows answered here have left the queue
+  const left = queue === "answered" ? 0 : tiles.filter((row, index) => row !== loaded[index]).length;
+  return by < 0 ? fill(Math.max(0, start - PART), true) : fill(start + tiles.length - left);
 }
 
-function drawGrid() {
-  const wide = at("grid").clientWidth;
-  columns = Math.max(2, Math.floor(wide / 170));
-  const side = Math.floor(wide / columns);
-  high = side + 28;
-  at("total").textContent = `${number(total)} pictures.`;
-  at("tall").style.height = `${Math.ceil(total / columns) * high}px`;
-  const from = Math.max(0, Math.floor(at("grid").scrollTop / high) - 1) * columns;
-  const to = Math.min(total, (Math.ceil((at("grid").scrollTop + at("grid").clientHeight) / high) + 1) * columns);
-  for (const index of drawn.keys()) if (index < from || index >= to) drop(index);
-  for (let index = from; index < to; index++) place(index, side);
-  seen = [from, Math.max(from, to - 1)];
-  quiet ||= setTimeout(load, 80); // pictures that are only scrolled past are never loaded
-}
-
-function place(index, side) {
-  const row = rowAt(index);
-  if (row && drawn.has(index) && drawn.get(index).dataset.row !== String(row.row)) drop(index);
-  let made = drawn.get(index);
-  if (row && !made) {
-    made = gridTile(row, index);
-    drawn.set(index, made);
-    at("tall").append(made);
-  }
-  if (!made) return;
-  made.style.width = `${side}px`;
-  made.style.height = `${high}px`;
-  made.style.transform = `translate(${(index % columns) * side}px, ${Math.floor(index / columns) * high}px)`;
-  made.setAttribute("aria-selected", index === focus);
-}
-
-function drop(index) {
-  drawn.get(index)?.querySelector("img")?.removeAttribute("src"); // or it would still be loaded, before what is seen
-  drawn.get(index)?.remove();
-  drawn.delete(index);
-}
-
-function gridTile(row, index) {
-  const made = element("div", "", "tile"), frame = element("figure"), words = element("p");
+function tile(row, index) {
+  const made = element("div", "", "tile"), frame = element("figure"), image = element("img", "", "photo");
   made.id = `tile-${index}`;
-  made.dataset.row = row.row;
   made.setAttribute("role", "option");
-  made.append(frame, words);
-  words.append(label(row.label), row.p === null || queue === "control" ? "" : ` ${percent(row.p)}`, ` ${row.id}`);
-  made.setAttribute("aria-label", `${row.id}, ${row.label || "no label"}${row.answer ? `, ${row.answer}` : ""}`);
-  made.classList.toggle("answered", Boolean(row.answer));
+  image.loading = "lazy";
+  picture(image, `thumb/${row.row}`, row);
+  frame.append(image);
+  made.append(frame, element("p"));
+  write(made, row);
   return made;
 }
 
-function load() { // what is seen now: rows and pictures
-  quiet = 0;
-  for (const index of seen) loadPage(Math.floor(index / PAGE), queue, pages);
-  for (const [index, made] of drawn) {
-    if (made.firstChild.firstChild) continue;
-    const image = element("img", "", "photo");
-    picture(image, `thumb/${made.dataset.row}`, rowAt(index));
-    made.firstChild.append(image);
-  }
+function write(made, row) { // the words of a tile
+  made.lastChild.replaceChildren(label(row.label), row.p === null || queue === "control" ? "" : ` ${percent(row.p)}`, ` ${row.id}`);
+  made.setAttribute("aria-label", `${row.id}, ${row.label || "no label"}${row.answer ? `, ${row.answer}` : ""}`);
+  made.classList.toggle("answered", Boolean(row.answer));
 }
-
-const focused = () => rowAt(focus);
 
 function moveFocus(by) {
   at("large").close();
-  drawn.get(focus)?.setAttribute("aria-selected", false);
-  focus = Math.max(0, Math.min(total - 1, focus + by));
-  const top = Math.floor(focus / columns) * high, grid = at("grid");
-  if (top < grid.scrollTop) grid.scrollTop = top;
-  if (top + high > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + high - grid.clientHeight;
-  drawGrid();
+  if (!tiles.length) return;
+  const to = focus + by, grid = at("grid");
+  if (to < 0 && start) return turn(-1);
+  if (to >= tiles.length && start + tiles.length < total) return turn(1);
+  grid.children[focus]?.setAttribute("aria-selected", false);
+  focus = Math.max(0, Math.min(tiles.length - 1, to));
+  grid.children[focus]?.setAttribute("aria-selected", true);
+  grid.children[focus]?.scrollIntoView({ block: "nearest" });
   grid.setAttribute("aria-activedescendant", `tile-${focus}`);
 }
 
-function amend(row) { // tiles, in their place: its own and, for the same answer is theirs, those of its copies
+function amend(row) { // its tile and, for the same answer is theirs, those of its copies
   const { label, answer, number } = row;
-  for (const [page, found] of pages)
-    found?.forEach((each, index) => {
-      if (each.picture !== row.picture) return;
-      found[index] = each.row === row.row ? row : { ...each, label, answer, number };
-      drop(page * PAGE + index);
-    });
-  drawGrid();
+  tiles.forEach((each, index) => {
+    if (each.picture !== row.picture) return;
+    tiles[index] = each.row === row.row ? row : { ...each, label, answer, number };
+    write(at("grid").children[index], tiles[index]);
+  });
 }
 
 function view() {
   at("large").close();
-  at("all").hidden = inGrid();
-  at("card").hidden = inGrid();
-  document.querySelector("aside").hidden = inGrid();
+  for (const part of document.querySelectorAll("#all, #card, aside")) part.hidden = !part.hidden;
   at("view").firstChild.textContent = inGrid() ? "Card " : "Grid ";
-  if (inGrid()) { forgetGrid(); at("grid").focus(); }
-  else if (!current) refillSoon();
+  if (inGrid()) { fill(0); at("grid").focus(); }
+  else if (!current) refill();
 }
 
-function open(index) {
-  const row = rowAt(index);
+function open() {
+  const row = tiles[focus];
   if (!row) return;
   view();
   bring(row);
@@ -494,24 +407,27 @@ function blur() {
 
 function zoom() {
   if (at("large").open) return at("large").close();
-  const row = inGrid() ? focused() : current;
+  const row = inGrid() ? tiles[focus] : current;
   if (!row) return;
   picture(at("zoomed"), `image/${row.row}`, row);
   at("large").showModal();
 }
 
-const KEYS = { k: () => answer("keep"), f: () => answer("flip"), 1: () => answer("give", 0), 2: () => answer("give", 1),
-               s: () => answer("skip"), u: undo, z: zoom, b: blur, g: view, "?": () => at("keys").showModal() };
-const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns, ArrowDown: () => columns };
+const columns = () => getComputedStyle(at("grid")).gridTemplateColumns.split(" ").length;
+const ACTIONS = { keep: () => answer("keep"), flip: () => answer("flip"), first: () => answer("give", 0), second: () => answer("give", 1),
+                  skip: () => answer("skip"), undo: () => send(null), zoom, blur, view, help: () => at("keys").showModal(),
+                  close: () => at("large").close(), fresh: () => fill(0), earlier: () => turn(-1), later: () => turn(1) };
+const KEYS = { k: "keep", f: "flip", 1: "first", 2: "second", s: "skip", u: "undo", z: "zoom", b: "blur", g: "view", "?": "help" };
+const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns(), ArrowDown: columns };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !state || event.target.matches("input, textarea")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !state || event.target.matches("input")) return;
   if (event.key === " ") { event.preventDefault(); return see(true); } // never presses the focused button
   if (at("keys").open) return;
   if (inGrid() && MOVES[event.key] && !at("large").open) { event.preventDefault(); return moveFocus(MOVES[event.key]()); }
-  if (inGrid() && event.key === "Enter" && event.target === at("grid")) return open(focus);
-  const act = KEYS[event.key.toLowerCase()];
-  if (act && !event.repeat) { event.preventDefault(); act(); }
+  if (inGrid() && event.key === "Enter" && event.target === at("grid")) return open();
+  const action = KEYS[event.key.toLowerCase()];
+  if (action && !event.repeat) { event.preventDefault(); ACTIONS[action](); }
 });
 document.addEventListener("keyup", (event) => { if (event.key === " ") { event.preventDefault(); see(false); } });
 window.addEventListener("blur", () => see(false));
@@ -521,17 +437,18 @@ for (const id of ["see", "frame", "zoomed"]) {
   for (const end of ["pointerup", "pointercancel", "pointerleave"]) at(id).addEventListener(end, () => see(false));
   at(id).addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
 }
-for (const [id, act] of Object.entries({
-  keep: () => answer("keep"), flip: () => answer("flip"), first: () => answer("give", 0), second: () => answer("give", 1),
-  skip: () => answer("skip"), undo, zoom, blur, view, help: () => at("keys").showModal(), fresh: forgetGrid,
-  close: () => at("large").close(),
-})) at(id).addEventListener("click", act);
-at("grid").addEventListener("scroll", () => requestAnimationFrame(drawGrid), { passive: true });
+for (const [id, action] of Object.entries(ACTIONS)) at(id).addEventListener("click", action);
+for (const made of at("queues").children) made.addEventListener("click", () => choose(made.dataset.queue));
+at("from").addEventListener("change", () => { fill(Math.max(0, Math.min(total, at("from").value) - 1)); at("grid").focus(); });
 at("grid").addEventListener("click", (event) => {
   const made = event.target.closest(".tile");
-  if (made) { moveFocus(Number(made.id.slice(5)) - focus); if (event.detail === 2) open(focus); }
+  if (made) { moveFocus(Number(made.id.slice(5)) - focus); if (event.detail === 2) open(); }
 });
-window.addEventListener("resize", () => { if (inGrid()) drawGrid(); });
+at("picture").addEventListener("load", () => { at("picture").hidden = false; });
+document.addEventListener("error", ({ target }) => { // of any picture: its file is gone or changed
+  target.alt = "no picture: its file is gone or was changed";
+  if (target === at("picture")) at("gone").hidden = false;
+}, true);
 window.addEventListener("beforeunload", (event) => { if (outbox.length) event.preventDefault(); });
 setInterval(() => { if (!document.hidden && !outbox.length) poll(); }, 1000);
 poll();

@@ -1,4 +1,4 @@
-"""The order in which pictures come up, queue by queue. A queue is an array of row numbers; status: int8 of each row."""
+"""The order of pictures in each queue. A queue is an array of row numbers. status: int8 (n,), of each row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Orders = dict[str, np.ndarray]  # by the queue's name
 
 
 def fixed(values: np.ndarray, sha256: np.ndarray, of: dict[str, list[int]]) -> Orders:
-    """Return the queues before the first ranking; the table's own labels, values str (n,), decide what is in them.
+    """Return the queues before the first ranking.
 
-    of: the rows of each digest.
+    values: str (n,), the table's own labels. of: the rows of each digest.
     """
     labelled, rows = values != "", np.arange(len(values))
     opposite = [row for copies in of.values() if len({*values[copies].tolist()} - {""}) == 2 for row in copies]
-    random = np.argsort(sha256, kind="stable")  # digests are as good as random, and stay as the table grows
+    random = np.argsort(sha256, kind="stable")  # as good as random, and stable as the table grows
     return {
         "suspects": rows[labelled],
         "copies": np.array(opposite, np.int64),
@@ -29,7 +29,7 @@ def fixed(values: np.ndarray, sha256: np.ndarray, of: dict[str, list[int]]) -> O
 
 
 def ranked(before: Orders, picture: np.ndarray, y: np.ndarray, ranking: Ranking) -> Orders:
-    """Sort suspects and the unlabelled by what heads say; add the clusters of near-duplicates once they are known.
+    """Sort suspects and unlabelled rows by the heads' predictions; add near-duplicates once they are known.
 
     before: from `fixed`. picture: int (n,), the same for copies.
     """
@@ -44,7 +44,7 @@ def ranked(before: Orders, picture: np.ndarray, y: np.ndarray, ranking: Ranking)
 
 
 def clustered(cluster: np.ndarray, y: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return the rows of clusters that hold more than one picture, those with both labels first. All: int (n,)."""
+    """Return the rows of clusters with several pictures, those with both labels first. All arrays: int (n,)."""
     pairs = np.unique(cluster.astype(np.int64) * len(picture) + picture) // len(picture)
     several = np.bincount(pairs, minlength=cluster.max() + 1) > 1
     both = np.logical_and(*(np.bincount(cluster, weights=y == value) > 0 for value in (0, 1)))
@@ -53,17 +53,17 @@ def clustered(cluster: np.ndarray, y: np.ndarray, picture: np.ndarray) -> np.nda
 
 
 def waiting(order: np.ndarray, status: np.ndarray) -> np.ndarray:
-    """Return the rows of a queue without an answer, in order, then those that were skipped."""
+    """Return the open rows of a queue in order, then the skipped ones."""
     return np.concatenate([order[status[order] == OPEN], order[status[order] == SKIPPED]])
 
 
 def progress(order: np.ndarray, status: np.ndarray) -> dict[str, int]:
-    """Count a queue's rows with and without an answer."""
+    """Count a queue's decided rows and the others."""
     done = int((status[order] == DECIDED).sum())
     return {"open": len(order) - done, "done": done}
 
 
 def sampled(order: np.ndarray, status: np.ndarray) -> np.ndarray:
-    """Return the answered rows of a queue's longest beginning without an open row; skipped rows are left out."""
+    """Return the decided rows that stand before a queue's first open row."""
     begun = order[: int(np.argmax(np.r_[status[order], OPEN] == OPEN))]
     return begun[status[begun] == DECIDED]

@@ -1,12 +1,11 @@
-"""Which labels to check first: those that a picture's neighbours, and heads that did not see it, disagree with.
+"""Which labels to check first: those that the nearest pictures, and heads not trained on them, disagree with.
 
-After an answer every head is solved again, starting from its last solution. The slow parts, the spectrum of the
-features and the neighbours, do not depend on labels and are computed once.
+After an answer every head is trained again from its last solution. The slow parts, the spectrum of the features and
+the neighbours, do not depend on labels and are computed once.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +27,13 @@ SHOWN = 8  # neighbours beside a picture
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is known of n pictures at one state of their labels.
+    """The ranking of n pictures by one state of their labels.
 
-    p: float (n,), probability of class 1 by heads that saw neither the row nor its group. suspicion: float (n,), 0 to
+    p: float (n,), probability of class 1 by heads trained on neither the row nor its group. suspicion: float (n,), 0 to
     1, how far heads and neighbours disagree with the label; NaN without one. cluster: int (n,), of near-duplicates;
     None until neighbours are known. doubted: bool (n,), the likely errors as Northcutt, Jiang and Chuang 2021 count
     them: the other class is at least as probable as it is on average for rows that have it. accuracy: on validation,
-    of a head trained on train; None if either lacks labels. seconds: how long all of it took.
+    of a head trained on train; None if either lacks labels.
     """
 
     p: np.ndarray
@@ -42,7 +41,6 @@ class Ranking:
     cluster: np.ndarray | None
     doubted: np.ndarray
     accuracy: Metric | None
-    seconds: float
 
 
 class Ranker:
@@ -67,7 +65,7 @@ class Ranker:
         self._cluster: np.ndarray | None = None
 
     def choose(self, y: np.ndarray) -> bool:
-        """Choose C inside train by the current labels; return whether it has changed. Takes most of a second."""
+        """Choose C on train by the current labels; return whether it changed. Takes most of a second."""
         rows, before = self._searched, self._C
         folds = folds_by_group(y[rows], self._groups[rows], self._seed) if len(rows) else []
         if folds:
@@ -81,15 +79,14 @@ class Ranker:
         self._cluster = neighbours.joined(cosine, self._other)
 
     def rank(self, y: np.ndarray) -> Ranking:
-        """Train a head for each fold and one on train; return what they say."""
-        started = time.monotonic()
+        """Train a head for each fold and one on train, and rank by their predictions."""
         labelled = y != UNLABELLED
         seen = [labelled & (self._fold != number) for number in range(self._fold.max() + 1)]
         seen.append(labelled & self._train)
         measured = labelled & self._validation if len(np.unique(y[seen[-1]])) == 2 else np.zeros(len(y), bool)
         scores = self._scores(y, np.stack(seen if measured.any() else seen[:-1], axis=1))
-        own = scores[np.arange(len(y)), self._fold]  # of the one head that did not see a labelled row
-        every = scores[:, : self._fold.max() + 1].mean(axis=1)  # none of them saw an unlabelled one
+        own = scores[np.arange(len(y)), self._fold]  # of the head not trained on the row's fold
+        every = scores[:, : self._fold.max() + 1].mean(axis=1)  # no head is trained on unlabelled rows
         p = expit(np.where(labelled, own, every).astype(np.float64))
         hits = BINARY.decide(scores[measured, -1], 0) == y[measured]
         return Ranking(
@@ -98,7 +95,6 @@ class Ranker:
             self._cluster,
             _doubted(y, p),
             metrics.proportion(hits, np.unique(self._groups[measured], return_inverse=True)[1]) if len(hits) else None,
-            time.monotonic() - started,
         )
 
     def _scores(self, y: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -111,7 +107,7 @@ class Ranker:
         return fit.scores(self._Z)
 
     def _confidence(self, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-        """Return the mean of what heads and neighbours give the label, (n,), or the heads' alone without neighbours."""
+        """Return each label's mean probability by heads and neighbours, (n,); by heads alone before `gather`."""
         if self._other is None:
             return np.where(y == 1, p, 1 - p)
         votes = y[self._other]
@@ -129,7 +125,7 @@ class Ranker:
 
 
 def _doubted(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Say which labels are likely errors, bool (n,); see `Ranking`."""
+    """Return which labels are likely errors, bool (n,); see `Ranking`."""
     found = np.zeros(len(y), bool)
     for value, of_other in ((0, p), (1, 1 - p)):
         found |= (y == value) & (of_other >= of_other[y == 1 - value].mean())
@@ -137,17 +133,17 @@ def _doubted(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return the fold of each row, int (n,), groups whole; rows without a label too."""
+    """Return the fold of each row, labelled or not, int (n,); a group is in one fold."""
     labelled = np.flatnonzero(y != UNLABELLED)
     pairs = folds_by_group(y[labelled], groups[labelled], seed)
     if not pairs:
         raise InputError(
             "too-few-groups",
-            "There is no order yet: a class has too few independent groups",
-            rule="Heads that did not see a picture judge its label, so each class needs two groups or more",
-            then="Label some more images of either class",
+            "Ranking needs more labels: a class has too few independent groups",
+            rule="A label is judged by heads not trained on its group, so each class needs at least two groups",
+            then="Label more images of each class",
         )
-    # at random: in order, classes that alternate in a table would each end up in a fold of their own
+    # at random: in order, the classes of a table that alternates them would fall into different folds
     of_group = np.random.default_rng(seed).integers(0, len(pairs), groups.max() + 1)[groups]
     for number, (_, held_out) in enumerate(pairs):
         rows = labelled[held_out]

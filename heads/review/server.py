@@ -1,4 +1,4 @@
-"""The review's small server: one page and what it asks, on this machine alone, behind a token in the address."""
+"""The review's server: one page and its data, for this machine only, behind a token in the address."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import uvicorn
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import StrictInt, StrictStr
 
 from extract.ground import files
 from extract.ground.errors import InputError
@@ -24,29 +26,30 @@ from heads.review.queues import QUEUES
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
-HOSTS = (HOST, "localhost")  # any other name is another site's that resolves to this machine
+HOSTS = (HOST, "localhost")  # against another site's name that resolves to this machine
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",  # the pictures are not for the browser's disk
+    "Cache-Control": "no-store",  # no picture on the browser's disk
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 MOST = 1000  # rows of a queue in one reply
+Whole = Annotated[StrictInt, Body(embed=True)]
+Text = Annotated[StrictStr, Body(embed=True)]
 
 
 class Json(JSONResponse):
-    """JSON in ASCII: a name may hold bytes that are not UTF-8."""
+    """JSON of dataclasses, in ASCII, as a name may contain bytes that are not UTF-8."""
 
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, default=asdict, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def build(desk: Desk, token: str) -> FastAPI:
-    """Return the application. Without the token, or under another host's name, everything is 404."""
-    refused = {"detail": "Not Found"}
+    """Return the application. Without the token, or with another host's name, every request is answered 404."""
 
     def known(request: Request) -> bool:
         host = request.headers.get("host", "").rsplit(":", 1)[0]
@@ -62,11 +65,16 @@ def build(desk: Desk, token: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, _error: Exception) -> Response:
-        return Json({"detail": "Malformed request"}, 422)  # FastAPI's own would echo values that JSON cannot hold
+        return Json({"detail": "Malformed request"}, 422)  # FastAPI's own reply may hold values that JSON cannot
+
+    @app.exception_handler(OSError)
+    async def unwritable(_request: Request, error: Exception) -> Response:
+        return Json({"detail": str(error)}, 507)
 
     @app.middleware("http")
-    async def guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request) if known(request) else Json(refused, 404)  # before a path or body is looked at
+    async def guarded(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        # checked before path and body
+        response = await proceed(request) if known(request) else Json({"detail": "Not Found"}, 404)
         response.headers.update(HEADERS)
         return response
 
@@ -83,27 +91,25 @@ def _add_page(pages: APIRouter) -> None:
 
 def _add_questions(pages: APIRouter, desk: Desk) -> None:
     @pages.get("/api/state")
-    def state() -> Any:
+    def state() -> Response:
         return Json(desk.state())
 
     @pages.get("/api/queue/{name}")
-    def queue(
-        name: str, start: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=MOST)] = 200
-    ) -> Any:
+    def queue(name: str, start: Annotated[int, Query(ge=0)], count: Annotated[int, Query(ge=1, le=MOST)]) -> Response:
         if name not in (*QUEUES, ANSWERED):
             raise HTTPException(404)
         return Json(desk.queue(name, start, count))
 
     @pages.get("/api/card/{row}")
-    def card(row: int) -> Any:
+    def card(row: int) -> Response:
         return Json(desk.card(_existing(desk, row)))
 
     @pages.get("/thumb/{row}")
-    def thumb(row: int) -> Any:
+    def thumb(row: int) -> Response:
         return _jpeg(desk.pictures.small, _existing(desk, row))
 
     @pages.get("/image/{row}")
-    def image(row: int) -> Any:
+    def image(row: int) -> Response:
         return _jpeg(desk.pictures.large, _existing(desk, row))
 
 
@@ -116,26 +122,20 @@ def _jpeg(make: Callable[[int], bytes], row: int) -> Response:
 
 def _add_answers(pages: APIRouter, desk: Desk) -> None:
     @pages.post("/api/answer")
-    def answer(said: Annotated[dict[str, Any], Body()]) -> Any:
-        row, number = _existing(desk, _field(said, "row", int)), _field(said, "number", int)
-        word, old, new = (_field(said, name, str) for name in ("answer", "old", "new"))
+    def answer(row: Whole, answer: Text, old: Text, new: Text, number: Whole) -> Response:
         try:
-            return Json({"number": desk.answer(row, word, old=old, new=new, number=number)})
+            return Json({"number": desk.answer(_existing(desk, row), answer, old=old, new=new, number=number)})
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except Conflict as error:
             return Json({"detail": str(error), "row": desk.row(row)}, 409)
-        except OSError as error:
-            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
 
     @pages.post("/api/undo")
-    def undo(said: Annotated[dict[str, Any], Body()]) -> Any:
+    def undo(number: Whole) -> Response:
         try:
-            return Json({"row": desk.row(desk.undo(_field(said, "number", int)))})
+            return Json({"row": desk.row(desk.undo(number))})
         except Conflict as error:
             raise HTTPException(409, str(error)) from error
-        except OSError as error:
-            raise HTTPException(507, f"The disk refused: {error}. Nothing was saved") from error
 
 
 def _existing(desk: Desk, row: int) -> int:
@@ -144,16 +144,10 @@ def _existing(desk: Desk, row: int) -> int:
     return row
 
 
-def _field(said: dict[str, Any], name: str, kind: type) -> Any:
-    if type(said.get(name)) is not kind:
-        raise HTTPException(422, f"{name} should be of type {kind.__name__}")
-    return said[name]
-
-
 def run(place: Workspace, who: str, port: int) -> None:
-    """Print the address, serve until interrupted, then print what was done. port: 0 for any free one.
+    """Print the address, serve until interrupted, then print a summary. port: 0 for any free one.
 
-    Errors: InputError if the port is taken; BusyError where another process reviews the same OUT; as `Desk`.
+    Errors: InputError if the port is taken; BusyError if another process reviews the same OUT; as `Desk`.
     """
     token, path = secrets.token_urlsafe(24), place.answers
     with socket.socket() as listening, files.lock(files.lock_of(path), str(path)):
@@ -163,7 +157,7 @@ def run(place: Workspace, who: str, port: int) -> None:
             listening.listen()  # before the address is printed
         except (OSError, OverflowError) as error:  # the latter above 65535
             raise InputError(
-                "port-in-use", f"Port {port} of {HOST} cannot be used: {error}", then="Leave --port out"
+                "port-in-use", f"Port {port} of {HOST} cannot be used: {error}", then="Omit --port"
             ) from error
         desk = Desk(place, who)
         for note in desk.notes:
@@ -177,5 +171,4 @@ def run(place: Workspace, who: str, port: int) -> None:
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
             desk.close()
-        done = desk.state()
-        print(f"review    {done['errors']['changed']:,} labels changed in all; {shown(path)}; make head reads it")
+        print(f"review    {desk.state().errors.changed:,} labels changed in all; {shown(path)}; make head reads it")

@@ -1,4 +1,4 @@
-"""The thread that ranks while people answer: again after every change of a label; in a pause it chooses C again."""
+"""The thread that ranks while people answer: after every change of a label, and in a pause with a new choice of C."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from heads.review.queues import Orders
 from heads.review.ranking import Ranker, Ranking
 from heads.stats.metrics import Metric
 
-PAUSE = 1  # seconds without an answer, after which there is time to choose C again
+PAUSE = 1  # seconds without an answer, after which C is chosen again
 
 
 @dataclass(frozen=True)
 class Latest:
-    """What the newest ranking says. number: of the ranking, from 1; 0 before the first.
+    """The newest ranking. number: counts rankings, 0 before the first.
 
-    history: validation accuracy by the number of answers that it was measured after.
+    history: number of answers -> validation accuracy after them.
     """
 
     orders: Orders
@@ -32,10 +32,10 @@ class Latest:
 
 
 class Worker(threading.Thread):
-    """Rank in the background. latest: replaced as a whole, so one read of it is consistent, without a lock.
+    """Rank in the background. latest: replaced as a whole, so that reading it needs no lock.
 
-    changed: to be set after each answer. busy: "training", "neighbours" or "" while it waits. error: why there is no
-    new ranking, or "".
+    changed: set it after each answer. busy: "training", "neighbours" or, while waiting, "". error: why there is no new
+    ranking, or "".
     """
 
     def __init__(
@@ -45,31 +45,31 @@ class Worker(threading.Thread):
         labels: Callable[[], tuple[np.ndarray, int]],
         orders: Callable[[np.ndarray, Ranking], Orders],
     ) -> None:
-        """Begin nothing yet. labels: returns y int8 (n,) and the number of answers; the others are given that y."""
+        """Prepare to run. labels: returns y int8 (n,) and the number of answers; the others take that y."""
         super().__init__(name="ranking", daemon=True)
         self.latest, self.busy, self.error = Latest(before), "training", ""
         self._ranker, self._labels, self._orders = ranker, labels, orders
         self.changed, self._closing = threading.Event(), False
 
     def close(self) -> None:
-        """Rank no more; a ranking that is being made is finished."""
+        """Stop after the current ranking."""
         self._closing = True
         self.changed.set()
 
     def run(self) -> None:
-        """Rank until closed; `start` calls it in the new thread."""
+        """Rank until closed; `start` calls this in the new thread."""
         try:
             if ranker := self._first():
                 self._rank(ranker)
                 self.busy = "neighbours"
                 ranker.gather()
                 self._follow(ranker)
-        except Exception as error:  # whatever it is: a page that goes on showing an old order must say so
+        except Exception as error:  # any: the page must say that its order is old
             self.busy, self.error = "", f"ranking has stopped: {error or type(error).__name__}"
             print(f"review    {self.error}; answers are still saved", file=sys.stderr, flush=True)
 
     def _first(self) -> Ranker | None:
-        """Wait until there are enough labels to learn from; return None if the review ends before."""
+        """Wait until there are enough labels to train on; return None if the review ends first."""
         while not self._closing:
             self.changed.clear()
             try:

@@ -237,9 +237,10 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
 
     for_export: unless one is asked for, among those that are made of layers. Errors: HeadError where there is none.
     """
-    facts = {each: read_facts(heads / each) for each in trained(heads)}
-    if not facts or (name and name not in facts):
-        raise _none_trained(heads, name, list(facts))
+    names = trained(heads)
+    if not names or (name and name not in names):
+        raise _none_trained(heads, name, names)
+    facts = {each: read_facts(heads / each) for each in names}
     newest = max(facts, key=lambda each: (heads / each / FACTS).stat().st_mtime_ns)
     current = [each for each in facts if facts[each].comparable == facts[newest].comparable]
     if name:
@@ -252,10 +253,10 @@ def choose(heads: Path, name: str | None, *, for_export: bool = False) -> tuple[
             rule="An export is made of layers",
             then="Run make head, then make export",
         )
-    losses = {each: read_figures(heads / each)["validation"]["log_loss"].value or 0 for each in usable}
+    losses = {each: read_figures(heads / each)["validation"]["log_loss"].value or 0 for each in usable}  # never None
     best = min(losses, key=losses.__getitem__)
     which = " that can be exported" if len(usable) < len(current) else ""
-    left = f"; {len(facts) - len(current)} trained on {OTHER} left out" if len(facts) > len(current) else ""
+    left = f"; {len(names) - len(current)} trained on {OTHER} left out" if len(names) > len(current) else ""
     n = f"{len(usable)} trained head{'s' * (len(usable) > 1)}"
     return best, f"lowest validation log loss of {n}{which}, {losses[best]:.4f}{left}"
 

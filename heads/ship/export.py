@@ -24,7 +24,7 @@ from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import files
 from extract.ground.errors import HeadError
-from extract.images import decode, pillow
+from extract.images import decode, header, pillow
 from extract.store import cache
 from extract.tables.task import BINARY
 from extract.workspace import Workspace
@@ -212,10 +212,10 @@ def _parity_error(failed: list[Parity]) -> HeadError:
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
     """Choose the images for parity: a quarter nearest to the threshold, where flips would be, the rest at random."""
-    rows = Manifest.read(place.manifest).rows
-    at = rows_of(found, rows["sha256"].to_numpy(str))
-    rows, at = rows[at >= 0], at[at >= 0]
-    if not len(at):
+    rows = Manifest.read(place.manifest).objects
+    at = rows_of(found, np.array([row.sha256 for row in rows], str))
+    rows, at = [row for row, there in zip(rows, at >= 0, strict=True) if there], at[at >= 0]
+    if not rows:
         raise HeadError(
             "parity-no-image",
             f"No image of {place.manifest} is in the cache",
@@ -230,7 +230,8 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     weight = np.ones(len(at))
     weight[drawn] = len(others) / len(drawn)
     chosen = np.sort(np.concatenate([near, drawn]))
-    return Sample(rows["path"].iloc[chosen].tolist(), rows["sha256"].iloc[chosen].tolist(), p[chosen], weight[chosen])
+    rows = [rows[i] for i in chosen.tolist()]
+    return Sample([row.path for row in rows], [row.sha256 for row in rows], p[chosen], weight[chosen])
 
 
 def check(folder: Path, names: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
@@ -275,9 +276,9 @@ def _batches(sample: Sample, size: int) -> Iterator[dict[str, dict[int, Any]]]:
         batch: dict[str, dict[int, Any]] = {"pixels": {}, SCRIPT: {}, "bytes": {}}
         for i in range(start, min(start + step, n)):
             try:
-                data = decode.read(sample.paths[i], sha256=sample.sha256[i])
+                data = header.read(sample.paths[i], sha256=sample.sha256[i])
                 batch["pixels"][i], by_graph = decode.decoded(data, size)
-            except decode.BadImage:
+            except header.BadImage:
                 continue
             with suppress(Exception):  # Pillow alone does not read all that `images` does, and has many errors for it
                 batch[SCRIPT][i] = pillow.load(io.BytesIO(data), size)[0]

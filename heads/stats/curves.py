@@ -1,14 +1,31 @@
-"""Points of the curves that are drawn: pure functions of labels and probabilities."""
+"""What the page draws: points of curves, and figures by threshold. Pure functions of labels and probabilities."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from extract.tables.task import BINARY
 from heads.stats import metrics
 
 Curve = tuple[list[float], list[float], list[float | str]]  # x, y, and the threshold of each point
 STEP = 1e-3  # of an axis: under half a pixel in a plot of 400
 BINS = 10  # of a reliability diagram, at most
+FOLLOWED = ("precision", "recall", "specificity", "accuracy", "review queue")  # the figures that follow a threshold
+GRID = (np.arange(1, 1000) / 1000).tolist()  # the thresholds that can be looked at
+
+
+@dataclass(frozen=True)
+class Step:
+    """What thresholds from this one to the next step's do. counts: as `confusion`.
+
+    figures: those of FOLLOWED, each (value, low, high, n, approximate), to three decimals.
+    """
+
+    threshold: float
+    counts: list[list[int]]
+    figures: list[tuple[float | None, float, float, int, bool]]
 
 
 def roc(y: np.ndarray, p: np.ndarray) -> Curve:
@@ -40,6 +57,30 @@ def reliability(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> dict[str, l
     shares = [metrics.proportion(y[rows] == 1, groups[rows]) for rows in inside]
     columns = ((float(p[rows].mean()), m.value, m.low, m.high, m.n) for rows, m in zip(inside, shares, strict=True))
     return dict(zip(("x", "y", "low", "high", "n"), map(list, zip(*columns, strict=True)), strict=True))
+
+
+def confusion(y: np.ndarray, called: np.ndarray) -> list[list[int]]:
+    """Count the rows: a list for each label, in it a count for each decision. y, called: (n,) bool, or 0 and 1."""
+    return np.bincount(2 * y.astype(int) + called, minlength=4).reshape(2, 2).tolist()
+
+
+def steps(y: np.ndarray, p: np.ndarray, groups: np.ndarray, own: float) -> list[Step]:
+    """Return what each threshold of GRID and a head's own does, rising; those that decide alike share a step."""
+    y, groups = y.astype(bool), np.unique(groups, return_inverse=True)[1]
+    everything, before, found = slice(None), -1, []
+    for threshold in sorted({*GRID, own}):
+        called = BINARY.decide(p, threshold)
+        if called.sum() != before:
+            before = called.sum()
+            subsets = ((y, called), (called, y), (~called, ~y), (called == y, everything), (called, everything))
+            figures = [_rounded(metrics.proportion(hits[rows], groups[rows])) for hits, rows in subsets]
+            found.append(Step(threshold, confusion(y, called), figures))
+    return found
+
+
+def _rounded(m: metrics.Metric) -> tuple[float | None, float, float, int, bool]:
+    value = None if m.value is None else round(m.value, 3)
+    return value, round(m.low, 3), round(m.high, 3), m.n, m.approximate
 
 
 def _ranked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

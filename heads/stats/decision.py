@@ -77,28 +77,22 @@ class OperatingPoint:
 
 def parse(spec: str, prior: float | None = None) -> Target:
     """Read THRESHOLD= and PRIOR=. Errors: UsageError that lists the specs."""
+    if prior is not None and not 0 < prior < 1:
+        raise UsageError(
+            "prior-invalid", f"PRIOR={prior:g} is no share of positives", rule="It must lie between 0 and 1"
+        )
     for kind, pattern in SPECS.items():
         if match := re.fullmatch(pattern, spec):
             values = tuple(float(value) for value in match.groups() if value)
-            if not _sound(kind, values):
-                break
-            if prior is not None and not 0 < prior < 1:
-                raise UsageError(
-                    "prior-invalid", f"PRIOR={prior:g} is no share of positives", rule="It lies between 0 and 1"
-                )
-            return Target(spec, kind, values, prior)
+            most = 1 if kind in ("threshold", "precision", "recall") else math.inf
+            if all(0 < value < most for value in values) and not (kind == "review" and values[0] > values[-1]):
+                return Target(spec, kind, values, prior)
     raise UsageError(
         "threshold-invalid",
         f"THRESHOLD={spec} cannot be read",
         rule=f"It is one of {LISTED}; thresholds, precision and recall lie between 0 and 1, costs are above 0, and "
         "review= takes at least one image and no more than there are",
     )
-
-
-def _sound(kind: str, values: tuple[float, ...]) -> bool:
-    if kind in ("threshold", "precision", "recall"):
-        return 0 < values[0] < 1
-    return all(0 < value < math.inf for value in values) and not (kind == "review" and values[0] > values[-1])
 
 
 DEFAULT = parse("0.5")
@@ -212,25 +206,18 @@ def choose(target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, ima
     return _refused(target, 0.0, point(rows.thresholds[-1]))
 
 
-def _refused(target: Target, least: float, met: OperatingPoint) -> OperatingPoint:
-    """Say what validation supports instead: `least`, at the threshold that was `met`."""
-    told, precise = met.figures, target.kind == "precision"
-    rests_on = told["called" if target.kind == "review" else target.kind]
-    limit = (
-        f"review of {least:.4f} of images at least"
-        if target.kind == "review"
-        else f"{target.kind} >= {least:.3f} at most"
+def _refused(target: Target, best: float, met: OperatingPoint) -> OperatingPoint:
+    """Say what validation supports instead: `best`, at the threshold that was `met`."""
+    name, limit = target.kind, f"the highest {target.kind} that validation supports is {best:.3f}"
+    if target.kind == "review":
+        name, limit = "called", f"the smallest review that validation supports is {best:.4f} of the images"
+    precision, recall, rests_on = (met.figures[each] for each in ("precision", "recall", name))
+    refused = (
+        f"{limit} (threshold {met.threshold:.4g}, precision {precision.value:.3f}, recall {recall.value:.3f}), "
+        f"n = {rests_on.n:,}, {rests_on.groups:,} groups"
     )
-    also = "recall" if precise or target.kind == "review" else "precision"
-    return replace(
-        met,
-        threshold=DEFAULT.values[0],
-        figures={},
-        bound=None,
-        best=-least if target.kind == "review" else least,
-        refused=f"validation supports {limit} (threshold {met.threshold:.4g}, {also} {told[also].value:.3f}), "
-        f"n = {rests_on.n:,}, {rests_on.groups:,} groups",
-    )
+    best = -best if target.kind == "review" else best
+    return OperatingPoint(target, DEFAULT.values[0], {}, refused=refused, best=best)
 
 
 def _best(target: Target, rows: Validation) -> int:
@@ -277,9 +264,8 @@ def _run(passed: np.ndarray) -> int:
 def _precision(rows: Validation) -> Supports:
     """Test from few called rows to many, up to the first bound that is too low, from several starts that share LEVEL.
 
-    The first start calls as few rows as could show the promise without an error, each further one STEP
-    times as many. They
-    rest on scores, groups and the counts of both classes, never on which row has which label.
+    The first start calls as few rows as could show the promise without an error, each further one STEP times as many.
+    They rest on scores, groups and the counts of both classes, never on which row has which label.
     """
     called = rows.called[rows.tested]
     found = (rows.precision(),) if rows.prior is None else (rows.right(True), rows.right(False))
@@ -312,7 +298,7 @@ def _precision(rows: Validation) -> Supports:
     return supports
 
 
-def _precision_at(prior: float, tpr: Any, fpr: Any) -> Any:
+def _precision_at(prior: float, tpr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
     """Return the precision at a share of positives."""
     return prior * tpr / np.maximum(prior * tpr + (1 - prior) * fpr, 1e-300)
 
@@ -327,19 +313,14 @@ def figures(prior: float | None, y: np.ndarray, called: np.ndarray, groups: np.n
     if prior is None:
         precision = metrics.proportion(y[called], groups[called])
         return {"precision": precision, "recall": recall, "called": metrics.proportion(called, groups)}
-    tpr, fpr = _rate(called[y], groups[y]), _rate(called[~y], groups[~y])
-    share, least, most = (prior * a + (1 - prior) * b for a, b in zip(tpr, fpr, strict=True))
-    value = float(_precision_at(prior, tpr[0], fpr[0])) if called.any() else None
-    low, high = (float(_precision_at(prior, tpr[i], fpr[3 - i])) for i in (1, 2))
-    few = min(recall.groups, len(np.unique(groups[~y])))
+    level = 1 - (1 - metrics.LEVEL) / 2
+    rates = [metrics.proportion(called[rows], groups[rows], level) for rows in (y, ~y)]
+    tpr, fpr = np.array([[rate.value, rate.low, rate.high] for rate in rates])
+    value, low, high = _precision_at(prior, tpr, fpr[[0, 2, 1]]).tolist()  # the lowest tpr goes with the highest fpr
+    share, least, most = (prior * tpr + (1 - prior) * fpr).tolist()
+    few = min(rate.groups for rate in rates)
     return {
-        "precision": Metric(value, low, high, int(called.sum()), few),
+        "precision": Metric(value if called.any() else None, low, high, int(called.sum()), few),
         "recall": recall,
         "called": Metric(share, least, most, len(y), few),
     }
-
-
-def _rate(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
-    """Return a share and its interval at half the usual level."""
-    share, n, g = metrics.clustered(hits, groups)
-    return (share, *metrics.wilson(share, n, float(student.ppf(1 - (1 - metrics.LEVEL) / 4, max(g - 1, 1)))))

@@ -13,9 +13,9 @@ Satterthwaite 1946, fewer than G - 1 where a few groups carry the variance. `ece
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache
 
 import numpy as np
 from scipy.special import expit, logit
@@ -59,9 +59,17 @@ class Metric:
     def approximate(self) -> bool:
         return self.groups < FEW_GROUPS
 
-    def to_json(self) -> dict[str, Any]:
+    def __str__(self) -> str:
+        return "undefined" if self.value is None else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_json(self) -> dict[str, float | None]:
         """Return the metric as metrics.json holds it."""
         return {**asdict(self), "approximate": self.approximate}
+
+
+def to_json(figures: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return figures by split and name as metrics.json holds them."""
+    return {split: {name: m.to_json() for name, m in found.items()} for split, found in figures.items()}
 
 
 def evaluate(
@@ -105,11 +113,17 @@ def evaluate(
 
 def mean_loss(losses: np.ndarray, groups: np.ndarray) -> Metric:
     """Return the mean of rows' losses (n,) above 0, with a t interval on the log scale by groups (n,), no resample."""
+    value, error, df, g = mean(losses, groups)
+    return _interval(value, error, len(losses), g, df, log_scale=True)
+
+
+def mean(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float, float, int]:
+    """Return the mean of rows (n,), its standard error by groups (n,), degrees of freedom and the number of groups."""
     groups = np.unique(groups, return_inverse=True)[1]
-    g, value = int(groups.max()) + 1, float(losses.mean())
-    residuals = np.bincount(groups, weights=losses - value)
-    error = float(np.sqrt(g / max(g - 1, 1) * (residuals**2).sum())) / len(losses)
-    return _interval(value, error, len(losses), g, freedom(residuals), log_scale=True)
+    g, value = int(groups.max()) + 1, float(rows.mean())
+    residuals = np.bincount(groups, weights=rows - value)
+    error = float(np.sqrt(g / max(g - 1, 1) * float((residuals**2).sum()))) / len(rows)
+    return value, error, freedom(residuals), g
 
 
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -156,8 +170,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
     slope = float(pulls @ pulls) * g / max(g - 1, 1) / max(float(share @ gap**2), 1e-300)
     noise = 2 * float(share @ covariance**2 @ share)
     if slope + noise < 1e-24:  # every gap is exactly the same in every group
-        root = float(np.sqrt(max(value, 0)))
-        return Metric(root, *_without_spread(root, g, log_scale=False), n, g)
+        return _interval(float(np.sqrt(max(value, 0))), 0.0, n, g, 1, log_scale=False)
     q2 = float(student.ppf(0.5 + LEVEL / 2, freedom(pulls))) ** 2
     middle = value + q2 * slope / 2
     half = np.sqrt(max(middle**2 - value**2 + q2 * noise, 0))
@@ -185,34 +198,33 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def proportion(hits: np.ndarray, groups: np.ndarray) -> Metric:
+def proportion(hits: np.ndarray, groups: np.ndarray, level: float = LEVEL) -> Metric:
     """Return a share with its interval. hits: bool (n,), the rows that it counts; groups: their groups, from 0."""
     if not len(hits):
         return Metric(None, 0.0, 1.0, 0, 0)
     share, n, g = clustered(hits, groups)
-    low, high = wilson(share, n, _quantile(g))
+    low, high = wilson(share, n, _quantile(g, level))
     return Metric(share, low, high, len(hits), g)
 
 
 def clustered(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, int]:
-    """Return the share of `hits`, bool (n,), the effective n and the number of groups that it rests on."""
-    share = float(hits.mean())
+    """Return the share of `hits`, bool (n,), the effective n and the number of groups that it rests on.
+
+    The effective n is n divided by the design effect: the variance between groups over that of independent rows, at
+    least 1. Without any variance each group counts once.
+    """
+    share, n = float(hits.mean()), len(hits)
     residuals = np.bincount(groups, weights=hits - share)[np.bincount(groups) > 0]
-    return share, _effective_n(share, residuals, len(hits)), len(residuals)
-
-
-def _effective_n(share: float, residuals: np.ndarray, n: int) -> float:
-    """n divided by the design effect: the variance between groups over that of independent rows, at least 1."""
-    g = len(residuals)
-    independent = share * (1 - share) / n
+    g, independent = len(residuals), share * (1 - share) / n
     if not independent or g < 2:
-        return float(g)  # no variance to estimate a design effect from: each group counts once
-    clustered = g / (g - 1) * float((residuals**2).sum()) / n**2
-    return n / max(1.0, clustered / independent)
+        return share, float(g), g
+    between = g / (g - 1) * float((residuals**2).sum()) / n**2
+    return share, n / max(1.0, between / independent), g
 
 
-def _quantile(groups: int) -> float:
-    return float(student.ppf(0.5 + LEVEL / 2, max(groups - 1, 1)))
+@cache
+def _quantile(groups: int, level: float = LEVEL) -> float:
+    return float(student.ppf(0.5 + level / 2, max(groups - 1, 1)))
 
 
 def _balanced_accuracy(y: np.ndarray, called: np.ndarray, groups: np.ndarray, g: int) -> Metric:
@@ -239,25 +251,19 @@ def _f1(jaccard: Metric, n: int) -> Metric:
 def _interval(value: float, spread: float, n: int, groups: int, df: float, *, log_scale: bool) -> Metric:
     """A t interval by the delta method on the log or logit scale; spread: the bootstrap's standard error of `value`.
 
-    value: from 0 to 1, on the log scale from 0; a figure that can be negative needs another interval.
+    value: from 0 to 1, on the log scale from 0; a figure that can be negative needs another interval. Where resamples
+    do not differ (an AUC of 1, a constant score): Wilson, each group counting once. For a log loss that is the interval
+    of exp(-log loss), the likelihood per row, as if it were a share.
     """
     if spread < 1e-12 or value <= 0 or (not log_scale and value >= 1):
-        low, high = _without_spread(value, groups, log_scale=log_scale)
+        low, high = wilson(float(np.exp(-value)) if log_scale else value, groups, _quantile(groups))
+        if log_scale:
+            low, high = float(-np.log(high)), float(-np.log(max(low, 1e-12)))
     else:
         to, back, slope = (np.log, np.exp, value) if log_scale else (logit, expit, value * (1 - value))
         half = float(student.ppf(0.5 + LEVEL / 2, df)) * spread / slope
         low, high = float(back(to(value) - half)), float(back(to(value) + half))
     return Metric(value, low, high, n, groups)
-
-
-def _without_spread(value: float, groups: int, *, log_scale: bool) -> tuple[float, float]:
-    """Where resamples do not differ (an AUC of 1, a constant score): Wilson, each group counting once.
-
-    exp(-log loss), the likelihood per row, lies within [0, 1] and is treated as the share.
-    """
-    share = float(np.exp(-value)) if log_scale else value
-    low, high = wilson(share, groups, _quantile(groups))
-    return (float(-np.log(high)), float(-np.log(max(low, 1e-12)))) if log_scale else (low, high)
 
 
 def _bootstrapped(

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -51,7 +50,7 @@ class Difference:
     groups: int
     differing: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str | float]:
         """Return the difference as comparison.json holds it."""
         return {**asdict(self), "verdict": self.verdict}
 
@@ -83,40 +82,35 @@ def difference(rows: np.ndarray, groups: np.ndarray, looked_at: int) -> tuple[fl
     groups: (n,) integers. Rows that never differ are no certainty, nor is one group: the standard error is then 1 / G,
     as if a group had differed by 1.
     """
-    groups = np.unique(groups, return_inverse=True)[1]
-    g, value = int(groups.max()) + 1, float(rows.mean())
-    residuals = np.bincount(groups, weights=rows - value)
-    error = np.sqrt(g / max(g - 1, 1) * float((residuals**2).sum())) / len(rows)
+    value, error, df, g = metrics.mean(rows, groups)
     error = error if error > 1e-12 else 1 / g
-    alone, together = student.ppf(1 - (1 - metrics.LEVEL) / 2 / np.array([1, looked_at]), metrics.freedom(residuals))
+    alone, together = student.ppf(1 - (1 - metrics.LEVEL) / 2 / np.array([1, looked_at]), df)
     low, high, corrected_low, corrected_high = value + error * np.array([-alone, alone, -together, together])
     return value, float(low), float(high), float(corrected_low), float(corrected_high)
 
 
-def sentence(found: list[Difference], chosen: str) -> str:
+def sentence(differences: list[Difference], chosen: str) -> str:
     """Say whether the chosen head is better than each reference: from test where there is one, in log loss."""
-    split = "test" if any(each.split == "test" for each in found) else "validation"
-    of_chosen = [d for d in found if (d.split, d.head, d.metric) == (split, chosen, METRICS[0])]
-    itself = f"{chosen} is itself a baseline: " if chosen in REFERENCES else ""
+    split = "test" if any(each.split == "test" for each in differences) else "validation"
+    of_chosen = [d for d in differences if (d.split, d.head, d.metric) == (split, chosen, METRICS[0])]
+    itself = f"{chosen} is itself a baseline. " if chosen in REFERENCES else ""
     if not of_chosen:
         others = " or ".join(name for name in REFERENCES if name != chosen)
-        return f"{itself}whether {chosen} is better cannot be said without {others} on these rows"
+        return f"{itself}Whether {chosen} is better cannot be said without {others} on these rows"
     first = of_chosen[0]
-    told = "; ".join(
+    claims = "; ".join(
         f"{_claim(d)}: log loss {d.value:+.3f} [{d.corrected_low:+.3f}, {d.corrected_high:+.3f}]" for d in of_chosen
     )
     corrected = f", corrected for {first.looked_at} differences" if first.looked_at > 1 else ""
-    said = f"aired on {split}, {told} (95 %{corrected}; n = {first.n:,}, {first.groups:,} independent groups)"
-    return f"{itself}p{said}" if itself else f"P{said}"
+    n = f"n = {first.n:,}, {first.groups:,} independent groups"
+    return f"{itself}Paired on {split}, {claims} (95 %{corrected}; {n})"
 
 
 def _claim(d: Difference) -> str:
     if d.verdict in ("better", "worse"):
         return f"{d.head} is {d.verdict} than {d.against}"
-    said = f"no clear difference between {d.head} and {d.against}"
-    if d.verdict == "cannot tell":
-        return said
-    return (
-        f"{said}, n too small ({d.groups:,} independent groups, of which {d.differing:,} are decided differently; a "
-        f"verdict needs {floor(d.looked_at)} of each)"
-    )
+    claim = f"no clear difference between {d.head} and {d.against}"
+    if d.verdict == "too few":
+        claim += f", n too small: {d.differing:,} of {d.groups:,} independent groups are decided differently; "
+        claim += f"a verdict needs {floor(d.looked_at)} of each"
+    return claim

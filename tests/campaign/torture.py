@@ -32,7 +32,7 @@ from extract import run
 from extract.__main__ import main as extract_main
 from extract.ground import files
 from extract.ground.errors import CacheError
-from extract.images import decode
+from extract.images import decode, header
 from extract.store import cache, parts, repair
 from heads.__main__ import main as heads_main
 from heads.ship import bundle
@@ -441,8 +441,8 @@ def not_ours(verb: Verb, mounts: bool, folder: Path) -> Tally:
     tally, out = Tally(f"{verb.name}, OUT not writable"), folder / "out"
 
     def without_rights() -> int:
-        header, none = (ctypes.c_uint32 * 2)(CAPABILITIES), (ctypes.c_uint32 * 6)()
-        ctypes.CDLL(None).capset(header, none)  # root is else stopped by no mode
+        caps, none = (ctypes.c_uint32 * 2)(CAPABILITIES), (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).capset(caps, none)  # root is else stopped by no mode
         return verb.work(out)
 
     def refuses(work: Callable[[], int]) -> bool:
@@ -590,7 +590,7 @@ def fuzz(n: int, seed: int, folder: Path) -> Tally:
                 pixels = decode.from_bytes(data, 32)
                 if pixels.shape != (32, 32, 3) or (number % 10 == 0 and (decode.from_bytes(data, 32) != pixels).any()):
                     told = b"w"
-            except decode.BadImage as error:
+            except header.BadImage as error:
                 told = b"u" if error.reason == "undecodable" and error.detail else b"w"
             except BaseException:
                 traceback.print_exc()

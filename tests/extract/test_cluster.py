@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import cluster, run
+from extract import run, shards
 from extract.__main__ import main
-from extract.ground.errors import UsageError
 from extract.store import cache
 from tests.support.album import ROOT
+from tests.support.refusal import refusal
 
 pytestmark = pytest.mark.tensorflow
 
@@ -29,7 +29,6 @@ def holder(lock):
         return None
 
 
-@pytest.mark.long("Ray's processes, and three workers that import TensorFlow")
 @pytest.mark.usefixtures("extracted")
 def test_a_killed_worker_of_a_local_cluster_loses_nothing(place, tmp_path):
     """Two workers, one of them killed by SIGKILL while it works on a slice: the same rows as one run."""
@@ -126,8 +125,8 @@ def test_a_cluster_that_runs_already_is_reached_by_its_address(place, tmp_path, 
 
 def test_a_cluster_that_is_not_there_is_one_clear_error(place):
     """As a command that was wrong: the address is in it."""
-    with pytest.raises(UsageError, match=r"The cluster ray://127\.0\.0\.1:\d+ cannot be reached"):
-        cluster.extract(run.Config(place), f"ray://127.0.0.1:{free_port()}", None)
+    with refusal("cluster-unreachable", "ray://127.0.0.1:"):
+        shards.extract_all(run.Config(place), f"ray://127.0.0.1:{free_port()}", None)
 
 
 def test_without_ray_there_is_one_clear_error(place, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,19 @@ from heads.__main__ import main as heads_main
 from tests.support.album import read_rows
 
 NAME = "efficientnet-lite0 (ImageNet weights)"
+
+
+def fewer_digits():
+    """A quarter of the demo's digits, of four kinds: time."""
+    digits = load_digits(n_class=4)
+    digits.images, digits.target = digits.images[:420], digits.target[:420]
+    return digits
+
+
+@pytest.fixture
+def fewer(monkeypatch):
+    """A demo of fewer digits."""
+    monkeypatch.setattr("sklearn.datasets.load_digits", fewer_digits)
 
 
 def test_the_demos_data_are_what_it_says(tmp_path):
@@ -47,21 +59,13 @@ def refuse(*args):
     raise AssertionError(f"connecting to {args[1]}")
 
 
-def fewer_digits():
-    """A quarter of the demo's digits, of four kinds: time."""
-    digits = load_digits(n_class=4)
-    digits.images, digits.target = digits.images[:420], digits.target[:420]
-    return digits
-
-
 @pytest.mark.tensorflow
-@pytest.mark.long("the whole line as a user has it, with a real network")
+@pytest.mark.usefixtures("fewer")
 def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     """A fresh clone: `make export` alone makes the demo, its features and its heads first; nothing is downloaded."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("sklearn.datasets.load_digits", fewer_digits)
     assert heads_main(["export", "--parity-images", "16"]) == 0
     assert capsys.readouterr().out.count(": ok") == 6  # three formats, each by two inputs
     assert heads_main(["predict"]) == 0
@@ -87,6 +91,7 @@ def test_every_verb_works_with_nothing_given(tmp_path, monkeypatch, capsys):
     assert (out / "show.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("fewer")
 def test_a_demo_of_another_backbone_is_not_mixed_with_this_one(cached, capsys):
     """What an earlier version left behind is refused, with what to do; nothing is deleted unasked."""
     demo._write_data(cached.out / "data")
@@ -107,6 +112,7 @@ def left_by_0_7(out):
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("fewer")
 @pytest.mark.parametrize("by", ["make demo", "a verb with nothing given"])
 def test_a_demo_of_version_0_7_is_moved_aside_and_made_anew(by, tmp_path, monkeypatch, capsys):
     """Its backbone was removed; nothing of it is lost. With one moved before, it is said what to delete."""
@@ -130,6 +136,7 @@ def test_a_demo_of_version_0_7_is_moved_aside_and_made_anew(by, tmp_path, monkey
     assert (out / "features.h5").exists()
 
 
+@pytest.mark.usefixtures("fewer")
 def test_features_of_the_embedded_backbone_are_refused_with_what_became_of_it(tmp_path, monkeypatch, capsys):
     """By every verb that would use them, with the backbone named anew or not."""
     monkeypatch.chdir(tmp_path)
@@ -152,15 +159,16 @@ def test_features_of_the_embedded_backbone_are_refused_with_what_became_of_it(tm
         assert "BACKBONE=efficientnet-lite0" in said
 
 
+@pytest.mark.usefixtures("fewer")
 def test_a_positive_class_that_the_demo_has_not_is_not_remembered(tmp_path, monkeypatch, capsys):
     """It is refused, and the next run goes on without it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sklearn.datasets.load_digits", partial(load_digits, n_class=4))
     assert extract_main(["features", "--positive", "cat"]) == 1
     assert "POSITIVE=cat" in capsys.readouterr().err
     assert workspace.resolve().positive is None
 
 
+@pytest.mark.usefixtures("fewer")
 @pytest.mark.parametrize("what", ["features", "data", "half a demo"])
 def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
     """A workspace of photos is neither turned into a demo nor advised to be deleted; a broken demo is not used."""
@@ -171,7 +179,7 @@ def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
         (out / "data" / "split_label.csv").unlink()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert extract_main(["demo", "--out", str(out)]) == 1
-    assert "holds something else than the demo, or half of one" in capsys.readouterr().err
+    assert "holds something other than the demo, or only half of one" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 

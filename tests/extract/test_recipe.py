@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from extract.ground.errors import CacheError
 from extract.recipe import DECODED, Recipe
 from extract.store import cache
 from tests.support.album import ROOT
+from tests.support.refusal import refusal
 
 B0 = Recipe("efficientnet-b0", "0" * 64, 224)
 OLD = sorted((ROOT / "tests" / "data" / "v070").rglob("head.json"))
@@ -64,7 +64,7 @@ def test_a_recipe_of_version_0_1_is_read_and_told_apart():
     old = Recipe.from_json({**B0.to_json(), **DECODED[0]})
     assert old == replace(B0, decode=0)
     assert old.difference(B0) == "alpha is 'dropped', not 'over white'"
-    with pytest.raises(CacheError, match=r"features\.h5 has another recipe: alpha is 'dropped', not 'over white'"):
+    with refusal("recipe-differs", "features.h5", "alpha", "'dropped'", "'over white'"):
         cache.refuse_other_recipe(old, B0, where="features.h5")
     cache.refuse_other_recipe(B0, B0, where="features.h5")
 

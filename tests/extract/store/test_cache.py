@@ -16,11 +16,12 @@ import pytest
 
 from extract.__main__ import main
 from extract.ground import files
-from extract.ground.errors import BusyError, CacheError
+from extract.ground.errors import CacheError
 from extract.recipe import Recipe
 from extract.store import cache, repair
 from extract.store.parts import Parts
 from tests.support.album import ROOT
+from tests.support.refusal import refusal
 
 RECIPE = Recipe("test", "0" * 64, 32)
 PROBE = np.arange(20, dtype=np.float32).reshape(4, 5)
@@ -98,7 +99,7 @@ def test_the_layout_is_the_one_that_the_design_fixes(sealed):
 def test_growing_a_cache_keeps_its_rows_first(tmp_path, sealed):
     """Row numbers of old images do not move."""
     write_part(tmp_path / "more", keys(10, 995), rows(10, 9))
-    grown = cache.seal(sealed.path, [sealed, *cache.open_parts(tmp_path / "more")], cache.provenance())
+    grown = cache.seal(sealed.path, [sealed, *cache.open_parts(tmp_path / "more")], cache.provenance(backbone="test"))
     assert grown.sha256.tolist() == keys(1005)
     np.testing.assert_array_equal(grown.read(np.arange(1000, 1005)), rows(10, 9)[5:])
 
@@ -121,24 +122,24 @@ def test_verify_passes_a_sound_cache_and_refuses_every_flipped_byte(sealed):
 def test_a_truncated_cache_is_refused(sealed, keep):
     """A copy that broke off says so before HDF5 opens it."""
     sealed.path.write_bytes(sealed.path.read_bytes()[:keep])
-    with pytest.raises(CacheError, match=r"damaged|no seal"):
+    with refusal("cache-damaged" if keep else "cache-no-seal", sealed.path):
         cache.verify(sealed.path)
 
 
 def test_foreign_files_and_other_schemas_are_refused(tmp_path, sealed):
     """A reader refuses what it does not know, naming it."""
-    with pytest.raises(CacheError, match="There is no cache at"):
+    with refusal("cache-missing", "none.h5", "make features"):
         cache.open_cache(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(CacheError, match="cannot be read as a feature cache"):
+    with refusal("cache-unreadable", "text.h5"):
         cache.open_cache(tmp_path / "text.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["features"] = rows(3)
-    with pytest.raises(CacheError, match="has schema None"):
+    with refusal("cache-schema", "foreign.h5", "None"):
         cache.open_cache(tmp_path / "foreign.h5")
     with h5py.File(sealed.path, "r+") as file:
         file.attrs["schema"] = 2
-    with pytest.raises(CacheError, match="has schema 2"):
+    with refusal("cache-schema", sealed.path, 2):
         cache.open_cache(sealed.path)
 
 
@@ -147,7 +148,7 @@ def test_a_row_that_is_not_finite_is_refused(tmp_path):
     bad = rows(300)
     bad[270, 2] = np.nan
     write_part(tmp_path, keys(300), bad)
-    with pytest.raises(CacheError, match="row 270 is not finite"):
+    with refusal("cache-not-finite", "part-000001.h5", "row 270"):
         cache.verify(tmp_path / "part-000001.h5")
 
 
@@ -155,7 +156,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, parts, monkeyp
     """The parts stay; nothing half-written is left."""
     full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: full)
-    with pytest.raises(CacheError, match="The parts are kept"):
+    with refusal("disk-full", "features.h5"):
         cache.seal(tmp_path / "features.h5", parts, {})
     assert [p.name for p in tmp_path.iterdir()] == ["features.parts"]
     assert len(cache.open_parts(tmp_path / "features.parts")) == 3
@@ -212,7 +213,7 @@ def test_a_damaged_source_is_not_sealed_over(tmp_path, parts, sealed):
     data = bytearray(sealed.path.read_bytes())
     data[len(data) // 2] ^= 1
     sealed.path.write_bytes(data)
-    with pytest.raises(CacheError, match="is damaged"):
+    with refusal("cache-damaged", sealed.path):
         cache.seal(sealed.path, [sealed, *parts], {})
 
 
@@ -259,7 +260,7 @@ def test_a_cache_that_another_process_writes_is_in_use_and_not_damaged(tmp_path,
             lambda: repair.repair(sealed.path),
             lambda: cache.seal(sealed.path, [sealed, *parts], {}),
         ):
-            with pytest.raises(BusyError, match="is in use: another process has it open for writing"):
+            with refusal("file-open-for-writing", sealed.path):
                 read()
         for more in ([], ["--repair"]):
             assert main(["verify", "--cache", str(sealed.path), *more]) == 1
@@ -288,9 +289,8 @@ def test_a_cache_on_a_file_system_without_locks_is_not_damaged(sealed, monkeypat
     monkeypatch.setattr(cache.h5py, "File", refused)
     monkeypatch.setattr(files.fcntl, "flock", refused)
     cache.check_bytes(sealed.path)  # which needs no lock to compare bytes
-    with pytest.raises(BusyError, match="HDF5_USE_FILE_LOCKING=FALSE") as raised:
+    with refusal("no-file-locks", sealed.path, "HDF5_USE_FILE_LOCKING=FALSE") as raised:
         cache.open_cache(sealed.path)
-    assert str(sealed.path) in str(raised.value)
     assert "damaged" not in str(raised.value)
 
 

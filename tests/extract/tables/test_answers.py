@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from extract.ground import files
-from extract.ground.errors import InputError
 from extract.tables import answers
 from extract.tables.answers import Answer, Log
 from heads import __main__ as heads_main
 from heads.data import dataset
+from tests.support.refusal import refusal
 
 CAT, DOG = (hashlib.sha256(name).hexdigest() for name in (b"cat", b"dog"))
 
@@ -66,7 +66,7 @@ def test_a_header_that_broke_off_is_written_again_but_a_foreign_file_is_not_touc
         path.read_text().replace("keep", "kept"),
     ):
         path.write_text(text)
-        with pytest.raises(InputError, match="is not as it was written, from line"):
+        with refusal("answers-damaged", path, "line"):
             Log(path)
         assert path.read_text() == text
 
@@ -91,9 +91,9 @@ def test_a_full_disk_leaves_nothing_of_an_answer(tmp_path, monkeypatch):
 def test_the_newest_answer_that_was_not_taken_back_counts():
     """Undo takes one back at a time; a skip leaves what stands."""
     steps = [said("flip", {"a": "0"}, "1"), said("keep", {"a": "1"}, "1"), said("undo", {"a": "1"}, "1")]
-    assert answers.stacks(steps)[CAT].said == steps[0]
-    assert answers.stacks([*steps, steps[-1]])[CAT].said is None
-    assert answers.stacks([*steps, said("skip", {"a": "1"}, "1")])[CAT].said == steps[0]
+    assert answers.stacks(steps)[CAT].decision == steps[0]
+    assert answers.stacks([*steps, steps[-1]])[CAT].decision is None
+    assert answers.stacks([*steps, said("skip", {"a": "1"}, "1")])[CAT].decision == steps[0]
 
 
 def test_an_answer_follows_its_picture_until_the_table_says_something_new():
@@ -102,11 +102,11 @@ def test_an_answer_follows_its_picture_until_the_table_says_something_new():
     found = answers.stacks([kept, flipped])
     assert answers.overlay(["0", "0", "1"], [CAT, DOG, DOG], found) == (
         ["0", "1", "1"],
-        ["labels_review.csv: 1 labels differ from the table, 2 stand as in it"],
+        ["labels_review.csv: 1 labels changed, 2 confirmed"],
     )
     values, notes = answers.overlay(["1", "1", "0"], [CAT, DOG, ""], found)
     assert values == ["1", "1", "0"]
-    assert "1 set aside, as the table says other than then" in notes[0]
+    assert "1 ignored, as the table was edited since" in notes[0]
     assert answers.overlay(["cat", "dog"], [CAT, DOG], found)[0] == ["cat", "dog"]  # the classes have new names
     assert answers.overlay(["0", "1"], ["x", "y"], found) == (["0", "1"], [])
 
@@ -128,7 +128,7 @@ def test_heads_are_trained_on_the_reviewed_labels(cached, capsys):
     written(cached.answers, said("flip", {name: value}, other, sha256))
     after = dataset.join(cached)
     assert (after.parts["train"].y != part.y).nonzero()[0].tolist() == [0]
-    assert "labels_review.csv: 1 labels differ from the table, 0 stand as in it" in after.notes
+    assert "labels_review.csv: 1 labels changed, 0 confirmed" in after.notes
     assert heads_main.main(["labels", "--out", str(cached.out)]) == 0
     assert "400 rows, 1 labels other than in" in capsys.readouterr().out
     merged = list(csv.reader((cached.out / "labels.csv").read_text().splitlines()))

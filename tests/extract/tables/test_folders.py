@@ -14,13 +14,13 @@ from extract import link_tree, run, workspace
 from extract.files import manifest
 from extract.files.manifest import Manifest
 from extract.ground import files as artifacts
-from extract.ground.errors import InputError
 from extract.images import header
 from extract.tables import folders, labels, splits
 from heads.__main__ import main as heads_main
 from heads.data import dataset
 from heads.ship import predict
 from tests.support.album import encoded, picture, read_rows
+from tests.support.refusal import refusal
 
 # what file systems allow: leading dash and dot, spaces, line feed, carriage return, unicode, a byte that is not UTF-8
 ODD = ["-a.jpg", ".b.PNG", "c d,'\".jpg", "e\nf.jpg", "g\rh.jpg", "größe 猫.jpg", os.fsdecode(b"i\xff.jpg"), "plain"]
@@ -116,10 +116,8 @@ def test_folders_that_all_hold_the_same_folders_are_refused_with_both_readings_a
     for i, top in enumerate(tops):
         grow(tmp_path / "a", *(f"{top}/{name}/{i}.jpg" for name in inner))
     last = sorted({name.split("/")[-1] for name in inner})
-    with pytest.raises(InputError) as error:
+    with refusal("folder-ambiguous", *map(repr, (*tops, *last))):
         manifest.read_table(tmp_path / "a")
-    for name in (*tops, *last):
-        assert repr(name) in str(error.value)
     shutil.copytree(tmp_path / "a", tmp_path / "b" / "Classes")
     assert {(kind, value) for _, kind, value in rows(tmp_path / "b")} == {("", top) for top in tops}
     for top, split in zip(tops, ("train", "validation", "test"), strict=False):
@@ -143,9 +141,9 @@ def test_folders_that_all_hold_the_same_folders_are_refused_with_both_readings_a
         ],
     ],
 )
-def test_splits_inside_classes_are_refused_with_the_way_to_turn_them_around(tmp_path, names):
+def test_splits_inside_classes_are_refused(tmp_path, names):
     """As classes they would be nonsense; in the classes cat and dog, a split of the user's would go in silence."""
-    with pytest.raises(InputError, match=r"'cat', 'dog' hold folders named as splits.*Put the splits outside"):
+    with refusal("folder-ambiguous", "'cat'", "'dog'"):
         manifest.read_table(grow(tmp_path, *names))
 
 
@@ -238,7 +236,7 @@ def test_class_folders_alone_leave_the_split_to_us(tmp_path):
 def test_folders_of_which_only_some_are_splits_are_refused(tmp_path):
     """Guessing would make a class of a split, or lose one."""
     grow(tmp_path, "train/cat/a.jpg", "test/dog/b.jpg", "extra/c.jpg")
-    with pytest.raises(InputError, match=r"named as splits \('test', 'train'\) beside others \('extra'\)"):
+    with refusal("folder-splits-mixed", "'test', 'train'", "'extra'"):
         manifest.read_table(tmp_path)
 
 
@@ -246,10 +244,7 @@ def test_a_third_class_is_refused_with_folder_and_counts(tmp_path):
     """Whatever its name: `unlabelled` is a class like any other."""
     grow(tmp_path, "train/cat/a.jpg", "train/cat/b.jpg", "train/dog/c.jpg", "val/unlabelled/d.jpg")
     table = manifest.read_table(tmp_path)
-    with pytest.raises(
-        InputError,
-        match=r"folder 'val/unlabelled', .*'unlabelled' is a third class \('cat' x 2, 'dog' x 1, 'unlabelled' x 1\)",
-    ):
+    with refusal("third-class", "folder 'val/unlabelled'", "'cat' x 2, 'dog' x 1, 'unlabelled' x 1"):
         labels.check(table, tmp_path, None)
 
 
@@ -263,7 +258,7 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
     said = labels.read(table, labels.Known({}), tmp_path, None)
     assert said.notes[0].startswith(
-        "left out: 1 image files outside class folders ('loose.jpg'), 10 files or folders that are"
+        "left out: 1 image files outside class folders ('loose.jpg'), 10 other files or folders"
     )
     assert folders.find(tmp_path).others.total() == 10
 
@@ -279,7 +274,7 @@ def test_every_format_that_is_read_has_its_suffix_here():
 @pytest.mark.parametrize("names", [[], ["a.jpg", "b.jpg"], ["train/a.jpg"], ["cat/notes.txt"]])
 def test_a_folder_without_an_image_in_a_class_is_refused(tmp_path, names):
     """With the two layouts there are."""
-    with pytest.raises(InputError, match=r"no image in a class folder of .* <type>/<class>/files"):
+    with refusal("folder-no-images", tmp_path, "<type>/<class>/"):
         manifest.read_table(grow(tmp_path, *names))
 
 
@@ -299,7 +294,7 @@ def test_links_are_followed_a_loop_is_refused_and_a_dangling_one_is_missing(tmp_
     assert scan.failures[0].detail == "the link leads nowhere"
     (root / "dog" / "deep").mkdir()
     (root / "dog" / "deep" / "up").symlink_to(root / "dog")
-    with pytest.raises(InputError, match=r"the folder 'dog/deep/up/' leads back to 'dog/'"):
+    with refusal("folder-loop", "'dog/deep/up/'", "'dog/'"):
         manifest.read_table(root)
 
 
@@ -314,7 +309,7 @@ def test_two_links_to_one_folder_are_no_loop(tmp_path):
 
 def test_a_class_folder_whose_name_is_not_utf_8_is_refused(tmp_path):
     """Class names go into JSON and into model cards; file names need not."""
-    with pytest.raises(InputError, match="not named in UTF-8"):
+    with refusal("folder-name-not-utf8", r"c\udcff"):
         manifest.read_table(grow(tmp_path, os.fsdecode(b"c\xff/a.jpg"), "dog/b.jpg"))
 
 
@@ -326,7 +321,7 @@ def test_a_folder_is_its_own_media(tmp_path, monkeypatch):
     place = workspace.resolve(data=data, out=out)
     assert place.media == place.data == tmp_path / "photos"
     assert workspace.resolve(data=data, media=data, out=out) == place
-    with pytest.raises(InputError, match="is its own MEDIA"):
+    with refusal("media-with-folder", f"MEDIA={tmp_path}", f"DATA={data}"):
         workspace.resolve(data=data, media=str(tmp_path), out=out)
     workspace.write_record(place)
     monkeypatch.delenv("MEDIA_DIR")
@@ -408,7 +403,7 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
     before = said_of(place)
     for name in ("0000img", "0002img", "0004img"):
         os.rename(root / "0" / name, root / "1" / name)
-    with pytest.raises(InputError, match=r"names 3 objects that the cache lacks: '1/0000img'.*Run make features"):
+    with refusal("objects-not-in-cache", "'1/0000img', '1/0002img', '1/0004img'", "make features"):
         dataset.join(place)
     known = splits.read(place.splits)
     run.extract(run.Config(place, load=None))
@@ -437,4 +432,4 @@ def test_a_row_goes_from_the_manifest_only_when_its_file_is_gone_and_its_bytes_a
     (tmp_path / "cats" / "c.jpg").unlink()
     table = manifest.read_table(tmp_path)
     second = manifest.build(table[~table["objectId"].isin(["cats/b.jpg"])], tmp_path, first)
-    assert set(manifest.merge(first, second).rows["objectId"]) == {f"cats/{n}.jpg" for n in ("A", "B", "b", "c")}
+    assert manifest.merge(first, second).digests().keys() == {f"cats/{n}.jpg" for n in ("A", "B", "b", "c")}

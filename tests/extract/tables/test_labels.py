@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from extract.ground.errors import InputError
 from extract.tables import labels
+from tests.support.refusal import refusal
 
 
 def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None, unusable=()):
@@ -42,20 +42,20 @@ def test_classes_and_which_one_is_positive(values, positive, classes, y):
 
 def test_a_third_class_is_refused_with_its_line():
     """Two classes are the product's subject."""
-    with pytest.raises(InputError, match=r"line 4, column value: 'bird' is a third class"):
+    with refusal("third-class", "line 4, column value", "'bird'"):
         read(["cat", "dog", "bird"])
 
 
 def test_a_positive_class_that_no_row_has_is_refused():
     """A typing error must not turn every label into 0."""
-    with pytest.raises(InputError, match="POSITIVE=hound, but the values are cat, dog"):
+    with refusal("positive-unknown", "POSITIVE=hound", "cat, dog"):
         read(["cat", "dog"], positive="hound")
 
 
 @pytest.mark.parametrize("word", ["fold1", "trains", "validate me", "0"])
 def test_an_unknown_split_word_is_refused_with_its_line(word):
     """Nothing is guessed at."""
-    with pytest.raises(InputError, match=rf"line 3, column type: '{word}' is no split"):
+    with refusal("split-unknown", "line 3, column type", repr(word)):
         read(["0", "1"], types=["train", word])
 
 

@@ -74,9 +74,18 @@ def test_the_record_of_another_table_is_kept(tmp_path):
     splits.read(tmp_path / "splits.csv").write(read(["0", "1"], ids=["a", "b"], types=["train", "validation"]).rows())
     splits.read(tmp_path / "splits.csv").write(read(["1", "1"], ids=["b", "c"], types=["train", ""]).rows())
     record = splits.read(tmp_path / "splits.csv")
-    assert {name: record.splits[name] for name in "ab"} == {"a": "train", "b": "train"}
+    recorded = {row[0]: row[3] for row in record.rows}
+    assert {name: recorded[name] for name in "ab"} == {"a": "train", "b": "train"}
     assert record.values == {"a": "0", "b": "1", "c": "1"}
-    assert record.made == {"c": record.splits["c"], "digest of c": record.splits["c"]}
+    assert record.made == {"c": recorded["c"], "digest of c": recorded["c"]}
+
+
+def test_two_verbs_that_started_together_with_two_tables_keep_each_others_rows(tmp_path):
+    """Each writes beside what is in the file by then, not beside what it read at its start."""
+    one, other = splits.read(tmp_path / "splits.csv"), splits.read(tmp_path / "splits.csv")
+    one.write(read(["0", "1"], ids=["a", "b"]).rows())
+    other.write(read(["0", "1"], ids=["c", "d"]).rows())
+    assert [row[0] for row in splits.read(tmp_path / "splits.csv").rows] == ["a", "b", "c", "d"]
 
 
 def test_a_renamed_image_keeps_its_made_split(tmp_path):

@@ -74,7 +74,7 @@ def test_copies_and_near_duplicates_are_listed_with_both_labels(leaky):
     opposite = sum(row["value"] != row["other_value"] for row in rows)
     assert opposite >= 1
     counts = {"copies": 1, "near_duplicates": 5, "opposite_labels": opposite, "rows": {"validation": 2, "test": 4}}
-    assert found.counts() == counts
+    assert found.to_json().items() >= counts.items()
     assert f"1 pairs of copies and 5 of near-duplicates, {opposite} with opposite labels" in found.sentence("leaks.csv")
 
 
@@ -110,7 +110,7 @@ def test_near_duplicates_beside_a_small_train_are_called_unsure(leaky, monkeypat
     data, heads, found = comparison.data, comparison.heads, comparison.leaks
     train = len(data.parts["train"])
     assert (train < few) == unsure
-    assert found.counts()["near_duplicates"] > 0
+    assert found.near_duplicates > 0
     line = f"near-duplicates are unsure: train has {train} rows"
     assert any(line in note for note in comparison.notes) == unsure
     copies = replace(found, rows=[row for row in found.rows if row[0] == "copy"])
@@ -161,13 +161,13 @@ def test_splits_of_the_table_are_never_changed(leaky):
     given = {row["objectId"]: row["type"] for row in read_rows(leaky.data)}
     assert main(["train", "--head", "majority", "--out", str(leaky.out), "--group-near"]) == 0
     assert splits(leaky) == given
-    assert leaks.find(dataset.join(workspace.resolve(out=str(leaky.out)))).counts()["near_duplicates"] == 5
+    assert leaks.find(dataset.join(workspace.resolve(out=str(leaky.out)))).near_duplicates == 5
 
 
 def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     """All ones of test leak: that is said, and nothing is computed on zeros alone."""
     data = dataset.join(leaky)
-    heads, _ = train.run(leaky, data, train.Config(["logistic"]))
+    heads = train.run(leaky, data, train.Config(["logistic"])).heads
     part = data.parts["test"]
     found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
     found = leaks.measure(found, data, heads, 0)

@@ -9,20 +9,27 @@ import itertools
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
+from extract.store.cache import FeatureCache
+from extract.tables.task import BINARY
 from heads import train
 from heads.compare import audit, mistakes, page, run
+from heads.compare.comparison import Comparison
+from heads.compare.leaks import Leaks
 from heads.compare.mistakes import Mistake
 from heads.data import dataset
-from heads.stats import curves, metrics, paired
+from heads.data.dataset import Part
+from heads.scored import Scored
+from heads.stats import curves, decision, metrics, paired
 from tests.support import chromium
 from tests.support.album import encoded, picture
 
@@ -71,70 +78,54 @@ def scored(n, seed=0):
 
 
 def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=True, training=True, differing=20):
-    """A made-up comparison: what comparison.json would hold, and the scores behind it."""
+    """A made-up comparison, whose groups are pairs of rows."""
+    cat, dog = classes
     splits = ("validation", "test") if test else ("validation",)
-    scores = {name: {split: scored(n, 2 * at + i) for i, split in enumerate(splits)} for at, name in enumerate(names)}
+    y, groups, none = scored(n)[0], np.arange(n) // 2, np.zeros(0, int)
+    part = Part(np.zeros(n, str), np.zeros((n, 1), np.float32), y, groups, np.zeros(n, str))
+    parts = {"train": part, "validation": part, "test": part if test else Part(none, none, none, none, none)}
     losses = {"loss": [0.7, 0.5, 0.45], "validation_loss": [0.69, 0.55, 0.56]} if training else {}
     losses |= {"accuracy": [0.5, 0.8, 0.75], "validation_accuracy": [0.6, 0.7, 0.7]} if training else {}
-    heads = [
-        {
-            "head": name,
-            "threshold": 0.4,
-            "training": losses if at else {},
-            "metrics": {
-                split: {key: m.to_json() for key, m in metrics.evaluate(y, p, np.arange(n), threshold=0.4).items()}
-                for split, (y, p) in scores[name].items()
-            },
-        }
-        for at, name in enumerate(names)
-    ]
+    point = decision.OperatingPoint(decision.DEFAULT, 0.4, {})
+    heads = []
+    for at, name in enumerate(names):
+        p = {split: scored(n, 2 * at + i)[1] for i, split in enumerate(splits)}
+        head = Scored(name=name, task=BINARY, point=point, training=losses if at else {}, seconds=1.0, notes=[], p=p)
+        head.figures = {split: head.evaluate(split, part, 0) for split in splits}
+        heads.append(head)
     made = {"created": "2026-01-02T03:04:05+00:00", "versions": {"numpy": "2.4"}}
-    rows = {"train": n, "validation": n, "test": n * test}
-    told = {
-        "chosen": names[0],
-        "selected_on": "validation log loss",
-        "classes": classes,
-        "rows": {split: {"n": size, "groups": size, "positive": size // 3} for split, size in rows.items()},
-        "quarantined": {"missing": 1, "undecodable": 2},
-        "conflicts": 4,
-        "leaks": None,
-        "table": f"{classes[0]}.csv",
-        "table_digest": "d1",
-        "fingerprint": "f1",
-        "recipe": {"input_size": 64},
-        "backbone": "efficientnet-lite0 (ImageNet weights)",
-        "features": made,
-        "provenance": made,
-        "notes": ["* said above", f"{names[0]} is good", f"the note {classes[1]}"],
-        "paired": [
-            paired.Difference(
-                split, names[-1], names[0], metric, -0.02, -0.03, -0.01, -0.04, -0.005, 2, n, n, differing
-            ).to_json()
-            for split in splits
-            for metric in paired.METRICS
-            if len(names) > 1
-        ],
-        "heads": heads,
-    }
-    return told, scores
+    recipe = SimpleNamespace(to_json=lambda: {"input_size": 64})
+    cache = FeatureCache(Path(), recipe, "f1", made, np.zeros(n, "S64"), np.zeros((4, 1)), 1, b"")
+    differences = [
+        paired.Difference(split, names[-1], names[0], metric, -0.02, -0.03, -0.01, -0.04, -0.005, 2, n, n, differing)
+        for split in splits
+        for metric in paired.METRICS
+        if len(names) > 1
+    ]
+    return Comparison(
+        SimpleNamespace(data=SimpleNamespace(name=f"{cat}.csv")),
+        dataset.Dataset(parts, classes, "d1", cache, [], {"missing": 1, "undecodable": 2}, 4),
+        heads,
+        names[0],
+        differences,
+        [f"the note {dog}"],
+        Leaks(
+            [("copy", f"a {cat}", "test", dog, f"b {dog}", "train", cat, 1.0)],
+            {split: np.arange(n) == 0 for split in ("validation", "test")},
+        ),
+        audit.Audit([(f"{cat} {i}", "train", dog, 0.1, 0.1) for i in range(12)], 90),
+        made,
+    )
 
 
 def rendered(**how):
-    told, scores = story(**how)
-    cat, dog = map(str, told["classes"])
-    some = scores[told["chosen"]]
-    text = page.render(
-        told,
-        scores,
-        groups={split: np.arange(len(y)) // 2 for split, (y, _) in some.items()},
-        suspects=audit.Audit([(f"{cat} {i}", "train", dog, 0.1, 0.1) for i in range(12)], 90),
-        leaky=[("copy", f"a {cat}", "test", dog, f"b {dog}", "train", cat, 1.0)],
-        mistakes=[
-            Mistake(f"c {cat}", "test", dog, cat, 0.9, base64.b64encode(thumbnails.encode(picture(1))).decode()),
-            Mistake(f"d {dog}", "validation", cat, dog, 0.8, "", "missing"),
-        ],
-    )
-    return told, scores, text
+    comparison = story(**how)
+    cat, dog = comparison.data.classes
+    found = [
+        Mistake(f"c {cat}", "test", dog, cat, 0.9, base64.b64encode(thumbnails.encode(picture(1))).decode()),
+        Mistake(f"d {dog}", "validation", cat, dog, 0.8, "", "missing"),
+    ]
+    return comparison, page.render(comparison, found)
 
 
 def test_the_figures_are_those_of_comparison_json(cached):
@@ -197,14 +188,14 @@ def test_each_point_says_its_threshold():
 
 def test_the_matrices_count_as_scikit_learn_does():
     """Rows are labels, columns are what the head says at its own threshold."""
-    told, scores, text = rendered()
+    comparison, text = rendered()
     matrices = [table for table in Read(text).tables if table and table[0][1:] == ["catcalled", "dogcalled"]]
     wanted = [
-        confusion_matrix(y, p >= head["threshold"])
+        confusion_matrix(comparison.data.parts[split].y, head.p[split] >= head.point.threshold)
         for split in ("validation", "test")
-        for head in told["heads"]
-        for y, p in [scores[head["head"]][split]]
+        for head in comparison.heads
     ]
+    wanted = [wanted[0], *wanted]  # the first stands under the slider too, where it is moved
     for table, counts in zip(matrices, wanted, strict=True):
         for label, (row, shown) in enumerate(zip(counts.tolist(), table[1:], strict=True)):
             words = ["right" if label == called else "wrong" for called in (0, 1)]
@@ -213,7 +204,7 @@ def test_the_matrices_count_as_scikit_learn_does():
 
 def test_no_word_from_the_data_becomes_markup_or_code():
     """Class names, head names, file names and notes are read as they were written, and are nothing else."""
-    read = Read(rendered(classes=HOSTILE, names=(HOSTILE[1], HOSTILE[0]))[2])
+    read = Read(rendered(classes=HOSTILE, names=(HOSTILE[1], HOSTILE[0]))[1])
     assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in read.elements}
     assert [attrs["src"][:23] for tag, attrs in read.elements if tag == "img"] == ["data:image/jpeg;base64,"]
     assert not [name for _, attrs in read.elements for name in attrs if name.startswith("on")]
@@ -233,7 +224,7 @@ def test_no_word_from_the_data_becomes_markup_or_code():
 
 def test_the_page_loads_nothing_and_runs_only_its_own_scripts():
     """No address to fetch from, and a policy with the digest of each script that may run."""
-    text = rendered()[2]
+    text = rendered()[1]
     read = Read(text)
     addresses = {
         attrs[name] for _, attrs in read.elements for name in ("src", "href", "srcset", "data") if name in attrs
@@ -250,7 +241,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts():
 
 def test_it_can_be_read_without_seeing_it():
     """Tables have captions and scoped headers, plots have words, headings do not skip a level."""
-    text = rendered()[2]
+    text = rendered()[1]
     read = Read(text)
     count = [tag for tag, _ in read.elements].count
     assert count("caption") == count("table") == len(read.tables)
@@ -269,15 +260,15 @@ def test_it_can_be_read_without_seeing_it():
 )
 def test_a_verdict_says_in_plain_words_that_n_is_too_small(n, differing, said):
     """In the table of differences, whose caption names what a verdict needs."""
-    table = next(t for t in Read(rendered(n=n, differing=differing)[2]).tables if "logisticlog loss" in t[0])
+    table = next(t for t in Read(rendered(n=n, differing=differing)[1]).tables if "logisticlog loss" in t[0])
     assert table[1][1].endswith(f"]{'no clear difference, ' * (said != 'better')}{said}")
-    assert f"A verdict needs {paired.floor(2)} groups" in rendered(n=n, differing=differing)[2]
+    assert f"A verdict needs {paired.floor(2)} groups" in rendered(n=n, differing=differing)[1]
 
 
 def test_training_is_drawn_as_loss_and_as_accuracy_of_train_and_validation():
     """The values of head.json by epoch from 1, and in words the lowest loss and the highest accuracy."""
-    told, _, text = rendered()
-    read, training = Read(text), told["heads"][1]["training"]
+    comparison, text = rendered()
+    read, training = Read(text), comparison.heads[1].training
     found = {chart["kind"]: chart for chart in json.loads(read.scripts[0]) if chart["kind"] in ("loss", "accuracy")}
     assert list(found) == ["loss", "accuracy"]
     for figure, chart in found.items():
@@ -291,7 +282,7 @@ def test_training_is_drawn_as_loss_and_as_accuracy_of_train_and_validation():
 
 def test_few_rows_no_test_split_and_no_training_curves_are_said():
     """And class names of any length, bytes that are no UTF-8 among them."""
-    _, _, text = rendered(n=3, classes=("a" * 3000, "b\udc80"), names=("logistic",), test=False, training=False)
+    _, text = rendered(n=3, classes=("a" * 3000, "b\udc80"), names=("logistic",), test=False, training=False)
     read = Read(text)
     for said in ("There is no test split", "No test figures", "No head was trained in epochs", "a" * 3000):
         assert said in read.text
@@ -301,7 +292,7 @@ def test_few_rows_no_test_split_and_no_training_curves_are_said():
 
 def test_the_same_comparison_gives_the_same_page():
     """The date is the one in comparison.json; nothing else changes."""
-    assert rendered()[2] == rendered()[2]
+    assert rendered()[1] == rendered()[1]
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -332,36 +323,20 @@ def test_each_point_of_reliability_is_a_bin_of_its_own_rows(ties):
 
 def test_reliability_is_drawn_for_the_chosen_head_and_the_baselines():
     """As `curves.reliability` says, in both splits; any other head is left out."""
-    _, scores, text = rendered(names=("mlp", "logistic", "knn"))
+    comparison, text = rendered(names=("mlp", "logistic", "knn"))
     found = {c["id"]: c["traces"] for c in json.loads(Read(text).scripts[0]) if c["kind"] == "reliability"}
     for split in ("validation", "test"):
         traces = found[f"reliability-{split}"]
         assert [trace["name"] for trace in traces] == ["mlp", "logistic"]
-        for trace in traces:
-            y, p = scores[trace["name"]][split]
-            assert trace.items() >= curves.reliability(y, p, np.arange(60) // 2).items()
-
-
-def test_the_page_holds_every_score_bit_by_bit():
-    """What a threshold's figures are computed from: labels, groups, scores, thresholds, quantiles of t."""
-    told, scores, text = rendered()
-    rows = json.loads(Read(text).scripts[1])
-    for head, held in zip(told["heads"], rows["heads"], strict=True):
-        assert held["threshold"] == head["threshold"]
-        for split, (_, p) in scores[head["head"]].items():
-            assert np.array_equal(np.frombuffer(base64.b64decode(held["p"][split])), p)
-    for split, (y, _) in scores["logistic"].items():
-        assert rows["y"][split] == y.tolist()
-        assert rows["groups"][split] == (np.arange(60) // 2).tolist()
-    assert rows["t"] == pytest.approx(student.ppf(0.975, np.arange(1, 101)), abs=1e-9)
-    assert page._numbered(np.array([7, 3, 5])) is None
-    assert page._numbered(np.array([7, 3, 7])) == [1, 0, 1]
+        for head, trace in zip(comparison.heads, traces, strict=False):
+            part = comparison.data.parts[split]
+            assert trace.items() >= curves.reliability(part.y, head.p[split], part.groups).items()
 
 
 def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
     """Wrong at the head's threshold, both splits together; shown only if the file still is what was embedded."""
     data = dataset.join(cached)
-    (head,), _ = train.run(cached, data, train.Config(["logistic"]))
+    (head,) = train.run(cached, data, train.Config(["logistic"])).heads
     wanted = sorted(
         (-np.log(p if y else 1 - p), name)
         for split in ("validation", "test")
@@ -393,7 +368,7 @@ def test_the_worst_mistakes_are_those_of_the_highest_loss(cached):
 
 def test_pictures_are_blurred_before_any_script_runs():
     """By the style sheet, as long as their button is not pressed; what is gone says why."""
-    text = rendered()[2]
+    text = rendered()[1]
     read = Read(text)
     buttons = [attrs for tag, attrs in read.elements if tag == "button" and attrs.get("class") == "see"]
     assert [attrs["aria-pressed"] for attrs in buttons] == ["false"]
@@ -433,18 +408,31 @@ def at_threshold(y, p, groups, threshold):
     return [*cells, *(f"{n:,}" for n in (tn, fp, fn, tp))], [1000 * share for share in (m.value, m.low, m.high)]
 
 
+@pytest.mark.parametrize("own", [0.0, 0.4004, float(np.nextafter(np.float32(1), np.float32(2)))])
+def test_the_page_holds_the_counts_of_every_threshold_that_it_offers(own):
+    """The last step at or below a threshold decides as that threshold: each of the slider's, and the head's own."""
+    y, p = scored(2000)
+    steps = curves.steps(y, p, np.arange(2000) // 2, own)
+    starts = [step.threshold for step in steps]
+    assert starts == sorted(starts)
+    for threshold in (*curves.GRID[::7], own):
+        step = steps[np.searchsorted(starts, threshold, side="right") - 1]
+        assert step.counts == confusion_matrix(y, p >= threshold).tolist()
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("n", [58, 2000])  # of 29 groups, and of 1,000
 def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
     """By slider, field and keys, for each head and split; its own again by a button; the command is ready."""
-    _, scores, text = rendered(n=n, names=("sigmoid", "logistic", "knn"))
+    comparison, text = rendered(n=n, names=("sigmoid", "logistic", "knn"))
+    heads = {head.name: head for head in comparison.heads}
     (tmp_path / "comparison.html").write_text(text)
     groups = np.arange(n) // 2
     with chromium.page() as browser:
         browser.open(tmp_path / "comparison.html")
 
         def check(head, split, threshold):
-            y, p = scores[head][split]
+            y, p = comparison.data.parts[split].y, heads[head].p[split]
             *cells, said, command = browser.run(READ)
             wanted, of_1000 = at_threshold(y, p, groups, threshold)
             assert cells == wanted
@@ -454,18 +442,19 @@ def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
             assert [int(n.replace(",", "")) for n in found.groups()] == pytest.approx(of_1000, abs=0.5001)
 
         check("sigmoid", "validation", 0.4)
-        for at, name in enumerate(scores):
+        for at, name in enumerate(heads):
             for split in ("validation", "test"):
                 browser.run(f"{SET}('head', '{at}'); {SET}('split', '{split}')")
                 check(name, split, 0.4)
-                for field, threshold in (("slider", 0.37), ("slider", 0.999), ("number", 0.0005), ("number", 0.8125)):
+                for field, threshold in (("slider", 0.37), ("slider", 0.999), ("number", 0.001), ("number", 0.812)):
                     browser.run(f"{SET}('{field}', '{threshold}')")
                     check(name, split, threshold)
-        of_a_row = float(f"{scores['knn']['test'][1][3]:.6g}") if n < 1000 else 0.5
+        of_a_row = float(f"{heads['knn'].p['test'][3]:.3f}")  # with few rows the scores have three decimals
         browser.run(f"{SET}('number', '{of_a_row}'); document.getElementById('slider').focus()")
         check("knn", "test", of_a_row)
-        browser.run(f"{SET}('number', '1.5')")  # no threshold: nothing moves
-        check("knn", "test", of_a_row)
+        for other in ("1.5", "0.12345", ""):  # no threshold, one between those that were looked at: nothing moves
+            browser.run(f"{SET}('number', '{other}')")
+            check("knn", "test", of_a_row)
         browser.run(f"{SET}('slider', '0.5')")
         browser.press("ArrowRight", 39)
         check("knn", "test", 0.501)
@@ -478,7 +467,7 @@ def test_the_figures_at_any_threshold_are_scikit_learns(tmp_path, n):
 def test_a_picture_is_clear_only_when_asked_for(tmp_path):
     """By click, by Enter, all by the key B and by a button; and nothing was ever loaded but the file."""
     path = tmp_path / "comparison.html"
-    path.write_text(rendered()[2])
+    path.write_text(rendered()[1])
     look = "[...document.querySelectorAll('.see img')].map(image => getComputedStyle(image).filter)"
     with chromium.page() as browser:
         browser.open(path)
@@ -504,7 +493,7 @@ def test_a_picture_is_clear_only_when_asked_for(tmp_path):
 def test_a_browser_draws_every_curve_without_complaint(tmp_path):
     """In light and dark, wide and narrow; hostile names do nothing, and the page does not scroll sideways."""
     path = tmp_path / "comparison.html"
-    text = rendered(classes=(HOSTILE[0], "long" * 100), names=HOSTILE)[2]
+    text = rendered(classes=(HOSTILE[0], "long" * 100), names=HOSTILE)[1]
     path.write_text(text, encoding="utf-8")
     colours = set()
     with chromium.page() as browser:

@@ -9,7 +9,6 @@ from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from extract.ground.errors import HeadError
 from heads import train
 from heads.compare import run
 from heads.menu import calibration, layers
@@ -20,6 +19,7 @@ from heads.menu.linear import LogisticHead
 from heads.ship import formats
 from heads.stats import metrics
 from tests.support import synthetic
+from tests.support.refusal import refusal
 
 
 def drawn(n, seed=0, slope=0.5, shift=-0.7):
@@ -117,7 +117,7 @@ def test_out_of_fold_logits_come_from_fits_that_did_not_see_their_group(monkeypa
 def test_too_few_rows_or_groups_are_said():
     """Isotonic under 1,000 rows is refused; without folds nothing is calibrated, and a note says so."""
     X, y = synthetic.features(300, 8, seed=0)
-    with pytest.raises(HeadError, match=r"with 300 rows in train\. It overfits below 1,000"):
+    with refusal("isotonic-too-few-rows", "300", "CALIBRATE=platt"):
         Calibrated(LogisticHead(), "isotonic").fit(X, y)
     head = Calibrated(LogisticHead(), "platt").fit(X, y, groups=np.zeros(300, int))
     plain = LogisticHead().fit(X, y, groups=np.zeros(300, int))

@@ -11,11 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from extract.ground.errors import TooFewRows
 from heads.menu import layers
 from heads.menu.linear import SVM_CS, LdaHead, SvmHead
 from heads.menu.search import folds_by_group
 from tests.support import synthetic
+from tests.support.refusal import refusal
 
 
 @pytest.mark.parametrize("rows", [600, 12], ids=["many rows", "fewer rows than features"])
@@ -63,7 +63,7 @@ def test_lda_says_too_few_rows_exactly_where_scikit_learn_raises(data, counts):
     if not too_few:
         assert np.isfinite(LdaHead().fit(X, y).predict_proba(X)).all()
     else:
-        with pytest.raises(TooFewRows, match=f"lda cannot be trained on {len(y)} rows"):
+        with refusal("too-few-rows", "lda", f"{len(y)} rows"):
             LdaHead().fit(X, y)
 
 

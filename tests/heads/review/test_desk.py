@@ -1,17 +1,18 @@
 """Where a review stands: queues, answers, what is left; the file is the truth, and two tabs do not fight."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from extract.ground.errors import InputError
 from extract.tables import answers
 from heads.data import dataset
-from heads.review.desk import Conflict, Desk
+from heads.review.desk import Beside, Conflict, Desk
 from heads.review.queues import clustered
 from tests.support.album import Album, encoded, picture, read_rows, with_features
+from tests.support.refusal import refusal
 
 
 @pytest.fixture
@@ -34,58 +35,58 @@ def swap(row):
 
 def settled(desk, number=0):
     deadline = time.monotonic() + 30
-    while desk.state()["busy"] or not desk.state()["history"] or desk.state()["history"][-1]["answers"] < number:
-        assert not desk.state()["error"]
+    while desk.state().busy or not desk.state().history or desk.state().history[-1][0] < number:
+        assert not desk.state().error
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return desk
 
 
 def top(desk, queue="suspects"):
-    return desk.queue(queue, 0, 1)["rows"][0]
+    return desk.queue(queue, 0, 1).rows[0]
 
 
 def give(desk, word, row=None):
     row = row or top(desk)
-    new = {"keep": row["label"], "skip": row["label"], "flip": "10"[int(row["label"])] if row["label"] else "1"}[word]
-    return desk.answer(row["row"], word, old=row["label"], new=new, number=row["number"])
+    new = {"keep": row.label, "skip": row.label, "flip": "10"[int(row.label)] if row.label else "1"}[word]
+    return desk.answer(row.row, word, old=row.label, new=new, number=row.number)
 
 
 def test_the_wrong_labels_come_first_and_answers_move_all_that_they_should(at_desk):
     """Flipping them: the queue shortens, what is changed is counted, accuracy rises, less is doubted."""
-    first = at_desk.queue("suspects", 0, 3)["rows"]
-    assert sorted(row["id"] for row in first) == ["0010img", "0020img", "0030img"]
+    first = at_desk.queue("suspects", 0, 3).rows
+    assert sorted(row.id for row in first) == ["0010img", "0020img", "0030img"]
     before = at_desk.state()
-    assert 3 <= before["errors"]["guess"] <= 6
+    assert 3 <= before.errors.guess <= 6
     for row in first:
         number = give(at_desk, "flip", row)
     after = settled(at_desk, number).state()
-    assert after["queues"]["suspects"] == {"open": 57, "done": 3}
-    assert after["errors"]["changed"] == 3
-    assert after["errors"]["guess"] <= before["errors"]["guess"] - 3
-    assert after["validation"]["value"] > before["validation"]["value"]
-    assert after["order"] > before["order"]
-    assert after["history"][0]["answers"] == 0
-    assert {row["id"]: (row["answer"], row["label"]) for row in at_desk.queue("answered", 0, 9)["rows"]} == {
-        row["id"]: ("flip", "10"[int(row["label"])]) for row in first
+    assert after.queues["suspects"] == {"open": 57, "done": 3}
+    assert after.errors.changed == 3
+    assert after.errors.guess <= before.errors.guess - 3
+    assert after.validation.value > before.validation.value
+    assert after.order > before.order
+    assert after.history[0][0] == 0
+    assert {row.id: (row.answer, row.label) for row in at_desk.queue("answered", 0, 9).rows} == {
+        row.id: ("flip", "10"[int(row.label)]) for row in first
     }
 
 
 def test_a_new_desk_knows_all_answers(photos, at_desk):
     """As after a kill: the old one is not closed; a head trains on what was answered."""
-    flipped, kept, skipped, undone = at_desk.queue("suspects", 0, 4)["rows"]
+    flipped, kept, skipped, undone = at_desk.queue("suspects", 0, 4).rows
     give(at_desk, "flip", flipped), give(at_desk, "keep", kept), give(at_desk, "skip", skipped)
     at_desk.undo(give(at_desk, "flip", undone))
     again = Desk(photos, "bea")
     try:
         state = again.state()
-        assert state["answers"] == 5
-        assert state["last"] == again.row(skipped["row"])["number"] == 3
-        assert state["queues"]["suspects"] == {"open": 58, "done": 2}
-        assert again.row(flipped["row"])["label"] != flipped["label"]
-        assert again.row(undone["row"]) | {"p": None, "suspicion": None} == undone | {"p": None, "suspicion": None}
-        assert again.queue("suspects", 57, 9)["rows"][0]["id"] == skipped["id"], "skipped rows come last"
-        assert [row["id"] for row in again.queue("answered", 0, 9)["rows"]] == [kept["id"], flipped["id"]]
+        assert state.answers == 5
+        assert state.last == again.row(skipped.row).number == 3
+        assert state.queues["suspects"] == {"open": 58, "done": 2}
+        assert again.row(flipped.row).label != flipped.label
+        assert replace(again.row(undone.row), p=None, says=None) == replace(undone, p=None, says=None)
+        assert again.queue("suspects", 57, 9).rows[0].id == skipped.id, "skipped rows come last"
+        assert [row.id for row in again.queue("answered", 0, 9).rows] == [kept.id, flipped.id]
     finally:
         again.close()
     y = {
@@ -93,7 +94,7 @@ def test_a_new_desk_knows_all_answers(photos, at_desk):
         for part in dataset.join(photos).parts.values()
         for name, value in zip(part.ids, part.y, strict=True)
     }
-    assert y[flipped["id"]] == 1 - int(flipped["label"])
+    assert y[flipped.id] == 1 - int(flipped.label)
     assert [row["who"] for row in read_rows(photos.answers)] == ["anna"] * 5
 
 
@@ -103,7 +104,7 @@ def test_two_tabs_do_not_fight(photos, at_desk):
     number = give(at_desk, "flip", row)
     with pytest.raises(Conflict):
         give(at_desk, "keep", row)
-    assert at_desk.row(row["row"])["answer"] == "flip"
+    assert at_desk.row(row.row).answer == "flip"
     at_desk.undo(number)
     with pytest.raises(Conflict):
         at_desk.undo(number)
@@ -118,7 +119,7 @@ def test_two_tabs_do_not_fight(photos, at_desk):
 )
 def test_nonsense_is_refused_and_not_written(photos, at_desk, word, old, new):
     """Answers come from outside: each is checked."""
-    with pytest.raises(ValueError, match="is no answer for the classes '0' and '1'"):
+    with pytest.raises(ValueError, match="is not a valid answer for classes '0' and '1'"):
         at_desk.answer(0, word, old=old, new=new, number=0)
     assert not read_rows(photos.answers)
 
@@ -129,28 +130,28 @@ def test_a_full_disk_changes_nothing(at_desk, monkeypatch):
     monkeypatch.setattr(answers.Log, "append", lambda self, answer: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         give(at_desk, "flip", row)
-    assert at_desk.row(row["row"]) == row
-    assert at_desk.state()["answers"] == before["answers"]
+    assert at_desk.row(row.row) == row
+    assert at_desk.state().answers == before.answers
 
 
 def test_the_control_sample_estimates_what_is_left(at_desk):
     """The share of changed labels in a random order, gone through from its start, less what was changed anywhere."""
-    order = [row["row"] for row in at_desk.queue("control", 0, 60)["rows"]]
-    bare = at_desk.queue("control", 0, 60)["rows"]
-    assert all(row["p"] is None and row["suspicion"] is None for row in bare)
+    order = [row.row for row in at_desk.queue("control", 0, 60).rows]
+    bare = at_desk.queue("control", 0, 60).rows
+    assert all(row.p is row.says is None for row in bare)
     for row in bare[1:20]:
-        give(at_desk, "flip" if row["id"] in ("0010img", "0020img", "0030img") else "keep", row)
-    assert at_desk.state()["errors"]["control"] is None, "its first row was left out"
-    give(at_desk, "keep" if bare[0]["id"] not in ("0010img", "0020img", "0030img") else "flip", bare[0])
-    found = at_desk.state()["errors"]
-    wrong = sum(row["id"] in ("0010img", "0020img", "0030img") for row in bare[:20])
-    assert (found["control"]["value"], found["control"]["n"]) == (wrong / 20, 20)
-    assert found["changed"] == wrong
-    assert found["left"]["value"] == round(60 * wrong / 20) - wrong
-    assert found["left"]["low"] <= found["left"]["value"] <= found["left"]["high"]
-    give(at_desk, "skip", at_desk.queue("control", 0, 1)["rows"][0])
-    assert at_desk.state()["errors"]["control"]["n"] == 20, "skipped rows are left out"
-    rest = [row["row"] for row in at_desk.queue("control", 0, 60)["rows"]]
+        give(at_desk, "flip" if row.id in ("0010img", "0020img", "0030img") else "keep", row)
+    assert at_desk.state().errors.control is None, "its first row was left out"
+    give(at_desk, "keep" if bare[0].id not in ("0010img", "0020img", "0030img") else "flip", bare[0])
+    found = at_desk.state().errors
+    wrong = sum(row.id in ("0010img", "0020img", "0030img") for row in bare[:20])
+    assert (found.control.value, found.control.n) == (wrong / 20, 20)
+    assert found.changed == wrong
+    assert found.left["value"] == round(60 * wrong / 20) - wrong
+    assert found.left["low"] <= found.left["value"] <= found.left["high"]
+    give(at_desk, "skip", at_desk.queue("control", 0, 1).rows[0])
+    assert at_desk.state().errors.control.n == 20, "skipped rows are left out"
+    rest = [row.row for row in at_desk.queue("control", 0, 60).rows]
     assert rest == [*order[21:], order[20]]
 
 
@@ -166,19 +167,19 @@ def test_copies_and_unlabelled_rows_have_queues_of_their_own(tmp_path):
     desk.start()
     try:
         state = settled(desk).state()
-        assert state["queues"]["copies"] == {"open": 2, "done": 0}
-        assert state["queues"]["unlabelled"] == {"open": 5, "done": 0}
-        copies = desk.queue("copies", 0, 9)["rows"]
-        assert copies[0]["picture"] == copies[1]["picture"]
-        assert desk.card(copies[0]["row"])["same"] == [{"row": copies[1]["row"], "label": "1", "kind": "copy"}]
+        assert state.queues["copies"] == {"open": 2, "done": 0}
+        assert state.queues["unlabelled"] == {"open": 5, "done": 0}
+        copies = desk.queue("copies", 0, 9).rows
+        assert copies[0].picture == copies[1].picture
+        assert desk.card(copies[0].row).same == [Beside(copies[1].row, "1", "copy")]
         give(desk, "flip", copies[0])
-        assert desk.state()["queues"]["copies"] == {"open": 0, "done": 2}
-        assert {desk.row(row["row"])["label"] for row in copies} == {"1"}
-        assert desk.state()["errors"]["changed"] == 1
-        uncertain = [abs(row["p"] - 0.5) for row in desk.queue("unlabelled", 0, 9)["rows"]]
+        assert desk.state().queues["copies"] == {"open": 0, "done": 2}
+        assert {desk.row(row.row).label for row in copies} == {"1"}
+        assert desk.state().errors.changed == 1
+        uncertain = [abs(row.p - 0.5) for row in desk.queue("unlabelled", 0, 9).rows]
         assert uncertain == sorted(uncertain)
         number = give(desk, "flip", top(desk, "unlabelled"))
-        assert settled(desk, number).state()["queues"]["unlabelled"] == {"open": 4, "done": 1}
+        assert settled(desk, number).state().queues["unlabelled"] == {"open": 4, "done": 1}
     finally:
         desk.close()
     assert sorted(row["objectId"] for row in read_rows(place.answers))[:2] == ["copy-a", "copy-b"]
@@ -192,14 +193,13 @@ def test_clusters_of_near_duplicates_with_both_labels_come_first():
 
 
 def test_evidence_stands_beside_a_picture(photos, at_desk):
-    """Its file, and its nearest labelled neighbours of other groups, which the vote counts."""
+    """Its file, and its nearest labelled neighbours of other groups."""
     card = at_desk.card(10)
-    assert card["path"] == "object/00/10/0010img"
-    assert (card["width"], card["height"]) == (48, 48)
-    assert len(card["neighbours"]) == 8
-    assert 10 not in {n["row"] for n in card["neighbours"]}
-    assert card["vote"] == {c: sum(n["label"] == c for n in card["neighbours"]) for c in "01"}
-    assert sum(card["vote"].values()) == 8
+    assert card.file.path == "object/00/10/0010img"
+    assert (card.file.width, card.file.height) == (48, 48)
+    assert len(card.neighbours) == 8
+    assert 10 not in {n.row for n in card.neighbours}
+    assert {n.label for n in card.neighbours} <= {"0", "1"}
 
 
 def test_what_stops_in_the_background_is_said(photos, monkeypatch, capsys):
@@ -208,7 +208,7 @@ def test_what_stops_in_the_background_is_said(photos, monkeypatch, capsys):
     desk = Desk(photos, "anna")
     desk.start()
     desk.worker.join()
-    assert desk.state()["error"] == "ranking has stopped: too little"
+    assert desk.state().error == "ranking has stopped: too little"
     assert "answers are still saved" in capsys.readouterr().err
     assert give(desk, "flip") == 1
     desk.close()
@@ -223,16 +223,16 @@ def test_heads_begin_once_there_are_labels_enough(photos):
     desk.start()
     try:
         deadline = time.monotonic() + 30
-        while "too few independent groups" not in desk.state()["error"]:
+        while "too few independent groups" not in desk.state().error:
             assert time.monotonic() < deadline
-        for row in desk.queue("unlabelled", 0, 28)["rows"]:
-            desk.answer(row["row"], "flip", old="", new=str(row["row"] % 2), number=0)
-        while desk.state()["error"]:
+        for row in desk.queue("unlabelled", 0, 28).rows:
+            desk.answer(row.row, "flip", old="", new=str(row.row % 2), number=0)
+        while desk.state().error:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        rest = settled(desk, 28).queue("unlabelled", 0, 60)["rows"]
+        rest = settled(desk, 28).queue("unlabelled", 0, 60).rows
         assert len(rest) == 30
-        p = {value: [row["p"] for row in rest if row["row"] % 2 == value] for value in (0, 1)}
+        p = {value: [row.p for row in rest if row.row % 2 == value] for value in (0, 1)}
         assert roc_auc_score([0] * len(p[0]) + [1] * len(p[1]), p[0] + p[1]) > 0.9, "heads learned from the answers"
     finally:
         desk.close()
@@ -244,10 +244,10 @@ def test_undo_offers_no_answer_of_another_tables_classes(photos, at_desk):
     photos.data.write_text(photos.data.read_text().replace(",0,", ",long,").replace(",1,", ",short,"))
     other = Desk(photos, "anna")
     try:
-        assert (other.state()["answers"], other.state()["last"]) == (number, 0)
-        row = other.queue("suspects", 0, 1)["rows"][0]
-        given = other.answer(row["row"], "keep", old=row["label"], new=row["label"], number=row["number"])
-        assert other.state()["last"] == given
+        assert (other.state().answers, other.state().last) == (number, 0)
+        row = other.queue("suspects", 0, 1).rows[0]
+        given = other.answer(row.row, "keep", old=row.label, new=row.label, number=row.number)
+        assert other.state().last == given
     finally:
         other.close()
 
@@ -255,5 +255,5 @@ def test_undo_offers_no_answer_of_another_tables_classes(photos, at_desk):
 def test_a_table_of_one_class_is_refused(photos):
     """There is nothing to learn from."""
     photos.data.write_text(photos.data.read_text().replace(",1,", ",0,"))
-    with pytest.raises(InputError, match="no usable rows of two classes"):
+    with refusal("review-one-class", photos.data):
         Desk(photos, "anna")

@@ -8,11 +8,24 @@ import pytest
 
 from extract.tables import answers
 from tests.heads.review.test_server import TOKEN, ask, served, started
-from tests.support import chromium
+from tests.support import chromium, synthetic
 from tests.support.album import Album, encoded, picture, read_rows, with_features
 
 pytestmark = pytest.mark.browser
-CODES = {"k": 75, "f": 70, "s": 83, "u": 85, "z": 90, "b": 66, "g": 71, "1": 49, "2": 50, "Enter": 13, "ArrowRight": 39}
+CODES = {
+    "k": 75,
+    "f": 70,
+    "s": 83,
+    "u": 85,
+    "z": 90,
+    "b": 66,
+    "g": 71,
+    "1": 49,
+    "2": 50,
+    "Enter": 13,
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+}
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -105,7 +118,7 @@ def test_accuracy_and_queue_move_as_labels_are_mended(photos, browser):
             shown.append(text(browser, "id"))
             press(browser, "f")
         assert sorted(shown) == ["0010img", "0011img", "0014img"]
-        until(browser, "state.history.at(-1).answers === 3 && state.busy === ''")
+        until(browser, "state.history.at(-1)[0] === 3 && state.busy === ''")
         assert text(browser, "accuracy") != before
         assert browser.run("state.validation.value") == 1.0
         assert len(browser.run("document.querySelector('#history polyline').getAttribute('points')").split()) >= 2
@@ -167,15 +180,37 @@ def test_the_grid_shows_all_and_answers_by_key(photos, browser):
     with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
-        until(browser, "drawn.size > 10")
-        assert text(browser, "total") == "60 pictures."
-        first, second = browser.run("[0, 1].map(index => rowAt(index).id)")
+        until(browser, "tiles.length > 10")
+        assert text(browser, "total") == "to 60 of 60"
+        first, second = browser.run("tiles.slice(0, 2).map(row => row.id)")
         press(browser, "k")
         saved(browser)
         press(browser, "Enter")
         assert text(browser, "id") == second
         assert [row["objectId"] for row in read_rows(photos.answers)] == [first]
         assert browser.complaints == []
+
+
+def test_the_grid_leads_through_a_long_queue(tmp_path, browser):
+    """Part by part, by arrow or by number; what was answered meanwhile moves no picture past the eye."""
+    with reviewed(synthetic.workspace(tmp_path, 450, 16)) as url:
+        opened(browser, url)
+        order = [row["id"] for row in json.loads(ask(f"{url}api/queue/control?start=0&count=450")[2])["rows"]]
+        browser.run("choose('control')")
+        press(browser, "g")
+        until(browser, "tiles.length === 200")
+        press(browser, "k", "f", "k")
+        saved(browser)
+        browser.run("moveFocus(199 - focus)")
+        press(browser, "ArrowRight")
+        until(browser, "start === 197 && tiles.length === 200")
+        assert browser.run("tiles[focus].id") == order[200]
+        press(browser, "ArrowLeft")
+        until(browser, "start === 0 && tiles.length === 200")
+        assert browser.run("tiles[focus].id") == order[202]
+        browser.run("at('from').value = 401, at('from').dispatchEvent(new Event('change'))")
+        until(browser, "start === 400 && tiles.length === 47")
+        assert text(browser, "total") == "to 447 of 447"
 
 
 def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
@@ -194,10 +229,10 @@ def test_one_answer_about_copies_is_for_all_on_the_page_too(tmp_path, browser):
         assert text(browser, "said") == "Kept: copya0."
         assert text(browser, "id") == "copya1"
         press(browser, "g")
-        until(browser, "drawn.size === 2")
+        until(browser, "tiles.length === 2")
         press(browser, "k")
         saved(browser)
-        assert browser.run("[0, 1].map(index => rowAt(index)).map(row => row.label + row.answer)") == ["0keep", "0keep"]
+        assert browser.run("tiles.map(row => row.label + row.answer)") == ["0keep", "0keep"]
         assert text(browser, "said") == "Kept: copya1."
         assert browser.complaints == []
 
@@ -226,14 +261,14 @@ def test_in_the_grid_a_refused_answer_leaves_the_tile_as_it_stands(photos, brows
     with reviewed(photos) as url:
         opened(browser, url)
         press(browser, "g")
-        until(browser, "drawn.size > 10")
-        first = browser.run("rowAt(0)")
+        until(browser, "tiles.length > 10")
+        first = browser.run("tiles[0]")
         said = {"row": first["row"], "answer": "keep", "old": first["label"], "new": first["label"], "number": 0}
         assert ask(f"{url}api/answer", said)[0] == 200
         press(browser, "f")
         saved(browser)
         assert "Your answer was not saved" in text(browser, "said")
-        assert browser.run("rowAt(0).answer + rowAt(0).label") == "keep" + first["label"]
+        assert browser.run("tiles[0].answer + tiles[0].label") == "keep" + first["label"]
         browser.run("moveFocus(-focus), answer('flip'), moveFocus(-1), answer('flip')")
         assert text(browser, "said") == "Its answer is still being saved."
         saved(browser)

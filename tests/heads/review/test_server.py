@@ -138,12 +138,12 @@ def test_malformed_answers_change_nothing(photos):
 
 
 def test_a_disk_that_refuses_is_told(photos, monkeypatch):
-    """507, and the words say that nothing was saved."""
+    """507, with the reason; the page says that nothing was saved."""
     with served(photos) as (url, desk):
         monkeypatch.setattr(desk.answers._log, "append", lambda answer: (_ for _ in ()).throw(OSError("no space left")))
         said = {"row": 3, "answer": "flip", "old": "1", "new": "0", "number": 0}
         status, _, body = ask(f"{url}{TOKEN}/api/answer", said)
-        assert (status, json.loads(body)["detail"]) == (507, "The disk refused: no space left. Nothing was saved")
+        assert (status, json.loads(body)["detail"]) == (507, "no space left")
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pytest
 
-from extract.ground.errors import CacheError, HeadError, OnepassError
+from extract.ground.errors import CacheError, OnepassError
 from heads import train
 from heads.__main__ import main
 from heads.data import dataset
 from heads.ship import bundle, predict
+from tests.support.refusal import refusal
 
 
 @pytest.fixture
@@ -41,32 +42,32 @@ def test_a_bundle_holds_no_pickle(trained):
     _, folder = trained
     assert sorted(p.name for p in folder.iterdir()) == ["head.json", "metrics.json", "predictions.csv", "weights.npz"]
     np.savez(folder / "weights.npz", kernel_0=np.array([print], dtype=object), bias_0=np.zeros(1))
-    with pytest.raises(HeadError, match=r"does not hold what head\.json describes"):
+    with refusal("head-weights-damaged", folder / "weights.npz", "allow_pickle"):
         bundle.load(folder)
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("facts", "code", "value"),
     [
-        ({"schema": 9}, "has no schema 1"),
-        ({"dim": 17}, r"layer 0 has shape \(16, 1\), not \(17, 1\)"),
-        ({"layers": [{"units": 1, "activation": "eval"}]}, "unknown activation 'eval'"),
-        ({"layers": [{"units": 1, "activation": "sigmoid"}] * 2}, "kernel_1"),
-        ({"layers": [{"units": 1, "activation": "relu"}]}, "the last layer is not one sigmoid unit"),
-        ({"layers": []}, "the last layer is not one sigmoid unit"),
-        ({"threshold": "0.5"}, r"has threshold '0\.5'\. It is a number"),
-        ({"threshold": float("nan")}, r"has threshold nan\. It is a number"),
-        ({"threshold": None}, r"has threshold None\. It is a number"),
-        ({"classes": ["0"]}, r"has classes \['0'\]"),
-        ({"recipe": 5}, "a recipe is an object, not 5"),
-        ({"operating_point": {"spec": "0.5"}}, "It has spec and prior"),
-        ({"operating_point": "0.5"}, "It has spec and prior"),
+        ({"schema": 9}, "head-schema", "head.json"),
+        ({"dim": 17}, "head-weights-damaged", "(16, 1), not (17, 1)"),
+        ({"layers": [{"units": 1, "activation": "eval"}]}, "head-weights-damaged", "'eval'"),
+        ({"layers": [{"units": 1, "activation": "sigmoid"}] * 2}, "head-weights-damaged", "kernel_1"),
+        ({"layers": [{"units": 1, "activation": "relu"}]}, "head-weights-damaged", "one sigmoid unit"),
+        ({"layers": []}, "head-weights-damaged", "one sigmoid unit"),
+        ({"threshold": "0.5"}, "head-field-invalid", "threshold '0.5'"),
+        ({"threshold": float("nan")}, "head-field-invalid", "threshold nan"),
+        ({"threshold": None}, "head-field-invalid", "threshold None"),
+        ({"classes": ["0"]}, "head-field-invalid", "classes ['0']"),
+        ({"recipe": 5}, "head-field-invalid", "not 5"),
+        ({"operating_point": {"spec": "0.5"}}, "head-field-invalid", "operating_point {'spec': '0.5'}"),
+        ({"operating_point": "0.5"}, "head-field-invalid", "operating_point '0.5'"),
     ],
 )
-def test_a_bundle_that_does_not_fit_itself_is_refused(trained, facts, message):
+def test_a_bundle_that_does_not_fit_itself_is_refused(trained, facts, code, value):
     """Head and weights describe each other."""
     change(trained[1], **facts)
-    with pytest.raises(HeadError, match=message):
+    with refusal(code, value):
         bundle.load(trained[1])
 
 
@@ -76,11 +77,11 @@ def test_a_field_that_is_missing_is_named(trained):
     facts = json.loads(path.read_text())
     del facts["threshold"]
     path.write_text(json.dumps(facts))
-    with pytest.raises(HeadError, match="lacks threshold"):
+    with refusal("head-incomplete", path, "threshold"):
         bundle.load(trained[1])
     del facts["layers"]
     path.write_text(json.dumps(facts))
-    with pytest.raises(HeadError, match="lacks threshold, layers"):
+    with refusal("head-incomplete", path, "threshold, layers"):
         bundle.load(trained[1])
 
 
@@ -138,22 +139,22 @@ def test_stored_neighbours_come_back_as_they_were(stored):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("arrays", "value"),
     [
-        ({"rows": np.zeros((3, 16), np.float32)}, r"rows have shape \(3, 16\) and labels \(.*\), not \("),
-        ({"rows": lambda rows: rows.astype(float)}, "rows are not finite numbers of float32"),
-        ({"rows": lambda rows: rows * np.float32(np.nan)}, "rows are not finite numbers of float32"),
-        ({"labels": lambda labels: labels + 1}, "labels are not all 0 or 1"),
-        ({"labels": lambda labels: labels[1:]}, "and labels"),
+        ({"rows": np.zeros((3, 16), np.float32)}, "(3, 16)"),
+        ({"rows": lambda rows: rows.astype(float)}, "float32"),
+        ({"rows": lambda rows: rows * np.float32(np.nan)}, "float32"),
+        ({"labels": lambda labels: labels + 1}, "labels"),
+        ({"labels": lambda labels: labels[1:]}, "(300,)"),
     ],
 )
-def test_stored_neighbours_that_are_damaged_are_refused(stored, arrays, message):
+def test_stored_neighbours_that_are_damaged_are_refused(stored, arrays, value):
     """Shapes, numbers and labels are looked at before anybody votes."""
     path = stored[1] / "weights.npz"
     with np.load(path) as held:
         good = dict(held)
     np.savez(path, **good | {name: new(good[name]) if callable(new) else new for name, new in arrays.items()})
-    with pytest.raises(HeadError, match=message):
+    with refusal("head-weights-damaged", value):
         bundle.load(stored[1])
 
 
@@ -162,10 +163,10 @@ def test_a_k_that_is_no_number_of_rows_is_refused(stored, k):
     """As is a file cut short."""
     facts = bundle.read_facts(stored[1])
     change(stored[1], neighbours={**facts.neighbours, "k": k})
-    with pytest.raises(HeadError, match=f"k is {k!r}, not one of 1 to {facts.neighbours['rows']}"):
+    with refusal("head-weights-damaged", f"k is {k!r}", facts.neighbours["rows"]):
         bundle.load(stored[1])
     (stored[1] / "weights.npz").write_bytes((stored[1] / "weights.npz").read_bytes()[:500])
-    with pytest.raises(HeadError, match=r"does not hold what head\.json describes"):
+    with refusal("head-weights-damaged", "weights.npz", "zip"):
         bundle.load(stored[1])
 
 

@@ -8,7 +8,6 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from benchmarks.intervals import draw
-from extract.ground.errors import HeadError, UsageError
 from heads import train
 from heads.__main__ import main
 from heads.compare import run
@@ -17,6 +16,7 @@ from heads.ship import bundle
 from heads.stats import decision, metrics
 from tests.support import synthetic
 from tests.support.album import read_rows
+from tests.support.refusal import refusal
 
 
 def scored(n=300, seed=0, size=1, distance=2.0):
@@ -119,7 +119,7 @@ def test_a_review_calls_as_many_as_it_may_and_no_more(prior):
     )
     ties = (np.array([0, 1] * 50), np.repeat([0.3, 0.9], 50), np.arange(100))
     refused = chosen("review=9/100", ties, prior).refused
-    assert refused.startswith("validation supports review of 0.5000 of images at least (threshold 0.6")
+    assert refused.startswith("the smallest review that validation supports is 0.5000 of the images (threshold 0.6")
 
 
 @pytest.mark.parametrize(("spec", "prior"), [("precision=0.9", None), ("recall=0.9", None), ("precision=0.6", 0.1)])
@@ -169,13 +169,12 @@ def test_what_validation_cannot_support_is_refused_with_the_best_that_it_can():
     for kind in ("precision", "recall"):
         point = chosen(f"{kind}=0.999", data)
         assert (point.threshold, point.figures, point.bound) == (0.5, {}, None)
-        said = point.refused.removeprefix(f"validation supports {kind} >= ").split()
-        assert said[1:3] == ["at", "most"]
-        met = chosen(f"{kind}={said[0]}", data)
+        best = point.refused.removeprefix(f"the highest {kind} that validation supports is ").split()[0]
+        met = chosen(f"{kind}={best}", data)
         assert not met.refused
-        assert met.bound >= float(said[0])
+        assert met.bound >= float(best)
         assert f"threshold {met.threshold:.4g}" in point.refused
-        assert chosen(f"{kind}={float(said[0]) + 0.001:.3f}", data).refused
+        assert chosen(f"{kind}={float(best) + 0.001:.3f}", data).refused
 
 
 def test_a_prior_changes_precision_and_leaves_recall():
@@ -217,13 +216,11 @@ def test_a_prior_changes_precision_and_leaves_recall():
 )
 def test_a_spec_that_cannot_be_read_is_refused_with_those_that_can(spec):
     """And so is a prior that is no share."""
-    with pytest.raises(
-        UsageError, match=r"0\.5 or another number, f1, balanced, precision=0\.98, recall=0\.95, cost=FP"
-    ):
+    with refusal("threshold-invalid", "f1, balanced, precision=0.98, recall=0.95, cost=FP:FN, review="):
         decision.parse(spec)
-    with pytest.raises(UsageError, match="review= takes at least one image and no more than there are"):
+    with refusal("threshold-invalid", "THRESHOLD=review=30/20"):
         decision.parse("review=30/20")
-    with pytest.raises(UsageError, match="is no share of positives"):
+    with refusal("prior-invalid", "PRIOR=1"):
         decision.parse("f1", 1.0)
 
 
@@ -260,7 +257,7 @@ def test_a_head_that_cannot_keep_the_promise_is_neither_chosen_nor_published(pla
     comparison = run.head(place, train.Config(["majority", "logistic"], 0, decision.parse("precision=0.5")))
     assert comparison.chosen == "logistic"
     assert "majority" in comparison.table()
-    refusal = "majority: not eligible and not published: validation supports precis"
+    refusal = "majority: not published: the highest precision that validation supports is 0."
     assert any(note.startswith(refusal) for note in comparison.notes)
     assert bundle.read_facts(place.out / "heads" / "majority").operating_point["spec"] == "0.5"
     assert (
@@ -280,12 +277,10 @@ def test_where_no_head_can_keep_the_promise_nothing_is_changed(place, capsys):
     before = everything(place.out)
     assert main([*command, "--threshold", "precision=0.999"]) == 1
     said = capsys.readouterr().err
-    assert (
-        "No head supports THRESHOLD=precision=0.999; logistic comes nearest: validation supports precision >=" in said
-    )
+    assert "No head supports THRESHOLD=precision=0.999; logistic comes nearest: the highest precision that" in said
     assert everything(place.out) == before
     assert main([*command, "--threshold", "nonsense"]) == 2
-    with pytest.raises(HeadError, match=r"review of .* Ask for more, or label"):
+    with refusal("threshold-unsupported", "THRESHOLD=review=1/1000", "majority"):
         train.run(place, dataset.join(place), train.Config(["majority"], 0, decision.parse("review=1/1000")))
 
 
