@@ -12,6 +12,7 @@ from extract.ground import tensorflow
 from extract.tables.task import UNKNOWN, Task
 from heads.menu.head import Context, Head, Rows
 from heads.menu.layers import Dense, fold, forward, standardisation, standardise
+from heads.menu.search import balanced
 
 ORIGINAL_STEPS = 380  # 19,658 images in batches of 512, 10 epochs, as the original took
 DROPOUT = 0.5  # of the hidden units, in training
@@ -108,13 +109,8 @@ class SigmoidHead(Head):
         if self.task.kind == "multilabel":
             return *_masked(y, self.class_weight == "balanced"), None
         loss = "binary_crossentropy" if self.task.kind == "binary" else "sparse_categorical_crossentropy"
-        weights = _balanced(y, len(self.task.classes)) if self.class_weight == "balanced" else None
+        weights = balanced(self.task, y) if self.class_weight == "balanced" else None
         return loss, "accuracy", weights
-
-
-def _balanced(y: np.ndarray, K: int = 2) -> np.ndarray:
-    """Return the weight of each row, n / (K x the count of its class)."""
-    return (len(y) / (K * np.maximum(np.bincount(y, minlength=K), 1)))[y]
 
 
 def _masked(y: np.ndarray, balanced: bool) -> tuple[Any, Any]:

@@ -115,6 +115,15 @@ def _rising(data: Rows, C: np.ndarray, number: np.ndarray, weight: np.ndarray) -
     return scores, losses
 
 
+def balanced(task: Task, y: np.ndarray) -> np.ndarray:
+    """Return the weight of each row, n / (K x the count of its class), (n,), or (n, K) for 0 and 1 of each label."""
+    if task.kind == "multilabel":
+        zeros, ones = ((y == value).sum(axis=0) for value in (0, 1))
+        return (zeros + ones) / (2 * np.maximum(np.where(y == 1, ones, zeros), 1))
+    K = len(task.classes)
+    return (len(y) / (K * np.maximum(np.bincount(y, minlength=K), 1)))[y]
+
+
 def mean_log_loss(task: Task, y: np.ndarray, p: np.ndarray) -> float:
     """Return the mean log loss of probabilities p, over known labels where there are several."""
     if task.kind == "multilabel":

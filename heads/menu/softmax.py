@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from extract.tables.task import BINARY, UNKNOWN, Task
 from heads.menu import solver
-from heads.menu.solver import Fit, Line, Spectrum, minimise, product
+from heads.menu.solver import Adam, Fit, Line, Spectrum, joined, minimise, product
 
 TOLERANCE = 1e-8  # of the objective
 CELLS = 30_000_000  # scores of all rows by all heads solved at a time: 120 MB
@@ -84,7 +84,7 @@ class Rows:
         if len(C) > size and self.task.columns > 1:
             lots = [slice(begin, begin + size) for begin in range(0, len(C), size)]
             fits = [self.solve(weight[..., at], C[at], start.only(at) if start else None, tolerance) for at in lots]
-            return _joined(fits)
+            return joined(fits)
         return {"binary": self._binary, "multiclass": self._multinomial, "multilabel": self._labels}[self.task.kind](
             weight, C, start, tolerance
         )
@@ -121,9 +121,47 @@ class Rows:
         size = max(1, CELLS // (n * K))
         if size < H:
             lots = [slice(begin, begin + size) for begin in range(0, H, size)]
-            return _joined([self.machines(weight[:, at], C[at], start.only(at) if start else None) for at in lots])
+            return joined([self.machines(weight[:, at], C[at], start.only(at) if start else None) for at in lots])
         y = self.y if self.y.ndim == 2 else self.y[:, None] == np.arange(K)
         return self._columns(solver.machines, y, weight[:, None] * (y != UNKNOWN)[..., None], C, start)
+
+    def adam(self, weight: np.ndarray, heads: Adam, epochs: int, order_seed: int) -> Iterator[Fit]:
+        """Train H heads as `solver.adam` does and yield their fit after each epoch.
+
+        multiclass: Keras' Dense(K, softmax) on CategoricalFocalCrossentropy without its alpha. Of several labels each
+        is a head of its own.
+        """
+        K, H = self.task.columns, len(heads.seed)
+        if self.task.kind == "multiclass":
+            fits = self._adam(weight, heads, epochs, order_seed)
+        elif self.task.kind == "multilabel":
+            weight = (weight if weight.ndim == 3 else weight[:, None]) * (self.y != UNKNOWN)[..., None]
+            columns = Adam(*(np.tile(each, K) for each in heads))
+            y = np.repeat(self.y, H, axis=1)
+            fits = solver.adam(self.Z, y, weight.astype(np.float32).reshape(len(y), -1), columns, epochs, order_seed)
+        else:
+            yield from solver.adam(self.Z, self.y, weight, heads, epochs, order_seed)
+            return
+        for fit in fits:
+            steps = fit.steps.reshape(K, H).max(axis=0)
+            yield Fit(fit.W.reshape(-1, K, H), fit.b.reshape(K, H), steps, np.ones(H, bool))
+
+    def _adam(self, weight: np.ndarray, heads: Adam, epochs: int, order_seed: int) -> Iterator[Fit]:
+        D, K = self.Z.shape[1], self.task.columns
+        limit = np.sqrt(6 / (D + K))
+        start = [np.random.default_rng(seed).uniform(-limit, limit, (D, K)) for seed in heads.seed]
+        parameters = np.pad(np.stack(start, axis=2).reshape(D, -1), ((0, 1), (0, 0))).astype(np.float32)
+        smoothing, gamma = heads.label_smoothing.astype(np.float32), heads.focal_gamma.astype(np.float32)
+        one_hot = np.eye(K, dtype=np.float32)
+
+        def slopes(rows: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            w = weight[rows]
+            count = (w > 0).sum(axis=0, dtype=np.float32)
+            target = one_hot[self.y[rows]][..., None] * (1 - smoothing) + smoothing / K
+            slope = focal_slope(S.reshape(len(rows), K, -1), target, gamma) * (w / np.maximum(count, 1))[:, None]
+            return slope.reshape(len(rows), -1), np.tile(np.minimum(count, 1), K)
+
+        return solver.descend(self.Z, parameters, np.tile(heads.learning_rate, K), slopes, epochs, order_seed)
 
     def losses(self, scores: np.ndarray) -> np.ndarray:
         """Return each row's log loss by logits (n, H) or (n, K, H): float64 (n, H).
@@ -140,13 +178,19 @@ class Rows:
         return np.einsum("nkh,nk->nh", losses, known * (len(known) / known.sum()))
 
 
-def _joined(fits: list[Fit]) -> Fit:
-    return Fit(*(np.concatenate(each, axis=-1) for each in zip(*map(astuple, fits), strict=True)))
-
-
 def _log_sum(S: np.ndarray) -> np.ndarray:
     top = S.max(axis=1)
     return top + np.log(np.exp(S - top[:, None]).sum(axis=1))
+
+
+def focal_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+    """Return the derivative by the scores of the focal loss sum_k (1 - p_k)^gamma x -target_k log p_k, (b, K, H)."""
+    p = softmax(S)
+    if not gamma.any():
+        return p - target
+    missed, p_floor = np.maximum(1 - p, np.float32(1e-7)), np.maximum(p, np.float32(1e-7))
+    by_log = target * (gamma * missed ** (gamma - 1) * p * np.log(p_floor) - missed**gamma)
+    return by_log - p * by_log.sum(axis=1, keepdims=True)
 
 
 def softmax(S: np.ndarray) -> np.ndarray:

@@ -47,6 +47,12 @@ class Fit:
         return Fit(*(each[..., at] for each in (self.W, self.b, self.steps, self.converged)))
 
 
+def joined(fits: list[Fit]) -> Fit:
+    """Return the heads of all fits, side by side."""
+    names = ("W", "b", "steps", "converged")
+    return Fit(*(np.concatenate([getattr(fit, name) for fit in fits], axis=-1) for name in names))
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """Eigenvectors (D, D) and eigenvalues (D,) of Z'Z, float32: one decomposition preconditions every head."""
@@ -251,31 +257,51 @@ def adam(Z: np.ndarray, y: np.ndarray, weight: np.ndarray, heads: Adam, epochs: 
     Each head equals a training by itself with Keras: Dense(1, sigmoid) from its seed's Glorot uniform start, Adam, and
     BinaryFocalCrossentropy (Lin et al. 2017) with its gamma and label smoothing, gamma 0 being BinaryCrossentropy; the
     loss is summed over the batch, weighted, and divided by its rows, as Keras does with sample weights.
-    A row of weight 0 is not in the head's batch. Z: float32 (n, D); y: (n,); weight: (n, K).
+    A row of weight 0 is not in the head's batch. Z: float32 (n, D); y: (n,), or (n, K) where each head has its own;
+    weight: (n, K).
     """
-    y = y.astype(np.float32)[:, None]
+    y = y.astype(np.float32).reshape(len(y), -1)
     limit = np.sqrt(6 / (Z.shape[1] + 1))
     start = [np.random.default_rng(seed).uniform(-limit, limit, Z.shape[1]) for seed in heads.seed]
     # the intercept is the last row, so that Adam treats it as any weight
     parameters = np.pad(np.stack(start, axis=1), ((0, 1), (0, 0))).astype(np.float32)
-    m, v, steps = np.zeros_like(parameters), np.zeros_like(parameters), np.zeros(len(start), int)
     smoothing, gamma = heads.label_smoothing.astype(np.float32), heads.focal_gamma.astype(np.float32)
+
+    def slopes(rows: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        w = weight[rows]
+        count = (w > 0).sum(axis=0, dtype=np.float32)
+        target = y[rows] * (1 - smoothing) + smoothing / 2
+        return w * _loss_slope(S, target, gamma) / np.maximum(count, 1), np.minimum(count, 1)
+
+    yield from descend(Z, parameters, heads.learning_rate, slopes, epochs, order_seed)
+
+
+def descend(
+    Z: np.ndarray,
+    parameters: np.ndarray,
+    learning_rate: np.ndarray,
+    slopes: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    epochs: int,
+    order_seed: int,
+) -> Iterator[Fit]:
+    """Take Adam's steps on batches of rows Z from parameters (D + 1, K), in place; yield the fit after each epoch.
+
+    slopes: of the loss by each score, for some rows and their scores (b, K), and which columns move, 0 or 1 (K,).
+    """
+    m, v, steps = np.zeros_like(parameters), np.zeros_like(parameters), np.zeros(parameters.shape[1], int)
     rng = np.random.default_rng(order_seed)
     for _ in range(epochs):
-        for rows in np.split(rng.permutation(len(y)), range(BATCH, len(y), BATCH)):
-            x, w = Z[rows], weight[rows]
-            count = (w > 0).sum(axis=0, dtype=np.float32)
-            moves = np.minimum(count, 1)
-            target = y[rows] * (1 - smoothing) + smoothing / 2
-            slope = w * _loss_slope(x @ parameters[:-1] + parameters[-1], target, gamma) / np.maximum(count, 1)
+        for rows in np.split(rng.permutation(len(Z)), range(BATCH, len(Z), BATCH)):
+            x = Z[rows]
+            slope, moves = slopes(rows, x @ parameters[:-1] + parameters[-1])
             gradient = np.concatenate([x.T @ slope, slope.sum(axis=0, keepdims=True)])
             steps += moves.astype(int)
             m += np.float32(0.1) * moves * (gradient - m)
             v += np.float32(0.001) * moves * (gradient * gradient - v)
             after = np.maximum(steps, 1)
-            rate = heads.learning_rate * np.sqrt(1 - 0.999**after) / (1 - 0.9**after) * moves
+            rate = learning_rate * np.sqrt(1 - 0.999**after) / (1 - 0.9**after) * moves
             parameters -= rate.astype(np.float32) * m / (np.sqrt(v) + np.float32(1e-7))
-        yield Fit(parameters[:-1].copy(), parameters[-1].copy(), steps.copy(), np.ones(len(start), bool))
+        yield Fit(parameters[:-1].copy(), parameters[-1].copy(), steps.copy(), np.ones(len(steps), bool))
 
 
 def _loss_slope(S: np.ndarray, target: np.ndarray, gamma: np.ndarray) -> np.ndarray:

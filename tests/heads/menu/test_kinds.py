@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from extract.ground import tensorflow
-from extract.ground.errors import HeadError
+from extract.ground.errors import HeadError, TooFewRows
 from extract.tables.task import Task
 from heads.menu import calibration, layers, registry, search, solver, sweep
 from heads.menu.head import Head
@@ -293,3 +293,80 @@ def test_keras_trains_each_label_on_the_rows_that_know_it(weight):
     p = head.predict_proba(X)
     assert head.training_["validation_loss"][-1] == pytest.approx(losses(LABELS, y, p), abs=1e-4)
     assert head.training_["validation_accuracy"][-1] == pytest.approx(((p > 0.5) == y)[known].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("task", [KINDS, LABELS], ids=["classes", "labels"])
+def test_the_sweep_compares_on_some_rows_and_trains_the_best_on_all(task, monkeypatch):
+    """Losses are those of fits that did not see the row; the winner is scikit-learn's on all of train."""
+    monkeypatch.setattr(sweep, "ROWS", 160 * task.columns)
+    monkeypatch.setattr(search, "SOME", 100)
+    X, y = rows(task)
+    axes = sweep.parse("C=0.001,0.01 scaling=standard epochs=")
+    head = registry.create("sweep", 3, axes, task).fit(X, y)
+    assert len(head.tried_) == 4
+    assert head.training_["rows"] == 160
+    some = search.some_rows(task, y, 160, 3)
+    Z = StandardScaler().fit_transform(X[some].astype(float)).astype(np.float32)
+    folds = search.folds_for(task, y[some], some, 3)
+    for each in head.tried_:
+        if each.setting["class_weight"] == "none":
+            _, (loss,) = search.out_of_fold(Z, y[some], np.array([each.setting["C"]]), folds, task)
+            assert each.log_loss.value == pytest.approx(loss, abs=1e-3)
+    best, Z = head.tried_[0].setting, StandardScaler().fit_transform(X.astype(float))
+    kind = None if best["class_weight"] == "none" else "balanced"
+    model = LogisticRegression(C=best["C"], class_weight=kind, tol=1e-8, max_iter=1000)
+    if task is KINDS:
+        expected = model.fit(Z, y).predict_proba(Z)
+    else:
+        known = [np.flatnonzero(y[:, k] >= 0) for k in range(3)]
+        expected = np.stack([model.fit(Z[of], y[of, k]).predict_proba(Z)[:, 1] for k, of in enumerate(known)], axis=1)
+    np.testing.assert_allclose(head.predict_proba(X), expected, atol=2e-3)
+    assert any("compared on 160 rows" in note for note in head.notes())
+
+
+@pytest.mark.tensorflow
+def test_adam_heads_of_classes_equal_separate_keras_trainings(monkeypatch):
+    """Rates, smoothing, focal loss, seeds, weights: each as Keras trains Dense(K, softmax) on the same batches."""
+    _, keras = tensorflow.load()
+    X, y = rows(KINDS, 300, 12)
+    Z = StandardScaler().fit_transform(X).astype(np.float32)
+    rate, smoothing, gamma = np.array([1e-3, 1e-2, 1e-2]), np.array([0, 0.1, 0.1]), np.array([0, 0, 2.0])
+    weight = np.ones((300, 3), np.float32)
+    weight[y == 1, 1] = 2
+    monkeypatch.setattr(solver, "BATCH", 128)
+    heads = solver.Adam(rate, smoothing, gamma, np.arange(3))
+    *_, fit = Rows(Z, y, None, KINDS).adam(weight, heads, 3, 9)
+    limit = np.sqrt(6 / 16)
+    for h in range(3):
+        model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(4, "softmax")])
+        start = np.random.default_rng(h).uniform(-limit, limit, (12, 4)).astype(np.float32)
+        model.set_weights([start, np.zeros(4, np.float32)])
+        kind = {"label_smoothing": float(smoothing[h])}
+        focal = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=2.0, **kind)
+        loss = focal if gamma[h] else keras.losses.CategoricalCrossentropy(**kind)
+        model.compile(keras.optimizers.Adam(float(rate[h])), loss=loss, jit_compile=False)
+        rng = np.random.default_rng(9)
+        for _ in range(3):
+            for at in np.split(rng.permutation(300), range(128, 300, 128)):
+                model.train_on_batch(Z[at], np.eye(4, dtype=np.float32)[y[at]], weight[at, h])
+        np.testing.assert_allclose(fit.W[..., h], model.get_weights()[0], atol=1e-5)
+        np.testing.assert_allclose(fit.b[:, h], model.get_weights()[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [KINDS, LABELS], ids=["classes", "labels"])
+@pytest.mark.parametrize("name", [n for n in registry.HEADS if n not in KERAS])
+def test_a_head_of_classes_bears_few_rows(name, task):
+    """A row a class, two, or one group a class: probabilities that are numbers, or TooFewRows."""
+    for each in (1, 2, 3):
+        X, y = rows(task, 4 * each)
+        if task is KINDS:
+            y = np.repeat(np.arange(4, dtype=np.int16), each)
+        for groups in (np.arange(len(y)), np.repeat(np.arange(4), each)):
+            head = registry.create(name, 0, sweep.parse("C=0.01 epochs=2 scaling=standard"), task)
+            try:
+                head.fit(X, y, groups=groups, validation=(X, y))
+            except TooFewRows:
+                assert name in ("lda", "sweep")
+                continue
+            assert np.isfinite(head.predict_proba(X)).all()
+            assert isinstance(head.notes(), list)
