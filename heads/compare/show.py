@@ -43,7 +43,8 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
         raise HeadError(
             "suspects-stale", f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare"
         )
-    rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, train.PREDICTION_COLUMNS)
+    columns = train.prediction_columns(bundle.read_facts(place.head(name)).task)
+    rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, columns)
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)

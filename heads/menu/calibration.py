@@ -7,17 +7,21 @@ becomes layers: a scale and shift folds into the last one, isotonic regression i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, logit, logsumexp, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from extract.ground.errors import HeadError
+from extract.tables.task import UNKNOWN, Task
 from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, forward
-from heads.menu.search import TOO_FEW, folds_by_group
+from heads.menu.search import TOO_FEW, folds_for
 
 METHODS = ("temperature", "platt", "isotonic")
 ISOTONIC_ROWS = 1000  # under which isotonic regression overfits (Niculescu-Mizil & Caruana 2005)
@@ -35,7 +39,7 @@ class Calibrated(Head):
     """Any head of layers, and a map of METHODS on its logits. Time: up to FOLDS more fits of the head."""
 
     def __init__(self, head: Head, method: str, seed: int = 0) -> None:
-        self.head, self.method, self.seed = head, method, seed
+        self.head, self.method, self.seed, self.task = head, method, seed, head.task
 
     def prepare(self) -> None:
         self.head.prepare()
@@ -52,32 +56,84 @@ class Calibrated(Head):
                 rule=f"It overfits below {ISOTONIC_ROWS:,}",
                 then="Use CALIBRATE=platt or temperature",
             )
-        folds = folds_by_group(y, context.groups, self.seed)
-        scores = np.empty(len(y))
+        if self.method == "isotonic" and self.task.kind == "multiclass":
+            raise HeadError(
+                "isotonic-multiclass",
+                f"Isotonic calibration was asked for with {len(self.task.classes)} classes",
+                rule="It maps one probability at a time, so those of several classes would no longer sum to 1",
+                then="Use CALIBRATE=temperature or platt",
+            )
+        folds = folds_for(self.task, y, context.groups, self.seed)
+        scores = np.empty((len(y), self.task.columns))
         for rest, held_out in folds:
             self.head.fit(X[rest], y[rest], groups=context.groups[rest], validation=context.validation)
-            scores[held_out] = logits(self.head.layers_, X[held_out])
+            scores[held_out] = logits(self.head.layers_, X[held_out]).reshape(len(held_out), -1)
         self.head._fit(X, y, context)
         self.layers_, self.training_ = self.head.layers_, {**self.head.training_, "calibration": TOO_FEW}
         if folds:
             self.layers_, facts = self._calibrate(self.layers_, scores, y)
             self.training_ |= {"calibration": f"{self.method}, {len(folds)} folds by group", **facts}
 
-    def _calibrate(
-        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray
-    ) -> tuple[list[Dense], dict[str, float | list[list[float]]]]:
+    def _calibrate(self, layers: list[Dense], scores: np.ndarray, y: np.ndarray) -> tuple[list[Dense], dict[str, Any]]:
+        """Put the map on layers; scores: logits (n, K). A label is calibrated on the rows that know it."""
         if self.method == "isotonic":
-            x, z = isotonic(scores, y)
-            return interpolated(layers, x, z), {"knots": [x.tolist(), z.tolist()]}
-        slope, shift = (temperature(scores, y), 0.0) if self.method == "temperature" else platt(scores, y)
+            knots = [isotonic(column[known], labels[known]) for column, labels, known in _columns(scores, y)]
+            facts = {"knots": _one([[x.tolist(), z.tolist()] for x, z in knots])}
+            return interpolated(layers, knots), facts
+        slope, shift = calibrated(self.task, scores, y, self.method)
         last = layers[-1]
         kernel, bias = slope * last.kernel.astype(np.float64), slope * last.bias.astype(np.float64) + shift
         folded = replace(last, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
-        return [*layers[:-1], folded], {"slope": slope, "shift": shift}
+        return [*layers[:-1], folded], {"slope": _one(slope.tolist()), "shift": _one(shift.tolist())}
+
+
+def _one(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _columns(scores: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield logits (n,), labels (n,) of 0 and 1, and which rows know them, of each label."""
+    for column, labels in zip(scores.T, y.reshape(len(y), -1).T, strict=True):
+        yield column, labels, labels != UNKNOWN
+
+
+def calibrated(task: Task, scores: np.ndarray, y: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope and shift (K,) of logits (n, K), by temperature or Platt.
+
+    Of several classes the slope is one for all, the shift one a class; Platt's smoothed targets leave the other classes
+    equal shares.
+    """
+    if task.kind == "multiclass":
+        return _multinomial(scores, y, shifted=method == "platt")
+    each = (
+        (temperature(column[known], labels[known]), 0.0)
+        if method == "temperature"
+        else platt(column[known], labels[known])
+        for column, labels, known in _columns(scores, y)
+    )
+    slope, shift = np.array(list(each)).T
+    return slope, shift
+
+
+def _multinomial(scores: np.ndarray, y: np.ndarray, shifted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slope, (K,) times the same, and shifts (K,) under a softmax with the lowest log loss on y (n,)."""
+    n, K = scores.shape
+    scale = max(float(np.abs(scores).max()), 1e-12)
+    other = 1 / (np.bincount(y, minlength=K) + 2)[y, None] if shifted else np.zeros((n, 1))
+    target = np.where(np.arange(K) == y[:, None], 1 - other, other / (K - 1))
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        z = weights[0] * scores / scale + weights[1:]
+        residual = softmax(z, axis=1) - target
+        gradient = np.r_[(residual * scores).sum() / scale, residual.sum(axis=0) * shifted] / n
+        return float(np.mean(logsumexp(z, axis=1) - (target * z).sum(axis=1))), gradient
+
+    fit = minimize(loss, np.zeros(K + 1), jac=True, method="L-BFGS-B", tol=1e-12).x
+    return np.full(K, fit[0] / scale), fit[1:] - fit[1:].mean()
 
 
 def logits(layers: list[Dense], X: np.ndarray) -> np.ndarray:
-    """Return what the last sigmoid is applied to, float64 (n,)."""
+    """Return what the last activation is applied to, float64 (n,) or (n, K)."""
     return forward([*layers[:-1], replace(layers[-1], activation="linear")], X)
 
 
@@ -129,12 +185,17 @@ def isotonic(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         blocks[first : first + 2] = [blocks[first] + blocks[first + 1]]
 
 
-def interpolated(layers: list[Dense], x: np.ndarray, z: np.ndarray) -> list[Dense]:
-    """Return layers whose logit is piecewise linear in that of `layers`: z at the knots x (k,), constant outside them.
+def interpolated(layers: list[Dense], knots: list[tuple[np.ndarray, np.ndarray]]) -> list[Dense]:
+    """Return layers whose logits are piecewise linear in those of `layers`: z at the knots x (k,), constant outside.
 
     A hidden unit a knot: z_0 + sum of (slope after the knot - slope before it) x relu(logit - knot).
     """
-    slopes = np.diff(np.r_[0, np.diff(z) / np.diff(x), 0]) if len(x) > 1 else np.zeros(1)
-    hinges = Dense(np.ones((1, len(x)), np.float32), (-x).astype(np.float32), "relu")
-    out = Dense(slopes[:, None].astype(np.float32), z[:1].astype(np.float32), "sigmoid")
+    slopes = [np.diff(np.r_[0, np.diff(z) / np.diff(x), 0]) if len(x) > 1 else np.zeros(1) for x, z in knots]
+    ones = [np.ones((1, len(x))) for x, _ in knots]
+    hinges = Dense(_float(block_diag(*ones)), _float(np.concatenate([-x for x, _ in knots])), "relu")
+    out = Dense(_float(block_diag(*(each[:, None] for each in slopes))), _float([z[0] for _, z in knots]), "sigmoid")
     return [*layers[:-1], replace(layers[-1], activation="linear"), hinges, out]
+
+
+def _float(values: Any) -> np.ndarray:
+    return np.asarray(values, np.float32)

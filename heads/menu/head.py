@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from extract.tables.task import BINARY
+from extract.tables.task import BINARY, Task
 from heads.menu.layers import Dense, Model, forward
 
 Rows = tuple[np.ndarray, np.ndarray]  # X (n, D), y (n,)
@@ -32,20 +32,30 @@ class Context:
 
 
 class Head(ClassifierMixin, BaseEstimator):
-    """A scikit-learn classifier of the classes 0 and 1 that a bundle can store.
+    """A scikit-learn classifier of the classes 0 and 1, or of another task's, that a bundle can store.
 
-    `_fit` sets `layers_`, and in `training_` what head.json says of the fit. A head whose `__init__` takes axes gets
-    those of SWEEP=, by `registry.create`.
+    `_fit` sets `layers_`, and in `training_` what head.json says of the fit. `registry.create` sets the task, and
+    gives a head whose `__init__` takes axes those of SWEEP=.
     """
+
+    task: Task = BINARY
 
     layers_: list[Dense]
     training_: dict[str, Any]
-    classes_ = np.array([0, 1])
     uncalibrated = ""  # why CALIBRATE leaves the head as it is; "" where it does not
     only_swept = False  # whether `make compare` trains it with SWEEP= only
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    @property
+    def classes_(self) -> np.ndarray:
+        return np.arange(len(self.task.classes))
+
+    @property
+    def activation(self) -> str:
+        """Of the last layer, which has a unit for each of the task's columns."""
+        return "softmax" if self.task.kind == "multiclass" else "sigmoid"
 
     def prepare(self) -> None:
         """Load what fit needs, so that the seconds of a fit are its own."""
@@ -59,7 +69,7 @@ class Head(ClassifierMixin, BaseEstimator):
         validation: Rows | None = None,
         log_dir: Path | None = None,
     ) -> Self:
-        """Fit on features X (n, D) and labels y (n,) of 0 and 1; the rest as in `Context`, by default a group a row."""
+        """Fit on features X (n, D) and y as the task has it; the rest as in `Context`, by default a group a row."""
         self._fit(X, y, Context(np.arange(len(y)) if groups is None else groups, validation, log_dir))
         return self
 
@@ -75,13 +85,18 @@ class Head(ClassifierMixin, BaseEstimator):
         return {}
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities (n, 2) of the classes 0 and 1 for features X (n, D)."""
+        """Return the probability of each class for features X (n, D): (n, K), of a binary task (n, 2)."""
         p = forward(self.to_model(), X)
-        return np.stack([1 - p, p], axis=1)
+        return np.stack([1 - p, p], axis=1) if self.task.kind == "binary" else p.reshape(len(X), -1)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return 0 or 1 for each row of X, at the threshold 0.5."""
-        return BINARY.decide(forward(self.to_model(), X), 0.5).astype(np.int8)
+        """Return y of each row of X: the most probable class, or what reaches 0.5."""
+        p = forward(self.to_model(), X)
+        if self.task.kind == "multilabel":
+            p = p.reshape(len(X), -1)
+        return self.task.decide(p, 0.0 if self.task.kind == "multiclass" else 0.5).astype(
+            np.int16 if self.task.kind == "multiclass" else np.int8
+        )
 
     def to_model(self) -> Model:
         """Return what a bundle stores, the standardisation folded in: X is raw features."""

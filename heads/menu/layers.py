@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, softmax
+
+from extract.tables.task import UNKNOWN
 
 ROWS = 8192  # rows looked at together: bounds the memory of a pass over X
-ACTIVATIONS = {"sigmoid": expit, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x, "exponential": np.exp}
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sigmoid": expit,
+    "softmax": lambda x: softmax(x, axis=1),
+    "relu": lambda x: np.maximum(x, 0),
+    "linear": lambda x: x,
+    "exponential": np.exp,
+}
 
 
 @dataclass(frozen=True)
@@ -26,22 +35,26 @@ class Dense:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Votes of the k nearest rows by cosine. rows: float32 (m, D) of length 1; labels: int8 (m,) of 0 and 1."""
+    """Votes of the k nearest rows by cosine. rows: float32 (m, D) of length 1; labels: y of a task, (m,) or (m, K).
+
+    columns: of the task, K but for two classes.
+    """
 
     rows: np.ndarray
     labels: np.ndarray
     k: int
+    columns: int = 1
 
     def probability(self, X: np.ndarray) -> np.ndarray:
-        """Return the smoothed share of class 1 among each row's neighbours: float64 (n,), NaN for a row with a NaN.
+        """Return the smoothed share among each row's neighbours: of class 1 float64 (n,), or of each class or label.
 
-        Memory: ROWS rows of X at a time.
+        That is (n, K); NaN for a row with a NaN. Memory: ROWS rows of X at a time.
         """
-        p = np.full(len(X), np.nan)
+        p = np.full(len(X) if self.columns == 1 and self.labels.ndim == 1 else (len(X), self.columns), np.nan)
         finite = np.flatnonzero(np.isfinite(X).all(axis=1))
         for start in range(0, len(finite), ROWS):
             at = finite[start : start + ROWS]
-            p[at] = smoothed(self.labels[nearest(self.rows, unit(X[at]), self.k)].sum(axis=1), self.k)
+            p[at] = votes(self.labels, nearest(self.rows, unit(X[at]), self.k), self.columns)
         return p
 
 
@@ -49,13 +62,13 @@ Model = list[Dense] | Neighbours
 
 
 def forward(model: Model, X: np.ndarray) -> np.ndarray:
-    """Return the probability of class 1 for each row of X (n, D): float64 (n,)."""
+    """Return each row's probabilities for X (n, D): float64 (n, K), or (n,) where the last layer has one unit."""
     if isinstance(model, Neighbours):
         return model.probability(X)
     for layer in model:
         X = unit(X) if layer.unit else X
         X = ACTIVATIONS[layer.activation]((X @ layer.kernel + layer.bias).astype(np.float64))
-    return X[:, 0]
+    return X[:, 0] if X.shape[1] == 1 else X
 
 
 def unit(X: np.ndarray) -> np.ndarray:
@@ -75,9 +88,20 @@ def nearest(rows: np.ndarray, X: np.ndarray, k: int) -> np.ndarray:
     return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(X, return_distance=False)
 
 
-def smoothed(votes: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """Return (votes + 1) / (k + 2), Laplace's rule of succession: never 0 or 1, however few the neighbours."""
-    return (votes + 1) / (k + 2)
+def votes(labels: np.ndarray, near: np.ndarray, columns: int) -> np.ndarray:
+    """Return the smoothed shares of labels (m,) or (m, K) among the rows near (n, k): float64 (n,) or (n, K).
+
+    Laplace's rule of succession: (votes + 1) / (k + 2) of two classes, (votes + 1) / (k + K) of K, and for each of
+    several labels over the rows that know it; never 0 or 1, however few the neighbours.
+    """
+    n, k = near.shape
+    if labels.ndim == 2:
+        each = (labels[:, column][near] for column in range(columns))
+        return np.stack([((y == 1).sum(axis=1) + 1) / ((y != UNKNOWN).sum(axis=1) + 2) for y in each], axis=1)
+    if columns == 1:
+        return (labels[near].sum(axis=1) + 1) / (k + 2)
+    cells = np.arange(n)[:, None] * columns + labels[near]
+    return (np.bincount(cells.ravel(), minlength=n * columns).reshape(n, columns) + 1) / (k + columns)
 
 
 def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

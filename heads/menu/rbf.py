@@ -12,6 +12,7 @@ from heads.menu import solver
 from heads.menu.head import Context
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
 from heads.menu.search import Folds, Searched, out_of_fold
+from heads.menu.softmax import Rows
 
 LANDMARKS = 512
 COMPONENTS = 64
@@ -41,8 +42,9 @@ class RbfHead(Searched):
         F, above = _kernel_features(u, landmarks, gamma)
         F, mean = _centred(F)
         ones = np.ones((len(y), 1), np.float32)
-        fit = solver.logistic(F, y, ones, np.array([c]), solver.spectrum(F))
-        last = Dense((above @ fit.W).astype(np.float32), (fit.b - mean @ fit.W).astype(np.float32), "sigmoid")
+        fit = Rows(F, y, solver.spectrum(F), self.task).solve(ones, np.array([c]))
+        W, b = fit.W.reshape(F.shape[1], -1), fit.b.ravel()
+        last = Dense((above @ W).astype(np.float32), (b - mean @ W).astype(np.float32), self.activation)
         kernel, bias = (2 * gamma * landmarks.T).astype(np.float32), np.full(len(landmarks), -2 * gamma, np.float32)
         self.layers_ = [project, Dense(kernel, bias, "exponential", unit=True), last]
         self.training_ = {
@@ -58,7 +60,7 @@ class RbfHead(Searched):
         self, u: np.ndarray, landmarks: np.ndarray, y: np.ndarray, rows: np.ndarray, folds: Folds
     ) -> np.ndarray:
         features = (_centred(_kernel_features(u[rows], landmarks, gamma)[0])[0] for gamma in GAMMAS)
-        return np.concatenate([out_of_fold(F, y[rows], np.array(CS), folds)[1] for F in features])
+        return np.concatenate([out_of_fold(F, y[rows], np.array(CS), folds, self.task)[1] for F in features])
 
 
 def _projection(X: np.ndarray) -> Dense:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sklearn.base import clone
 
 from extract.ground.errors import UsageError
+from extract.tables.task import BINARY, Task
 from heads.menu.head import Head
 from heads.menu.keras import SigmoidHead
 from heads.menu.linear import LdaHead, LogisticHead, MajorityHead, SvmHead
@@ -42,9 +43,10 @@ DEFAULT = ("sigmoid", "logistic")  # what `make head` trains
 BASELINES = (*DEFAULT, "sigmoid-long")  # what a chosen head is held against: with it they are measured on test
 
 
-def create(name: str, seed: int, axes: Axes | None = None) -> Head:
-    """Make an untrained head; axes: of a head that has any. Errors: UsageError that lists the heads."""
+def create(name: str, seed: int, axes: Axes | None = None, task: Task = BINARY) -> Head:
+    """Make an untrained head of a task; axes: of a head that has any. Errors: UsageError that lists the heads."""
     if name not in HEADS:
         raise UsageError("head-unknown", f"Unknown head {name!r}", rule=f"Available: {', '.join(HEADS)}")
     head = clone(HEADS[name]).set_params(seed=seed)
+    head.task = task
     return head.set_params(axes=axes) if "axes" in head.get_params() else head

@@ -16,11 +16,12 @@ import numpy as np
 
 from extract.ground.errors import TooFewRows, UsageError
 from extract.ground.progress import Progress
-from extract.tables.task import BINARY
+from extract.tables.task import UNKNOWN, Task
 from heads.menu import solver
 from heads.menu.head import Context, Head, Table
 from heads.menu.layers import Dense, fold, standardisation, standardise, unit
-from heads.menu.search import edges, fold_of, folds_by_group, log_losses
+from heads.menu.search import ROUGHLY, balanced, edges, fold_of, folds_for, most_rows, some_rows
+from heads.menu.softmax import Rows
 from heads.stats import metrics
 
 Value = str | float
@@ -70,6 +71,7 @@ RANGES = {  # of the axes that are numbers: the least, what they stay below, whe
 }
 COLUMNS = ("solver", *dict.fromkeys(name for axes in AXES.values() for name in axes))
 FIGURES = ("log_loss", "low", "high", "accuracy", "n", "groups", "steps", "converged")
+ROWS = 20_000  # that settings of K columns are compared on, divided by K
 TOGETHER = 48  # columns solved at a time: bounds memory, and wide enough for a fast product
 
 
@@ -143,7 +145,9 @@ class SweepHead(Head):
         self.axes, self.seed = axes, seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
-        folds = folds_by_group(y, context.groups, self.seed)
+        some = self._compared_on(y)
+        few, labels, groups = (each if some is None else each[some] for each in (X, y, context.groups))
+        folds = folds_for(self.task, labels, groups, self.seed)
         if not folds:
             raise TooFewRows(
                 "too-few-groups",
@@ -151,15 +155,16 @@ class SweepHead(Head):
                 rule="Settings are compared by grouped cross-validation inside train",
                 then="Label more, or leave SWEEP out",
             )
-        tried = _tried(X, y, context.groups, fold_of(folds), self.axes or AXES, self.seed)
+        tried = self._try(few, labels, groups, fold_of(folds))
         self.tried_ = sorted(tried, key=lambda each: np.nan_to_num(each.log_loss.value or 0, nan=np.inf))
         best = self.tried_[0]
-        self.layers_ = best.layers
+        self.layers_ = best.layers or self._refit(X, y, best)
         self.training_ = {
             "solver": best.solver,
             **best.setting,
             "heads": len(self.tried_),
             "folds": len(folds),
+            **({} if some is None else {"rows": len(some)}),
             "cv_log_loss": best.log_loss.to_json(),
             "converged": best.converged,
         }
@@ -177,31 +182,52 @@ class SweepHead(Head):
             f"best of {len(self.tried_):,} heads x {self.training_['folds']} folds by log loss inside train: "
             f"{best.solver} {setting}"
         ]
+        if rows := self.training_.get("rows"):
+            notes.append(f"heads were compared on {rows:,} rows of train; the best was then trained on all")
         if left := sum(not each.converged for each in self.tried_):
             notes.append(f"{left} of the heads did not converge")
         values = sorted(map(float, (self.axes or AXES)["logistic"]["C"])) if best.solver == "logistic" else []
         return notes + (edges({"C": best.setting["C"]}, C=values) if len(values) > 1 else [])
 
+    def _compared_on(self, y: np.ndarray) -> np.ndarray | None:
+        """Return the rows that settings are compared on; None for all, of two classes."""
+        return None if self.task.kind == "binary" else some_rows(self.task, y, most_rows(self.task, ROWS), self.seed)
 
-def _tried(X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, axes: Axes, seed: int) -> list[Tried]:
-    settings = {
-        family: [cast(Setting, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())]
-        for family, each in axes.items()
-    }
-    progress = Progress(sum(map(len, settings.values())), "sweep", "heads")
-    tried: list[Tried] = []
-    for scaling in SCALINGS:
-        here = {family: [each for each in some if each["scaling"] == scaling] for family, some in settings.items()}
-        if not any(here.values()):
-            continue
-        columns = _Columns(X, y, groups, fold_of, scaling)
-        for family in filter(here.get, here):
-            for lot, fit in {"logistic": _logistic, "adam": _adam}[family](columns, here[family], seed):
-                tried += columns.tried(family, lot, fit)
-                progress.add(len(lot))
-        del columns  # before the next copy of X
-    progress.close()
-    return tried
+    def _try(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray) -> list[Tried]:
+        settings = {
+            family: [
+                cast(Setting, dict(zip(each, values, strict=True))) for values in itertools.product(*each.values())
+            ]
+            for family, each in (self.axes or AXES).items()
+        }
+        progress = Progress(sum(map(len, settings.values())), "sweep", "heads")
+        tried: list[Tried] = []
+        for scaling in SCALINGS:
+            here = {family: [each for each in some if each["scaling"] == scaling] for family, some in settings.items()}
+            if not any(here.values()):
+                continue
+            columns = _Columns(X, y, groups, fold_of, scaling, self.task)
+            for family in filter(here.get, here):
+                for lot, fit in {"logistic": _logistic, "adam": _adam}[family](columns, here[family], self.seed):
+                    tried += columns.tried(family, lot, fit)
+                    progress.add(len(lot))
+            del columns  # before the next copy of X
+        progress.close()
+        return tried
+
+    def _refit(self, X: np.ndarray, y: np.ndarray, best: Tried) -> list[Dense]:
+        """Return the layers of a setting's fit on all rows."""
+        setting = best.setting
+        Z, mean, scale = scaled(X, setting["scaling"])
+        data = Rows(Z, y, solver.spectrum(Z), self.task)
+        weight = balanced(self.task, y)[..., None] if setting["class_weight"] == "balanced" else np.ones((len(y), 1))
+        if best.solver == "logistic":
+            fit = data.solve(weight, np.array([setting["C"]]))
+        else:
+            asked = solver.Adam(*(np.array([cast(Any, setting)[name]]) for name in solver.Adam._fields))
+            *_, fit = data.adam(weight, asked, setting["epochs"], self.seed)
+        layer = Dense(fit.W[..., 0], fit.b[..., 0], self.activation, unit=setting["scaling"] != "standard")
+        return [fold(layer, mean, scale)]
 
 
 def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,61 +243,70 @@ def scaled(X: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 class _Columns:
-    """Rows as the solver takes them: each setting is 1 + folds columns, the first fitted on all rows."""
+    """Rows as the solver takes them: a setting is a head a fold, and of two classes, before them, one on all rows."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, scaling: str) -> None:
-        self.Z, self.mean, self.scale = scaled(X, scaling)
-        self.y, self.groups, self.fold_of, self.unit = y, groups, fold_of, scaling != "standard"
-        self.each = 2 + int(fold_of.max())
-        kept = (fold_of[:, None] != np.arange(-1, self.each - 1)).astype(np.float32)  # (n, 1 + folds)
-        balanced = (len(y) / (2 * np.bincount(y)))[y].astype(np.float32)[:, None]
-        self.weights = {"none": kept, "balanced": kept * balanced}
+    def __init__(
+        self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, fold_of: np.ndarray, scaling: str, task: Task
+    ) -> None:
+        Z, self.mean, self.scale = scaled(X, scaling)
+        self.rows = Rows(Z, y, solver.spectrum(Z), task)
+        self.groups, self.fold_of, self.unit = groups, fold_of, scaling != "standard"
+        self.whole = int(task.kind == "binary")
+        self.each = self.whole + 1 + int(fold_of.max())
+        kept = (fold_of[:, None] != np.arange(-self.whole, self.each - self.whole)).astype(np.float32)
+        weights = balanced(task, y).astype(np.float32)[..., None]  # (n, 1) or (n, K, 1)
+        if weights.ndim == 3:
+            kept = np.repeat(kept[:, None], task.columns, axis=1)
+        self.weights = {"none": kept, "balanced": kept * weights}
 
     def lots(self, settings: list[Setting]) -> Iterator[tuple[list[Setting], np.ndarray]]:
-        """Yield so many settings as are solved together, and each row's weight (n, settings x (1 + folds))."""
-        size = max(1, TOGETHER // self.each)
+        """Yield so many settings as are solved together, and each row's weight (n, settings x each)."""
+        size = max(1, TOGETHER // (self.each * self.rows.task.columns))
         for begin in range(0, len(settings), size):
             some = settings[begin : begin + size]
-            yield some, np.concatenate([self.weights[each["class_weight"]] for each in some], axis=1)
+            yield some, np.concatenate([self.weights[each["class_weight"]] for each in some], axis=-1)
 
     def repeated(self, settings: list[Setting], name: str) -> np.ndarray:
-        """Return an axis' value of each column, (settings x (1 + folds),)."""
+        """Return an axis' value of each head, (settings x each,)."""
         return np.repeat(np.array([each.get(name) for each in settings]), self.each)
 
     def tried(self, family: str, settings: list[Setting], fit: solver.Fit) -> Iterator[Tried]:
         """Measure each setting by the scores of rows that its folds did not see."""
-        rows = np.arange(len(self.y))
-        scores = fit.scores(self.Z).reshape(len(rows), len(settings), self.each)
-        unseen = scores[rows, :, 1 + self.fold_of].astype(np.float64)
+        scores, y, task = fit.scores(self.rows.Z), self.rows.y, self.rows.task
+        scores = scores.reshape(*scores.shape[:-1], len(settings), self.each)
+        unseen = scores[np.arange(len(y)), ..., self.whole + self.fold_of].astype(np.float64)  # (n, [K,] settings)
+        losses = self.rows.losses(unseen)
         for i, setting in enumerate(settings):
-            at, own = slice(i * self.each, (i + 1) * self.each), unseen[:, i]
-            layer = Dense(fit.W[:, at.start, None], fit.b[at.start, None], "sigmoid", unit=self.unit)
+            at, own = slice(i * self.each, (i + 1) * self.each), unseen[..., i]
+            decided = task.decide(own, -np.inf if task.kind == "multiclass" else 0)
+            layers = []
+            if self.whole:
+                layer = Dense(fit.W[:, at.start, None], fit.b[at.start, None], "sigmoid", unit=self.unit)
+                layers = [fold(layer, self.mean, self.scale)]
             yield Tried(
                 family,
                 setting,
-                metrics.mean_loss(log_losses(own, self.y), self.groups),
-                float((BINARY.decide(own, 0) == self.y).mean()),
+                metrics.mean_loss(losses[:, i], self.groups),
+                float((decided == y)[y != UNKNOWN].mean()),
                 int(fit.steps[at].max()),
                 bool(fit.converged[at].all()),
-                [fold(layer, self.mean, self.scale)],
+                layers,
             )
 
 
-Fitted = Iterator[tuple[list[Setting], solver.Fit]]  # settings, and their columns side by side
+Fitted = Iterator[tuple[list[Setting], solver.Fit]]  # settings, and their heads side by side
 
 
 def _logistic(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
     """Solve from the smallest C up, some at a time; each starts where the last one of its class weight ended."""
-    gram = solver.spectrum(columns.Z)
-    ended: dict[str, np.ndarray] = {}
+    ended: dict[str, solver.Fit] = {}
     for some, weight in columns.lots(sorted(settings, key=lambda each: each["C"])):
         known = all(each["class_weight"] in ended for each in some)
-        start = np.concatenate([ended[each["class_weight"]] for each in some], axis=1) if known else None
-        fit = solver.logistic(columns.Z, columns.y, weight, columns.repeated(some, "C"), gram, start)
+        start = solver.joined([ended[each["class_weight"]] for each in some]) if known else None
+        fit = columns.rows.solve(weight, columns.repeated(some, "C"), start, ROUGHLY)
         yield some, fit
         for i, setting in enumerate(some):
-            at = slice(i * columns.each, (i + 1) * columns.each)
-            ended[setting["class_weight"]] = np.concatenate([fit.W[:, at], fit.b[None, at]])
+            ended[setting["class_weight"]] = fit.only(slice(i * columns.each, (i + 1) * columns.each))
 
 
 def _adam(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
@@ -279,6 +314,6 @@ def _adam(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
     epochs = {each["epochs"] for each in settings}
     for some, weight in columns.lots([each for each in settings if each["epochs"] == max(epochs)]):
         asked = solver.Adam(*(columns.repeated(some, name) for name in solver.Adam._fields))
-        for epoch, fit in enumerate(solver.adam(columns.Z, columns.y, weight, asked, max(epochs), seed), 1):
+        for epoch, fit in enumerate(columns.rows.adam(weight, asked, max(epochs), seed), 1):
             if epoch in epochs:
                 yield [{**run, "epochs": epoch} for run in some], fit

@@ -76,7 +76,7 @@ def test_isotonics_layers_are_its_interpolation():
     head = [Dense(rng.normal(size=(4, 1)).astype(np.float32), np.zeros(1, np.float32), "sigmoid")]
     for x, z in ((np.array([-2.0, -1, 0.5, 2]), np.array([-3.0, -1, -0.5, 4])), (np.array([0.3]), np.array([1.0]))):
         expected = expit(np.interp(calibration.logits(head, X), x, z))
-        np.testing.assert_allclose(layers.forward(calibration.interpolated(head, x, z), X), expected, atol=1e-6)
+        np.testing.assert_allclose(layers.forward(calibration.interpolated(head, [(x, z)]), X), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", calibration.METHODS)
@@ -153,7 +153,7 @@ def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     scores = middle + rng.normal(size=2000)
     y = (rng.random(2000) < expit(4 * (scores - middle))).astype(np.int8)
     for method in calibration.METHODS:
-        dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores, y)
+        dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores[:, None], y)
         p = np.asarray(formats.join(network, dense, 0.5)(pixels)["probability"])[:, 0]
         np.testing.assert_allclose(p, layers.forward(dense, X), atol=1e-5)
         assert np.ptp(p) > 0.01, method

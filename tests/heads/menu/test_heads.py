@@ -12,13 +12,14 @@ from sklearn.preprocessing import StandardScaler
 
 from extract.ground import tensorflow
 from extract.ground.errors import TooFewRows
+from extract.tables.task import BINARY
 from heads.__main__ import main
 from heads.menu import keras as keras_head
 from heads.menu import layers, registry, sweep
 from heads.menu.head import Head
 from heads.menu.keras import SigmoidHead
 from heads.menu.linear import LogisticHead, MajorityHead
-from heads.menu.search import CS
+from heads.menu.search import CS, balanced
 from tests.support import synthetic
 from tests.support.refusal import refusal
 
@@ -202,7 +203,7 @@ def test_batches_by_hand_train_as_keras_fit_trains(data, monkeypatch, hidden):
 def test_measuring_accuracy_changes_no_weight_and_no_loss(data, weighted):
     """Bit by bit, against the same batches through a network that measures nothing."""
     X, y = data
-    weights = keras_head._balanced(y) if weighted else None
+    weights = balanced(BINARY, y) if weighted else None
     kind = "balanced" if weighted else None
     head = SigmoidHead(epochs=4, batch_size=128, hidden=8, seed=5, class_weight=kind).fit(X, y)
     _, keras = tensorflow.load()
@@ -245,7 +246,7 @@ def test_the_curves_reach_tensorboard(data, tmp_path):
 def test_balanced_weights_each_class_the_same(data):
     """Against Keras' own class_weight, whose arithmetic it replaces by arrays (tensorflow#33550)."""
     X, y = data
-    weights = keras_head._balanced(y)
+    weights = balanced(BINARY, y)
     assert weights[y == 0].sum() == pytest.approx(weights[y == 1].sum())
     rare = SigmoidHead(epochs=60, seed=1).fit(X, y).predict(X).mean()
     assert SigmoidHead(epochs=60, class_weight="balanced", seed=1).fit(X, y).predict(X).mean() > rare
