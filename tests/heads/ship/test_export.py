@@ -529,3 +529,57 @@ def test_many_classes_are_exported_in_every_format_and_loaded_without_our_code(e
         of_ours = facts.task.decide(expected[facts.kind], facts.threshold, facts.weight)
         np.testing.assert_array_equal(decided[clear], of_ours[clear], err_msg=name)
         assert clear.mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", FACTS)
+def test_parity_finds_a_wrong_graph_of_many_classes(kind):
+    """Two columns in another order, a decision that is not the probabilities', one threshold too high."""
+    facts, rng = FACTS[kind], np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(5), 200) if kind == "multiclass" else rng.random((200, 5))
+    p = p.astype(np.float32).astype(float)
+
+    def compare(given, point=facts):
+        decided = np.reshape(point.task.decide(given, point.threshold, point.weight), (200, -1))
+        return export.compare("x", "pixels", np.c_[given, decided], p, facts)
+
+    assert compare(p).ok
+    assert not compare(p[:, [0, 2, 1, 3, 4]]).ok
+    higher = replace(facts, threshold=0.3 if kind == "multiclass" else (*facts.threshold[:4], 0.8))
+    assert (compare(p, higher).max_abs_diff, compare(p, higher).ok) == (0.0, False)
+    assert compare(p, higher).wrong_decisions > 0
+    assert not compare(p, replace(facts, weight=None)).ok or kind == "multilabel"
+    moved = p + 0.9e-4 * rng.choice([-1, 1], p.shape)
+    assert compare(moved).ok
+    assert compare(moved).flips == 0
+    assert export.compare("x", "pixels", np.c_[p * np.nan, p], p, facts).max_abs_diff == 1.0
+
+
+def test_the_margin_is_what_a_probability_must_move_by_to_change_a_decision():
+    """By brute force: nothing flips below it, and the worst move of a little more does."""
+    rng, facts = np.random.default_rng(2), FACTS["multiclass"]
+    p = rng.dirichlet(np.ones(5), 300)
+    margin, before = export.margin(facts, p), facts.task.decide(p, facts.threshold, facts.weight)
+    moves = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+
+    def flips(by):
+        each = [facts.task.decide(p + by[:, None] * move, facts.threshold, facts.weight) != before for move in moves]
+        return np.any(each, axis=0)
+
+    assert not flips(margin * 0.999).any()
+    assert flips(margin * 1.001)[before >= 0].all()  # an unsure one may be so for two reasons
+
+
+@pytest.mark.parametrize("weight", [None, (1.0, 1.0, 0.25, 1.0, 1.0)])
+def test_of_equal_classes_the_first_is_the_decision_in_every_graph(weight, tmp_path):
+    """As NumPy's argmax says; a head that knows nothing gives all classes the same."""
+    from extract.ground import tensorflow
+
+    tf, keras = tensorflow.load()
+    p = np.array([[0.2] * 5, [0, 0.5, 0, 0.5, 0], [0, 0, 0.5, 0.25, 0.25], [0, 0, 1, 0, 0]], "f4")
+    facts = replace(FACTS["multiclass"], threshold=0.25, weight=weight)
+    taken = keras.Input((5,))
+    keras.Model(taken, formats._decision_layers(taken, facts)).save(tmp_path / "m.h5", include_optimizer=False)
+    expected = facts.task.decide(p, 0.25, weight).tolist()
+    for as_bits in (False, True):
+        assert formats._decision(tf.constant(p), facts, as_bits=as_bits).numpy()[:, 0].tolist() == expected
+    assert keras.models.load_model(tmp_path / "m.h5")(p).numpy()[:, 0].tolist() == expected
