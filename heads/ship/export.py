@@ -34,7 +34,6 @@ from heads.ship import card, formats
 from heads.ship.bundle import Bundle, HeadFacts
 
 SCRIPT = "preprocess.py"
-LABELS = "labels.txt"
 KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
@@ -149,7 +148,9 @@ def _describe(folder: Path, head: Path, facts: HeadFacts, results: list[Parity],
     parity = [asdict(result) for result in results]
     files.write_json(folder / "parity.json", parity)
     shutil.copy(head / bundles.FACTS, folder / bundles.FACTS)
-    (folder / LABELS).write_text("".join(f"{name}\n" for name in formats.labels(facts.classes)), encoding="utf-8")
+    (folder / formats.LABELS).write_text(
+        "".join(f"{name}\n" for name in formats.labels(facts.classes)), encoding="utf-8"
+    )
     figures, of_classes = bundles.read_figures(head), bundles.read_classes(head)
     text = card.render(facts, figures, parity, of_classes, no_keras=no_keras)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8

@@ -42,6 +42,7 @@ NEEDS = {
     "tflite": ("ai_edge_litert",),
     "onnx": ("onnxruntime", "tf2onnx"),
 }  # beyond requirements.txt; to read, the first
+LABELS = "labels.txt"  # the names in the order of the outputs
 OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
 WARMUP = Path(__file__).with_name("warmup.tfrecord")  # a probe file for each signature that takes encoded images
 

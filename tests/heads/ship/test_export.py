@@ -20,28 +20,19 @@ from benchmarks.formats import ALONE
 from extract import run
 from extract.ground import tensorflow
 from extract.images import decode, header, pillow
-from extract.recipe import Recipe
 from extract.store import cache
 from heads import train
 from heads.data import dataset
 from heads.menu.layers import Dense, forward
 from heads.ship import bundle, export, formats
-from heads.ship.bundle import Bundle, HeadFacts
+from heads.ship.bundle import Bundle
 from heads.stats import decision
 from tests.support.album import encoded, picture, read_rows
+from tests.support.many import FACTS, HALF, many
 from tests.support.refusal import refusal
 from tests.support.template import copied
 
 pytestmark = pytest.mark.tensorflow
-HALF = HeadFacts(
-    head="tiny",
-    classes=("0", "1"),
-    threshold=0.5,
-    dim=12,
-    table_digest="",
-    fingerprint="",
-    recipe=Recipe("tiny", "0" * 64, 32),
-)
 
 
 @pytest.fixture
@@ -475,32 +466,6 @@ def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
         data = encoded(picture(3, 90), kind, **options)
         given, expected = pillow.load(io.BytesIO(data), 32)[0], decode.from_bytes(data, 32)
         assert np.abs(given - expected).max() <= 1
-
-
-NAMES = ("bird", "cat|?", "d\nog", "eel", "fox")  # as awkward as a table allows
-FACTS = {
-    "multiclass": replace(HALF, kind="multiclass", classes=NAMES, threshold=0.25, weight=(1.0, 1 / 3, 0.7, 5.1, 1.9)),
-    "multilabel": replace(HALF, kind="multilabel", classes=NAMES, threshold=(0.5, 0.47, 0.1, 1.0000001, 0.7)),
-}
-
-
-def many(kind, place, *, hidden=True):
-    """Write a head of five classes as `make head` would, of weights drawn so that its decisions vary; return it."""
-    found, rng = cache.open_cache(place.cache), np.random.default_rng(0)
-    X = found.read(np.arange(40))
-    first = rng.normal(size=(12, 8)).astype("f4")
-    layers = [Dense(first, -(X @ first).mean(axis=0), "relu")] if hidden else []
-    X = forward(layers, X) if hidden else X
-    kernel = (rng.normal(size=(X.shape[1], 5)) / X.std(axis=0)[:, None]).astype("f4")
-    bias = (-(X @ kernel).mean(axis=0)).astype("f4")
-    last = Dense(kernel, bias, "softmax" if kind == "multiclass" else "sigmoid")
-    made = Bundle([*layers, last], replace(FACTS[kind], recipe=found.recipe))
-    folder = place.out / "heads" / kind
-    folder.mkdir(parents=True)
-    made.write(folder)
-    metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8, "groups": 8, "approximate": False}
-    (folder / "metrics.json").write_text(json.dumps({"validation": {"log_loss": metric}}))
-    return made
 
 
 def test_many_classes_are_exported_in_every_format_and_loaded_without_our_code(extracted, tmp_path):
