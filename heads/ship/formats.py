@@ -6,10 +6,12 @@ All are made of one frozen graph, so that what holds for one holds for the other
 from __future__ import annotations
 
 import errno
+import io
 import shutil
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,7 +247,51 @@ def _tflite(saved_model: Path, facts: HeadFacts, half: bool) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(between, signature_keys=["pixels"])
         if half:
             converter.optimizations, converter.target_spec.supported_types = [tf.lite.Optimize.DEFAULT], [tf.float16]
-        return bytes(converter.convert())
+        converted = bytes(converter.convert())
+    return converted if facts.kind == "binary" else _with_labels(converted, facts)
+
+
+def _with_labels(model: bytes, facts: HeadFacts) -> bytes:
+    """Pack labels.txt into a TFLite model, as the names along the axis of `probability`.
+
+    As TensorFlow's metadata_schema.fbs has it: numbers are places of its fields, 2 its TENSOR_AXIS_LABELS; the file is
+    appended as a zip.
+    """
+    from flatbuffers import Builder
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    parsed, made = flatbuffer_utils.convert_bytearray_to_object(bytearray(model)), Builder()
+    at = {each.tensorIndex: each.name.decode() for each in parsed.signatureDefs[0].outputs}
+
+    def table(**fields: int) -> int:
+        made.StartObject(8)
+        for field, offset in fields.items():
+            made.PrependUOffsetTRelativeSlot(int(field[1:]), offset, 0)
+        return int(made.EndObject())
+
+    def vector(*offsets: int) -> int:
+        made.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            made.PrependUOffsetTRelative(offset)
+        return int(made.EndVector())
+
+    name = made.CreateString(LABELS)
+    made.StartObject(4)
+    made.PrependUOffsetTRelativeSlot(0, name, 0)
+    made.PrependInt8Slot(2, 2, 0)
+    files = vector(made.EndObject())
+    outputs = [at[index] for index in parsed.subgraphs[0].outputs]
+    tensors = [table(_0=made.CreateString(each), **({"_6": files} if each == OUTPUTS[0] else {})) for each in outputs]
+    inputs = vector(table(_0=made.CreateString("pixels")))
+    graphs = vector(table(_2=inputs, _3=vector(*tensors)))
+    made.Finish(table(_0=made.CreateString("onepass"), _3=graphs, _7=made.CreateString("1.0.0")), b"M001")
+    parsed.metadata.append(schema.MetadataT(b"TFLITE_METADATA", len(parsed.buffers)))
+    parsed.buffers.append(schema.BufferT(np.frombuffer(made.Output(), np.uint8)))
+    packed = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    with zipfile.ZipFile(packed, "a") as appended:
+        appended.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in labels(facts.classes)))
+    return packed.getvalue()
 
 
 def _onnx(saved_model: Path, size: int, facts: HeadFacts) -> bytes:

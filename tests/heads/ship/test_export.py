@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -483,8 +485,14 @@ def test_many_classes_are_exported_in_every_format_and_loaded_without_our_code(e
         folder = shutil.copytree(extracted.out / "exports" / kind, tmp_path / kind)
         published += [f"{kind}/{path.name}" for path in folder.iterdir() if path.name.startswith(("model.", "model_"))]
         published.append(f"{kind}/saved_model")
+        lines = (folder / "labels.txt").read_bytes()
+        assert lines.decode().splitlines() == ["bird", "cat, ?", "d og", "eel", "fox"]
+        named = onnx.load(folder / "model.onnx").metadata_props
+        assert {each.key: each.value for each in named} == {"labels": lines.decode()[:-1]}
+        for name in formats.FILES["tflite"]:
+            assert zipfile.ZipFile(folder / name).read("labels.txt") == lines
+            assert b"TFLITE_METADATA" in (folder / name).read_bytes()
     published.sort(key=lambda name: Path(name).name not in light)
-    (tmp_path / "multiclass").joinpath("preprocess.py").read_text()
     for name, given in alone_in_one(tmp_path, published, [row["path"] for row in rows], tmp_path).items():
         facts = FACTS[name.split("/")[0]]
         p, decided = formats.outputs(facts.task, given)
