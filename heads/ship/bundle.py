@@ -199,7 +199,7 @@ def _read(folder: Path) -> tuple[Figures, dict[str, Figures]]:
         ) from error
 
 
-def _metrics(given: dict[str, dict[str, Any]]) -> dict[str, Metric]:
+def _metrics(given: Any) -> dict[str, Metric]:
     return {name: Metric(**{each.name: metric[each.name] for each in fields(Metric)}) for name, metric in given.items()}
 
 

@@ -252,22 +252,34 @@ def _tflite(saved_model: Path, facts: HeadFacts, half: bool) -> bytes:
 
 
 def _with_labels(model: bytes, facts: HeadFacts) -> bytes:
-    """Pack labels.txt into a TFLite model, as the names along the axis of `probability`.
+    """Pack labels.txt into a TFLite model: metadata say whose names these are, and the file is appended as a zip."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
 
-    As TensorFlow's metadata_schema.fbs has it: numbers are places of its fields, 2 its TENSOR_AXIS_LABELS; the file is
-    appended as a zip.
+    parsed = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    names = {each.tensorIndex: each.name.decode() for each in parsed.signatureDefs[0].outputs}
+    parsed.metadata.append(schema.MetadataT(b"TFLITE_METADATA", len(parsed.buffers)))
+    parsed.buffers.append(schema.BufferT(_metadata([names[index] for index in parsed.subgraphs[0].outputs])))
+    packed = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    with zipfile.ZipFile(packed, "a") as appended:
+        appended.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in labels(facts.classes)))
+    return packed.getvalue()
+
+
+def _metadata(outputs: list[str]) -> np.ndarray:
+    """Return TensorFlow's metadata_schema.fbs, uint8 (n,), saying that LABELS names the axis of `probability`.
+
+    Numbers are the places of that schema's fields; 2 as a value is its TENSOR_AXIS_LABELS.
     """
     from flatbuffers import Builder
-    from tensorflow.lite.python import schema_py_generated as schema
-    from tensorflow.lite.tools import flatbuffer_utils
 
-    parsed, made = flatbuffer_utils.convert_bytearray_to_object(bytearray(model)), Builder()
-    at = {each.tensorIndex: each.name.decode() for each in parsed.signatureDefs[0].outputs}
+    made = Builder()
 
-    def table(**fields: int) -> int:
+    def table(offsets: dict[int, int], labels_of_axis: int = 0) -> int:
         made.StartObject(8)
-        for field, offset in fields.items():
-            made.PrependUOffsetTRelativeSlot(int(field[1:]), offset, 0)
+        for place, offset in offsets.items():
+            made.PrependUOffsetTRelativeSlot(place, offset, 0)
+        made.PrependInt8Slot(2, labels_of_axis, 0)
         return int(made.EndObject())
 
     def vector(*offsets: int) -> int:
@@ -276,22 +288,11 @@ def _with_labels(model: bytes, facts: HeadFacts) -> bytes:
             made.PrependUOffsetTRelative(offset)
         return int(made.EndVector())
 
-    name = made.CreateString(LABELS)
-    made.StartObject(4)
-    made.PrependUOffsetTRelativeSlot(0, name, 0)
-    made.PrependInt8Slot(2, 2, 0)
-    files = vector(made.EndObject())
-    outputs = [at[index] for index in parsed.subgraphs[0].outputs]
-    tensors = [table(_0=made.CreateString(each), **({"_6": files} if each == OUTPUTS[0] else {})) for each in outputs]
-    inputs = vector(table(_0=made.CreateString("pixels")))
-    graphs = vector(table(_2=inputs, _3=vector(*tensors)))
-    made.Finish(table(_0=made.CreateString("onepass"), _3=graphs, _7=made.CreateString("1.0.0")), b"M001")
-    parsed.metadata.append(schema.MetadataT(b"TFLITE_METADATA", len(parsed.buffers)))
-    parsed.buffers.append(schema.BufferT(np.frombuffer(made.Output(), np.uint8)))
-    packed = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(parsed))
-    with zipfile.ZipFile(packed, "a") as appended:
-        appended.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in labels(facts.classes)))
-    return packed.getvalue()
+    files = {6: vector(table({0: made.CreateString(LABELS)}, 2))}
+    tensors = [table({0: made.CreateString(name)} | (files if name == OUTPUTS[0] else {})) for name in outputs]
+    graph = table({2: vector(table({0: made.CreateString("pixels")})), 3: vector(*tensors)})
+    made.Finish(table({0: made.CreateString("onepass"), 3: vector(graph), 7: made.CreateString("1.0.0")}), b"M001")
+    return np.frombuffer(made.Output(), np.uint8)
 
 
 def _onnx(saved_model: Path, size: int, facts: HeadFacts) -> bytes:
