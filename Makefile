@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 DEMO   := artifacts/demo
 
 # variables that are flags of the same name
-INPUTS := DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE POSITIVE
+INPUTS := DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE TASK POSITIVE
 PASS   := ENGINE PRECISION SHARD CLUSTER
 TRAIN  := THRESHOLD PRIOR CALIBRATE
 # only what was given: what was not is remembered from `make features`, else the demo is meant

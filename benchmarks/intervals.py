@@ -2,7 +2,8 @@
 
 Scores come from two normal distributions; a group shifts its scores, or tells the classes apart better or worse than
 others. The truth is the mean of the same figure over five times 400,000 rows. First the figures of
-heads/stats/metrics.py.
+heads/stats/metrics.py. Then those of many classes and of several labels (heads/stats/classes.py), from scores that are
+higher where a row has the class; the truth is that of five times a million scores.
 Then the calibration error where scores are probabilities and where they are not. Then the differences of paired.py
 between HEADS heads and a baseline that see the same score, each through noise of its own and each surer than the last:
 an interval alone, and all of them together. Then how often, of heads with the same expected log loss but the baseline
@@ -16,9 +17,12 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
-from heads.stats import metrics, paired
+from extract.tables.task import UNKNOWN, Kind, Task
+from heads.stats import classes, metrics, paired
+from heads.stats.decision import DEFAULT, OperatingPoint
+from heads.stats.metrics import Metric
 
 # name: (rows, rows a group, share of positives, distance of the classes, sd of a group's shift, sd of its distance)
 CASES = {
@@ -31,6 +35,26 @@ CASES = {
     "n=300, 30 groups": (300, 10, 0.5, 2.0, 0.7, 0.0),
     "n=3000": (3000, 1, 0.5, 2.0, 0.0, 0.0),
     "n=10000": (10_000, 1, 0.5, 2.0, 0.0, 0.0),
+}
+# name: (classes, rows, rows a group, share of the first class over the last's, distance, sd of a group's shift); the
+# rows of a group have the same classes; a fifth of all labels is unknown
+MANY = {
+    "3 classes, n=150": (3, 150, 1, 1, 2.0, 0.0),
+    "10 classes, n=1000": (10, 1000, 1, 1, 2.0, 0.0),
+    "10 nearly perfect, n=300": (10, 300, 1, 1, 5.0, 0.0),
+    "10, long tail, n=500": (10, 500, 1, 30, 3.0, 0.0),
+    "10, n=1000 in 100 groups": (10, 1000, 10, 1, 3.0, 0.7),
+    "10, tail, 1000 in 200 groups": (10, 1000, 5, 10, 3.0, 0.7),
+    "50 classes, n=250": (50, 250, 1, 1, 4.0, 0.0),
+    "50, long tail, n=2000": (50, 2000, 1, 30, 4.0, 0.0),
+}
+SEVERAL = {
+    "3 labels, n=150": (3, 150, 1, 1, 2.0, 0.0),
+    "10 labels, n=1000": (10, 1000, 1, 1, 2.0, 0.0),
+    "10 nearly perfect, n=300": (10, 300, 1, 1, 5.0, 0.0),
+    "10, long tail, n=500": (10, 500, 1, 30, 2.0, 0.0),
+    "10, n=1000 in 100 groups": (10, 1000, 10, 3, 2.0, 0.7),
+    "50, long tail, n=1000": (50, 1000, 1, 30, 3.0, 0.0),
 }
 HEADS = 8
 # name: (sd of the log odds, noise of both heads in such sds); the true log odds are normal
@@ -97,6 +121,40 @@ def figures(runs: int) -> None:
                 covered[name] += found.low <= truth[name] <= found.high
         shares = "".join(f"{covered[name] / repeats:>14.3f}" for name in metrics.NAMES)
         print(f"{case:<29}{shares}", flush=True)
+
+
+def draw_classes(rng: np.random.Generator, kind: Kind, K: int, rows: int, *how: float) -> dict[str, Metric]:
+    """Return the figures of one data set; how: the rest of MANY's and SEVERAL's cases."""
+    size, ratio, distance, shift = how
+    groups = np.arange(rows) // int(size)
+    shares, task = ratio ** -np.linspace(0, 1, K), Task(kind, tuple(map(str, range(K))))
+    shifts, noise = shift * rng.normal(size=(groups.max() + 1, K))[groups], rng.normal(size=(rows, K))
+    if kind == "multiclass":
+        y = rng.choice(K, groups.max() + 1, p=shares / shares.sum())[groups].astype(np.int16)
+        p = softmax(distance * (y[:, None] == np.arange(K)) + shifts + noise, axis=1)
+        return classes.figures(task, y, p, groups, OperatingPoint(DEFAULT, 0.0, {}))
+    has = (rng.random((groups.max() + 1, K)) < 0.4 * shares)[groups]
+    p = expit(1.5 * (distance * (has - 0.5) + shifts + noise))
+    y = np.where(rng.random((rows, K)) < 0.2, UNKNOWN, has).astype(np.int8)
+    return classes.figures(task, y, p, groups, OperatingPoint(DEFAULT, (0.5,) * K, {}))
+
+
+def many_classes(runs: int) -> None:
+    """Print the same of the figures of many classes and of several labels."""
+    kinds: tuple[tuple[Kind, dict[str, tuple]], ...] = (("multiclass", MANY), ("multilabel", SEVERAL))
+    for kind, cases in kinds:
+        for case, (K, rows, *how) in cases.items():
+            rng = np.random.default_rng(0)
+            whole = [draw_classes(rng, kind, K, 1_000_000 // K, *how) for _ in range(5)]
+            truth = {name: np.mean([found[name].value for found in whole]) for name in whole[0]}
+            if case == next(iter(cases)):
+                print(f"\n{kind:<29}" + "".join(f"{name[:13]:>14}" for name in truth))
+            covered = dict.fromkeys(truth, 0)
+            for _ in range(runs):
+                for name, found in draw_classes(rng, kind, K, rows, *how).items():
+                    covered[name] += found.low <= truth[name] <= found.high
+            shares = "".join(f"{covered[name] / runs:>14.3f}" for name in truth)
+            print(f"{case:<29}{shares}", flush=True)
 
 
 def calibration(runs: int) -> None:
@@ -198,6 +256,7 @@ def main() -> None:
         f"chance alone moves a share by {chance[0]:.3f} and {chance[1]:.3f}"
     )
     figures(runs)
+    many_classes(runs)
     calibration(runs)
     pairs(runs)
     verdicts(2 * runs)

@@ -24,6 +24,7 @@ from extract.store import cache, repeats
 from extract.store.cache import FeatureCache
 from extract.store.parts import Parts
 from extract.tables import labels, splits
+from extract.tables.task import Task
 from extract.workspace import Workspace
 
 
@@ -78,7 +79,7 @@ class Report:
             **ran,
             "seconds": round(self.seconds, 2),
             "table_digest": self.labels.digest,
-            "classes": self.labels.classes,
+            "classes": self.labels.task.classes if self.labels.task else None,
             "notes": self.labels.notes,
             "fingerprint": self.sealed.fingerprint,
             "recipe": self.sealed.recipe.to_json(),
@@ -115,13 +116,13 @@ def extract(config: Config) -> int:
         for folder in (place.out, place.beside_cache, place.parts):
             files.sweep(folder)
         table = manifest.read_table(place.data)
-        classes = labels.check(table, place.data, place.positive)  # before hours of embedding
+        task = labels.check(table, place.data, place.positive, place.task)  # before hours of embedding
         source = backbone.resolve(place.backbone, place.input_size)
         recipe = backbone.recipe(source, place.precision)
         known, scan = _scan(config, table)
         plan = _plan(config, scan, recipe)
         _record_inputs(place)
-        _say_classes(table, classes)
+        _say_task(table, task)
         save, done = partial(_write_manifest, place, known, scan), Pass()
         try:
             if jobs := embed.unseen(plan, scan, save):
@@ -191,11 +192,13 @@ def _record_inputs(place: Workspace) -> None:
         workspace.write_record(replace(place, out=place.beside_cache))
 
 
-def _say_classes(table: Any, classes: Any) -> None:
-    if classes:
+def _say_task(table: Any, task: Task | None) -> None:
+    if task:
+        first, *more = labels.described(task)
         unlabelled = int((table["value"] == "").sum())
-        text = f"labels    positive is {classes[1]!r}, negative is {classes[0]!r}"
-        print(f"{text}; {unlabelled:,} of {len(table):,} unlabelled", flush=True)
+        print(f"labels    {first}; {unlabelled:,} of {len(table):,} unlabelled", flush=True)
+        for note in more:
+            print(f"labels    {note}", flush=True)
 
 
 def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
@@ -203,7 +206,7 @@ def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Fail
     recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
-    said = labels.read(table, known, place.data, place.positive)
+    said = labels.read(table, known, place.data, place.positive, place.task)
     changed = recorded.changes(said.rows())
     recorded.write(said.rows())
     files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)

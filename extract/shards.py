@@ -53,7 +53,7 @@ def extract(config: run.Config, shard: tuple[int, int]) -> int:
     """
     place = config.workspace
     table = manifest.read_table(place.data)
-    labels.check(table, place.data, place.positive)
+    labels.check(table, place.data, place.positive, place.task)
     workspace.write_record(place)  # every shard writes the same; `seal` reads it
     mine = place.shard(*shard)
     held = _held(place)

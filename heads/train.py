@@ -74,7 +74,7 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
     point = decision.choose(config.target, validation.y, p, validation.groups, len(data.cache))
     facts = HeadFacts(
         head=name,
-        classes=data.classes,
+        classes=data.task.classes,
         threshold=point.threshold,
         operating_point=point.to_json(),
         dim=data.cache.dim,
@@ -118,7 +118,7 @@ def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     for name, (columns, rows) in trained.tables.items():
         files.write_csv(folder / name, columns, rows)
     predictions = [
-        (object_id, split, data.classes[y], f"{p:.6f}")
+        (object_id, split, data.task.classes[y], f"{p:.6f}")
         for split, of_split in trained.p.items()
         for object_id, y, p in zip(data.parts[split].ids, data.parts[split].y, of_split, strict=True)
     ]

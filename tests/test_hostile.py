@@ -183,7 +183,7 @@ def test_a_keras_file_whose_layers_ask_for_more_memory_than_there_is_is_refused(
     ("text", "code"),
     [
         (b"objectId,value\na\0b,0\n", "not-a-table"),
-        (b"objectId,value\n" + b"a" * 200_000 + b",0\n", "table-unreadable"),
+        (b"objectId,value\n" + b"a" * 200_000 + b",0\n", "table-stray-quote"),
     ],
 )
 def test_a_table_with_a_nul_or_an_endless_cell_is_refused_in_words(tmp_path, text, code):

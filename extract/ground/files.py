@@ -77,7 +77,8 @@ def refuse_output(target: Path, inputs: Iterable[str | Path]) -> None:
         raise InputError("output-not-a-file", f"--output {target} is a folder or a disk", then="Give a file's name")
     if not _is_stream(target):
         refuse_inputs([target], inputs, then="Give another --output")
-        _clear(behind_links(target))
+        written = behind_links(target)
+        _clear(written.parent, written.name)
 
 
 def inodes(targets: Iterable[Path]) -> set[int]:
@@ -189,18 +190,19 @@ def sweep(folder: Path) -> None:
 
     Where an entry is a link, what was left beside its target, of the target's name, is cleared as well.
     """
-    _clear(folder / "*")
+    _clear(folder)
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_symlink():
             with suppress(OSError):  # a link of the user's own, to where we may not look
-                _clear(Path(os.path.realpath(entry)))
+                target = Path(os.path.realpath(entry))
+                _clear(target.parent, target.name)
 
 
-def _clear(output: Path) -> None:
-    """Do the sweeping for one output; with the name "*" for all in its folder."""
-    for entry in list(output.parent.glob(".onepass-*")):
+def _clear(folder: Path, name: str = "") -> None:
+    """Do the sweeping for the output `name` in a folder; without one for all."""
+    for entry in list(folder.glob(".onepass-*")):
         match = PARTIAL.fullmatch(entry.name)
-        if not match or output.name not in ("*", match[3]) or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
+        if not match or name not in ("", match[3]) or (_alive(int(match[2])) and int(match[2]) != os.getpid()):
             continue
         target = entry.with_name(match[3])
         if match[1] == "old" and not target.exists():

@@ -18,17 +18,18 @@ from extract.ground.errors import InputError, visible
 from extract.tables import folders, splits
 from extract.tables.sheet import TEXT
 from extract.tables.splits import Deal
+from extract.tables.task import NONE, OPEN, SEPARATOR, UNKNOWN, UNSURE, Task
 
-UNLABELLED = splits.UNLABELLED
+MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Labels:
     """One row an id, in the table's order; arrays of length n.
 
-    y: int8, 1 = `classes[1]`, 0 = `classes[0]`, -1 unlabelled. split: str from SPLITS. component: int, rows that share
-    a group, their bytes or, where that was asked for, a cluster of near-duplicates. made: bool, the table left the
-    split to us. notes: what a person should be told.
+    task: what is asked, None for a table without labels. y: see `Task`. split: str from SPLITS. component: int, rows
+    that share a group, their bytes or, where that was asked for, a cluster of near-duplicates. made: bool, the table
+    left the split to us. notes: what a person should be told.
     conflicts: rows (problem, objectId, sha256, value, split, group) of conflicts.csv.
     """
 
@@ -39,7 +40,7 @@ class Labels:
     group: np.ndarray
     component: np.ndarray
     made: np.ndarray
-    classes: tuple[str, str] | None
+    task: Task | None
     notes: list[str]
     conflicts: list[tuple[str, ...]]
 
@@ -47,12 +48,17 @@ class Labels:
     def digest(self) -> str:
         """SHA-256 of ids, values, splits and groups in the order of the ids: the same labels give the same digest."""
         rows = sorted(zip(self.ids.tolist(), self.y.tolist(), self.split.tolist(), self.group.tolist(), strict=True))
-        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+        kind = [self.task.kind] if self.task and self.task.kind != "binary" else []
+        return hashlib.sha256(json.dumps([self.task and self.task.classes, rows, *kind]).encode()).hexdigest()
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which rows have a label, bool (n,)."""
+        return self.task.labelled(self.y) if self.task else np.zeros(len(self.y), bool)
 
     def values(self) -> list[str]:
-        """Return the class name of each row, "" where unlabelled."""
-        names = (*self.classes, "") if self.classes else ("", "", "")
-        return [names[value] for value in self.y.tolist()]
+        """Return what the table says of each row in the words of `Task.values`, "" where unlabelled."""
+        return self.task.values(self.y) if self.task else [""] * len(self.y)
 
     def rows(self) -> list[list[str]]:
         """Return splits.csv's rows of these labels, of `splits.COLUMNS`."""
@@ -75,38 +81,109 @@ class Known:
     near: np.ndarray | None = None
 
 
-def check(table: pd.DataFrame, source: Path, positive: str | None) -> tuple[str, str] | None:
-    """Return (negative, positive), or None for a table without labels; reads no image.
+def check(table: pd.DataFrame, source: Path, positive: str | None, kind: str | None = None) -> Task | None:
+    """Return what a table asks, None for one without labels; reads no image. kind: of KINDS, None to infer it.
 
-    Errors: InputError, naming line and column, for a third class or an unknown split.
+    Errors: InputError, naming line and column, for labels that are no such task or an unknown split.
     """
     _given_splits(source, table["type"])
-    return _classes(source, table["value"], positive)
+    return _task(table, source, positive, kind)
 
 
-def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None) -> Labels:
+def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None, kind: str | None = None) -> Labels:
     """Turn a table (see `manifest.read_table`) into Labels; its attrs["notes"] are the first of theirs.
 
-    positive: the class that counts as 1. Errors: InputError as `check`.
+    positive: the class that counts as 1, of two. Errors: InputError as `check`.
     """
-    classes = _classes(source, table["value"], positive)
-    codes = {"": UNLABELLED, **({name: index for index, name in enumerate(classes)} if classes else {})}
-    y = table["value"].map(codes).to_numpy(np.int8)
+    task = _task(table, source, positive, kind)
+    y = task.encode(table["value"]) if task else np.full(len(table), UNKNOWN, np.int8)
+    value = np.array(task.values(y) if task else [""] * len(y), str)
     ids = table["objectId"].to_numpy(str)
     sha256 = np.array([known.digests.get(name, "") for name in table["objectId"]], dtype=str)
     group = table["group"].to_numpy(str)
     component = components(sha256, group, *([] if known.near is None else [known.near]))
     given = _given_splits(source, table["type"])
     usable = np.array([sha != "" and sha not in known.unusable for sha in sha256.tolist()], bool)
-    deal = Deal(ids, sha256, group, component, np.where(usable, y, UNLABELLED))
+    deal = Deal(ids, sha256, group, component, np.where(usable, task.strata(y) if task else UNKNOWN, UNKNOWN))
     before = [known.made.get(sha) or known.made.get(name, "") for name, sha in zip(ids, sha256, strict=True)]
     split, made, notes = splits.complete(given, np.array(before, str), deal)
-    conflicts = _conflicts(ids, sha256, table["value"].to_numpy(str), split, group)
+    conflicts = _conflicts(ids, sha256, value, split, group)
     notes = [*table.attrs.get("notes", []), *notes, *_count(conflicts)]
-    return Labels(ids, sha256, y, split, group, component, made, classes, notes, conflicts)
+    return Labels(ids, sha256, y, split, group, component, made, task, notes, conflicts)
 
 
-def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
+def _task(table: pd.DataFrame, source: Path, positive: str | None, kind: str | None = None) -> Task | None:
+    """What the values ask: two names are a binary task, more are multiclass, and joined ones or columns multilabel."""
+    values = [value for value in table["value"].unique().tolist() if value]
+    columns = table.attrs.get("labels") or None
+    several = columns is not None or any(SEPARATOR in value for value in values)
+    kind = kind or ("multilabel" if several else "binary" if len(values) <= 2 else "multiclass")
+    if kind == "binary" and columns is None:
+        classes = _binary(source, table["value"], positive)
+        return Task("binary", classes) if classes else None
+    if positive is not None or (kind != "multilabel" and columns is not None):
+        what = f"POSITIVE={positive}" if positive is not None else f"TASK={kind} and columns label:<name>"
+        raise InputError(
+            "task-conflict",
+            f"{source}: {what} was given, but the task is {'multilabel' if columns is not None else kind}",
+            rule="POSITIVE is for two classes; columns label:<name> are for several labels an image",
+        )
+    if not values:
+        return None
+    words = values if kind == "multiclass" else {w.removeprefix(OPEN) for v in values for w in v.split(SEPARATOR)}
+    names = {*words, *(columns or ())} - ({NONE} if kind == "multilabel" else set())
+    task = Task("multilabel" if kind == "multilabel" else "multiclass", tuple(_sorted(names)))
+    _refuse_unsound(source, task, values)
+    return task
+
+
+def _sorted(names: Collection[str]) -> list[str]:
+    """Numbers by their size, other names by their letters."""
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _refuse_unsound(source: Path, task: Task, values: list[str]) -> None:
+    if len(task.classes) > MOST_CLASSES:
+        raise InputError(
+            "too-many-classes",
+            f"{source} has {len(task.classes):,} classes, the first: {', '.join(map(repr, task.classes[:3]))}",
+            rule=f"At most {MOST_CLASSES:,} are supported",
+            then="Check that column value holds class names, no names of files",
+        )
+    if "" in task.classes or (task.kind == "multiclass" and {UNSURE, *task.classes} == set(task.classes)):
+        raise InputError(
+            "class-name-reserved",
+            f"{source}, column value: {UNSURE if all(task.classes) else ''!r} cannot be the name of a class",
+            rule=f"{UNSURE!r} is what a decision says where no class is sure enough; a name has at least one letter",
+        )
+    if task.kind == "multilabel":
+        y = task.encode(values)
+        for answer, word in ((1, "has"), (0, "lacks")):
+            if len(without := np.flatnonzero(~(y == answer).any(axis=0))):
+                name = task.classes[without[0]]
+                raise InputError(
+                    "label-never-1" if answer else "label-never-0",
+                    f"{source}: no image {word} the label {name!r}",
+                    rule="A label is learned from images that have it and images that lack it",
+                    then="Label some, or leave that label out",
+                )
+
+
+def described(task: Task) -> list[str]:
+    """Say what is asked, and which names look like slips."""
+    if task.kind == "binary":
+        return [f"positive is {task.classes[1]!r}, negative is {task.classes[0]!r}"]
+    listed = ", ".join(task.classes[:10]) + (", ..." if len(task.classes) > 10 else "")
+    kinds = "classes" if task.kind == "multiclass" else "labels"
+    notes = [f"task: {task.kind}, {len(task.classes):,} {kinds}: {listed}"]
+    alike: dict[str, list[str]] = {}
+    for name in task.classes:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return notes + [f"names that differ only by case or spaces: {', '.join(pairs)}" for _ in pairs[:1]]
+
+
+def _binary(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
     """(negative, positive), or None for a table without labels."""
     names = [name for name in values.unique() if name]
     if len(names) > 2:
@@ -115,8 +192,8 @@ def _classes(source: Path, values: pd.Series, positive: str | None) -> tuple[str
         raise InputError(
             "third-class",
             f"{source}, {values.index.name} {where!r}, column value: {names[2]!r} is a third class ({counts})",
-            rule="value is 0 or 1, or one of two class names; leave it empty for an unlabelled image. Of a folder's "
-            "class folders, whatever their names, two may hold images",
+            rule="With TASK=binary there are two; leave value empty for an unlabelled image",
+            then="Leave TASK out, or give TASK=multiclass",
         )
     if not names:
         return None

@@ -18,10 +18,12 @@ from extract.ground import files
 from extract.ground.errors import InputError
 from extract.images.header import sniff
 from extract.tables import folders
+from extract.tables.task import NONE, OPEN, SEPARATOR
 
 TEXT = pd.StringDtype("python", np.nan)  # pyarrow, where it is installed, takes no name that is not UTF-8
 COLUMNS = ("objectId", "value", "type", "path", "group")
 REQUIRED = ("objectId", "value")
+LABEL = "label:"  # before the name, in columns of several labels an image
 DELIMITERS = ",;\t"
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".html")
 RULE = "A table is text with commas, semicolons or tabs and the columns objectId,value and optionally type,path,group"
@@ -76,15 +78,36 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     at = {name: i for i, name in enumerate(map(strip, header))}
     raw = {name: [row[at[name]] for row in cells] if name in at else [""] * len(cells) for name in COLUMNS}
     columns = {name: list(map(strip, column)) for name, column in raw.items()}
+    labels = [name.removeprefix(LABEL) for name in at if name.startswith(LABEL)]
+    if labels:
+        each = [[strip(row[at[LABEL + name]]) for name in labels] for row in cells]
+        columns["value"] = _joined(source, lines, each, labels)
     table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=TEXT)
     if table.empty:
         raise InputError("table-empty", f"The table {source} has no rows below its header")
     table = _one_row_an_id(source, table)
     spaces = [_spaces(name, raw[name], columns[name], lines) for name in ("objectId", "path")]
     table.attrs["source"] = str(source)  # for messages
+    table.attrs["labels"] = tuple(labels)
     splits = folders.read_as("column type", table["type"].unique().tolist())
     table.attrs["notes"] = [*filter(None, spaces), *splits, *_empty_words(table)]
     return table
+
+
+def _joined(source: Path, lines: list[int], rows: list[list[str]], labels: list[str]) -> list[str]:
+    """Return the values of columns label:<name>, as `Task.encode` reads them. Errors: InputError for other cells."""
+    marks = {"1": "", "0": None, "": OPEN}
+    values = []
+    for line, cells in zip(lines, rows, strict=True):
+        if odd := [(name, cell) for name, cell in zip(labels, cells, strict=True) if cell not in marks]:
+            raise InputError(
+                "label-cell-invalid",
+                f"{source}, line {line}, column {LABEL}{odd[0][0]}: {odd[0][1]!r}",
+                rule="A cell is 1 (it has the label), 0 (it has not), or empty (nobody knows)",
+            )
+        words = [f"{marks[cell]}{name}" for name, cell in zip(labels, cells, strict=True) if cell != "0"]
+        values.append((SEPARATOR.join(words) or NONE) if any(cells) else "")
+    return values
 
 
 def _text(source: Path) -> str:
@@ -165,7 +188,8 @@ def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
 
 
 def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
-    missing = [name for name in required if name not in header]
+    labels = [name.removeprefix(LABEL) for name in header if name.startswith(LABEL)]
+    missing = [name for name in required if name not in header and not (labels and name == "value")]
     if missing:
         found = ", ".join(name[:40] for name in header[:10]) or "none"
         raise InputError(
@@ -173,7 +197,20 @@ def _check_header(source: Path, header: list[str], required: tuple[str, ...]) ->
             f"{source}, line 1: column {', '.join(missing)} is missing; found {found}",
             rule=RULE,
         )
-    twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
+    if labels and "value" in header:
+        raise InputError(
+            "value-beside-labels",
+            f"{source}, line 1: there are both a column value and columns {LABEL}{labels[0]}, ...",
+            rule="Labels are in one or in the others",
+            then="Remove or rename the column value",
+        )
+    if odd := [name for name in labels if not name or SEPARATOR in name or name.startswith(OPEN) or name == NONE]:
+        raise InputError(
+            "class-name-reserved",
+            f"{source}, line 1: {odd[0]!r} cannot be the name of a label",
+            rule=f"{NONE!r} means none of the labels, {SEPARATOR} joins names, and {OPEN} before one means unknown",
+        )
+    twice = sorted({name for name in header if name.startswith((*COLUMNS, LABEL)) and header.count(name) > 1})
     if twice:
         raise InputError("table-column-duplicate", f"{source}, line 1: duplicate column: {', '.join(twice)}")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from extract.ground import files
+from extract.tables.task import UNKNOWN
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FEW = 300  # a class with fewer components is split by quota: with 20 a class, 40 % of hash splits lack a class
-UNLABELLED = -1
 COLUMNS = ("objectId", "sha256", "value", "type", "made")
 
 
@@ -85,7 +85,7 @@ def read(*paths: Path) -> Record:
 class Deal:
     """What decides a split that we make: it is dealt to whole components; arrays of length n, as in `labels.Labels`.
 
-    y: int8, the labels, UNLABELLED for images without features: they take no part in a quota.
+    y: int, see `Task.strata`, UNKNOWN for images without features: they take no part in a quota.
     """
 
     ids: np.ndarray
@@ -96,9 +96,9 @@ class Deal:
 
     def to(self, fresh: np.ndarray, split: np.ndarray, shares: dict[str, float]) -> str:
         """Fill `split` (n,) at the rows `fresh` and say how; shares: of each split, in the order of SPLITS."""
-        classes = [len(np.unique(self.component[self.y == value])) for value in (0, 1)]
+        classes = [len(np.unique(self.component[self.y == value])) for value in np.unique(self.y[self.y != UNKNOWN])]
         parts = "/".join(f"{100 * share:.0f}" for share in shares.values())
-        if 0 < min(classes) < FEW:
+        if len(classes) > 1 and min(classes) < FEW:
             split[fresh] = _by_quota(fresh, self, split, shares)
             return f"{parts} by quota within each class (one has under {FEW} independent images)"
         split[fresh] = _by_hash(fresh, self, shares)
@@ -180,14 +180,14 @@ def _by_quota(fresh: np.ndarray, deal: Deal, split: np.ndarray, shares: dict[str
 
     Of a component the labelled rows with features count, where it has any.
     """
-    have = {value: Counter(split[(deal.y == value) & (split != "")].tolist()) for value in (UNLABELLED, 0, 1)}
+    have = {value: Counter(split[(deal.y == value) & (split != "")].tolist()) for value in np.unique(deal.y).tolist()}
     members: dict[int, list[int]] = {}
     for row in fresh.tolist():
         members.setdefault(int(deal.component[row]), []).append(row)
     chosen: dict[int, str] = {}
     for number in sorted(members, key=deal.keys(fresh).__getitem__):
         y = deal.y[members[number]]
-        y = y[y != UNLABELLED] if (y != UNLABELLED).any() else y
+        y = y[y != UNKNOWN] if (y != UNKNOWN).any() else y
         value = Counter(y.tolist()).most_common(1)[0][0]
         total = sum(have[value].values()) + len(y)
         # test and validation first while either is empty, so that three components reach three splits

@@ -55,7 +55,13 @@ def suspects(data: Dataset, seed: int) -> Audit:
     order = np.argsort(confidence, kind="stable")
     return Audit(
         [
-            (str(ids[i]), str(splits[i]), data.classes[y[i]], round(float(p[i]), 6), round(float(confidence[i]), 6))
+            (
+                str(ids[i]),
+                str(splits[i]),
+                data.task.classes[y[i]],
+                round(float(p[i]), 6),
+                round(float(confidence[i]), 6),
+            )
             for i in order[confidence[order] < 0.5].tolist()
         ],
         len(y),

@@ -81,7 +81,7 @@ class Comparison:
         data, target = self.data, self.heads[0].point.target
         notes = [] if target == decision.DEFAULT else _thresholds(self.heads, self.chosen)
         notes += [
-            f"{split}: n = {c['n']:,}, {c['positive']:,} {data.classes[1]!r}, {c['groups']:,} independent groups"
+            f"{split}: n = {c['n']:,}, {c['positive']:,} {data.task.classes[1]!r}, {c['groups']:,} independent groups"
             + ("; intervals are approximate (under 40 groups)" if 0 < c["groups"] < metrics.FEW_GROUPS else "")
             for split, c in data.counts().items()
         ]
@@ -116,7 +116,7 @@ class Comparison:
             "schema": 1,
             "chosen": self.chosen,
             "selected_on": "validation log loss",
-            "classes": data.classes,
+            "classes": data.task.classes,
             "rows": data.counts(),
             "quarantined": data.quarantined,
             "conflicts": data.conflicts,

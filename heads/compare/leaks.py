@@ -89,7 +89,7 @@ def find(data: Dataset) -> Leaks:
     pairs = [("copy", a, b, 1.0) for a, b in _copies(sha256, splits)]
     near = zip(later[apart].tolist(), earlier[apart].tolist(), cosine[apart].tolist(), strict=True)
     pairs += [("near-duplicate", a, b, round(c, 4)) for a, b, c in near]
-    value = np.array(data.classes)[y]
+    value = np.array(data.task.classes)[y]
     rows = [
         (kind, str(ids[a]), str(splits[a]), str(value[a]), str(ids[b]), str(splits[b]), str(value[b]), c)
         for kind, a, b, c in pairs

@@ -46,7 +46,7 @@ def worst(place: Workspace, data: Dataset, head: Scored) -> list[Mistake]:
     for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:
         part, p = data.parts[split], float(head.p[split][at])
         name, label = str(part.ids[at]), int(part.y[at])
-        words = (name, split, data.classes[label], data.classes[1 - label], 1 - p if label else p)
+        words = (name, split, data.task.classes[label], data.task.classes[1 - label], 1 - p if label else p)
         found.append(Mistake(*words, *_picture(paths.get(name, ""), str(part.sha256[at]))))
     return found
 

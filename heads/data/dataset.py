@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +21,17 @@ from extract.tables import answers, labels, splits
 from extract.tables.labels import Labels
 from extract.tables.sheet import TEXT
 from extract.tables.splits import SPLITS
+from extract.tables.task import Task
 from extract.workspace import Workspace
 from heads.data import neighbours
 
 LARGEST = 1e12  # of a feature
+MOST_NAMED = 3  # classes in an error
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split's rows; X (n, D) float32 is a view. y: int8 of 0 and 1. groups: int, rows that are not independent.
+    """One split's rows; X (n, D) float32 is a view. y: see `Task`. groups: int, rows that are not independent.
 
     sha256: str, of each image's bytes.
     """
@@ -45,14 +48,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rows with features, by split. table_digest: SHA-256 of the labels; classes: (negative, positive).
+    """Labelled rows with features, by split. table_digest: SHA-256 of the labels.
 
     quarantined: how many of the table's rows lack features, by reason. conflicts: how many contradict another row.
     repeated: what `repeats` says of images with the same features.
     """
 
     parts: dict[str, Part]
-    classes: tuple[str, str]
+    task: Task
     table_digest: str
     cache: FeatureCache
     notes: list[str]
@@ -61,11 +64,17 @@ class Dataset:
     repeated: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return rows, groups and positives of each split."""
+        """Return rows and groups of each split, and how many have each class: of a binary task the positives."""
         return {
-            name: {"n": len(part), "groups": len(np.unique(part.groups)), "positive": int(part.y.sum())}
+            name: {"n": len(part), "groups": len(np.unique(part.groups)), **self._of_classes(part.y)}
             for name, part in self.parts.items()
         }
+
+    def _of_classes(self, y: np.ndarray) -> dict[str, int]:
+        if self.task.kind == "binary":
+            return {"positive": int(y.sum())}
+        counts = (y == 1).sum(axis=0) if y.ndim == 2 else np.bincount(y, minlength=len(self.task.classes))
+        return {f"class {name}": int(n) for name, n in zip(self.task.classes, counts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
     known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
     reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=TEXT))
-    said = labels.read(reviewed_table, known, place.data, place.positive)
+    said = labels.read(reviewed_table, known, place.data, place.positive, place.task)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
     return Reading(table["value"].to_numpy(str), said, notes, recorded)
 
@@ -147,18 +156,19 @@ def join(place: Workspace, reading: Reading | None = None) -> Dataset:
     reading = reading or read_labels(place)
     said = reading.labels
     found = cache.open_cache(place.cache)
-    if said.classes is None:
+    if said.task is None:
         raise InputError(
             "no-labels", f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1"
         )
     at = rows_of(found, said.sha256)
     quarantined = _quarantined(place, said, at)
-    usable = (at >= 0) & (said.y != labels.UNLABELLED)
-    _refuse_absent_class(place, said, usable, said.classes)
+    usable = (at >= 0) & said.labelled
+    _refuse_absent_class(place, said, usable)
     parts = _split(found, said, at, usable)
     repeated = _repeated(place, parts)
-    notes = [*reading.notes, *_left_out(said, at)]
-    return Dataset(parts, said.classes, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
+    asked = labels.described(said.task) if said.task.kind != "binary" else []
+    notes = [*asked, *reading.notes, *_left_out(said, at)]
+    return Dataset(parts, said.task, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
 
 
 def _repeated(place: Workspace, parts: dict[str, Part]) -> list[str]:
@@ -189,7 +199,7 @@ def _quarantined(place: Workspace, said: Labels, at: np.ndarray) -> dict[str, in
 
 
 def _left_out(said: Labels, at: np.ndarray) -> list[str]:
-    counts = {"quarantined": int((at < 0).sum()), "unlabelled": int(((at >= 0) & (said.y == labels.UNLABELLED)).sum())}
+    counts = {"quarantined": int((at < 0).sum()), "unlabelled": int(((at >= 0) & ~said.labelled).sum())}
     listed = ", ".join(f"{n:,} {why}" for why, n in counts.items() if n)
     return [f"left out: {listed} of {len(at):,} rows"] if listed else []
 
@@ -211,35 +221,48 @@ def _split(found: FeatureCache, said: Labels, at: np.ndarray, usable: np.ndarray
     }
 
 
-def _refuse_absent_class(place: Workspace, said: Labels, usable: np.ndarray, classes: tuple[str, str]) -> None:
-    for value in (0, 1):
-        if value not in said.y[usable]:
-            raise InputError(
-                "class-unusable", f"{place.data} has no usable row of class {classes[value]!r}", then="Label some"
-            )
-    for name, absent in _absent(said, usable).items():
+def _refuse_absent_class(place: Workspace, said: Labels, usable: np.ndarray) -> None:
+    for name, rows in _answers(said):
+        if not rows[usable].any():
+            raise InputError("class-unusable", f"{place.data} has no usable row of {name}", then="Label some")
+    for split, absent in _absent(said, usable).items():
         raise InputError(
             "class-missing-in-split",
-            f"Split {name} of {place.data} has {int((usable & (said.split == name)).sum()):,} usable rows and none of "
-            f"class {' nor '.join(repr(classes[value]) for value in absent)}",
-            rule="Train and validation need both classes, and so does test where there is one",
+            f"Split {split} of {place.data} has {int(usable[said.split == split].sum()):,} usable rows and none of "
+            + " nor ".join(absent[:MOST_NAMED])
+            + f" nor of {len(absent) - MOST_NAMED:,} more" * (len(absent) > MOST_NAMED),
+            rule="Train and validation need each class, and so does test where there is one",
             then=_remedy(place, said, usable, absent[0]),
         )
 
 
-def _absent(said: Labels, usable: np.ndarray) -> dict[str, list[int]]:
-    """Return which classes a split lacks, by split; a table without any test rows can still train a head."""
-    y_of = {name: said.y[usable & (said.split == name)] for name in SPLITS}
-    absent = {name: [value for value in (0, 1) if value not in y] for name, y in y_of.items()}
-    return {name: values for name, values in absent.items() if values and (name != "test" or len(y_of[name]))}
+def _answers(said: Labels) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what each split needs a row of, in words, and the rows that are, bool (n,)."""
+    task = said.task
+    for place, name in enumerate(task.classes if task else ()):
+        if task and task.kind == "multilabel":
+            yield f"label {name!r}", said.y[:, place] == 1
+            yield f"images without label {name!r}", said.y[:, place] == 0
+        else:
+            yield f"class {name!r}", said.y == place
 
 
-def _remedy(place: Workspace, said: Labels, usable: np.ndarray, value: int) -> str:
-    """Say what gives each split rows of class `value`: what stands in the way is the table, too few, or the record."""
-    groups = len(np.unique(said.component[usable & (said.y == value)]))
+def _absent(said: Labels, usable: np.ndarray) -> dict[str, list[str]]:
+    """Return what a split has no row of, by split; a table without any test rows can still train a head."""
+    found: dict[str, list[str]] = {}
+    for name in SPLITS:
+        here = usable & (said.split == name)
+        if here.any() or name != "test":
+            found[name] = [words for words, rows in _answers(said) if not (rows & here).any()]
+    return {name: words for name, words in found.items() if words}
+
+
+def _remedy(place: Workspace, said: Labels, usable: np.ndarray, absent: str) -> str:
+    """Say what gives each split rows of what is absent: what stands in the way is the table, too few, or the record."""
+    groups = len(np.unique(said.component[usable & dict(_answers(said))[absent]]))
     if groups < len(SPLITS):
-        name = said.classes[value] if said.classes else ""
-        return f"Label more images of class {name!r}: it has {groups} independent ones, and each of 3 splits needs one"
+        less = "" if said.task and said.task.kind == "binary" else "; or empty its cells, and it is left out"
+        return f"Label more images: of {absent} there are {groups} independent ones, each of 3 splits needs one{less}"
     if not said.made.any() or _absent(read_labels(place, made={}).labels, usable):
         return "Correct column type (or the type folders), or leave it out and the splits are made for you"
     there = " and ".join(str(path) for path in reversed(place.all_splits) if path.exists())

@@ -17,8 +17,7 @@ from extract.ground.errors import InputError
 from extract.store import cache
 from extract.tables import answers
 from extract.tables.answers import Answer, Log, Stack
-from extract.tables.labels import UNLABELLED
-from extract.tables.task import BINARY, Task
+from extract.tables.task import BINARY, UNKNOWN, Task
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review import queues
@@ -45,7 +44,7 @@ class Rows:
     together.
     """
 
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     ids: np.ndarray
     sha256: np.ndarray
     split: np.ndarray
@@ -135,7 +134,7 @@ class State:
     and `done`. history: numbers of answers and the validation accuracy after them. last: the newest answer, 0 for none.
     """
 
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     table: str
     who: str
     answers: int
@@ -156,7 +155,7 @@ class Answers:
         """Read the answers so far. path: labels_review.csv. y: the labels with them."""
         before = answers.read(path)
         self.lock, self.count, self._rows, self._log = threading.Lock(), len(before), rows, Log(path)
-        self.codes = {"": UNLABELLED, rows.classes[0]: 0, rows.classes[1]: 1}
+        self.codes = {"": UNKNOWN, rows.classes[0]: 0, rows.classes[1]: 1}
         self._before = Task("binary", rows.classes).encode(rows.values.tolist())
         self.y, self.status = y.copy(), np.zeros(len(y), np.int8)
         self.stacks = {digest: stack for digest, stack in answers.stacks(before).items() if digest in rows.of}
@@ -174,7 +173,7 @@ class Answers:
 
     def label(self, row: int) -> str:
         """Return a row's current label, "" for none."""
-        return "" if self.y[row] == UNLABELLED else self._rows.classes[self.y[row]]
+        return "" if self.y[row] == UNKNOWN else self._rows.classes[self.y[row]]
 
     def labels(self) -> tuple[np.ndarray, int]:
         """Return a copy of y and the number of answers in it; takes the lock itself."""
@@ -183,7 +182,7 @@ class Answers:
 
     def changed(self) -> np.ndarray:
         """Return which of the table's labels the review changed, bool (n,)."""
-        return (self._before != UNLABELLED) & (self._before != self.y)
+        return (self._before != UNKNOWN) & (self._before != self.y)
 
     def add(self, who: str, word: str, digest: str, new: str) -> int:
         """Save an answer about a picture and return its number. Errors: OSError if it cannot be written."""
@@ -225,7 +224,7 @@ class Desk:
         features = cache.open_cache(place.cache)
         at = dataset.rows_of(features, known.sha256)
         here = at >= 0
-        if known.classes is None or not {0, 1} <= set(known.y[here].tolist()):
+        if known.task is None or not {0, 1} <= set(known.y[here].tolist()):
             raise InputError(
                 "review-one-class",
                 f"{place.data} lacks usable rows of both classes",
@@ -235,7 +234,7 @@ class Desk:
         reading.record(place)
         self.who, self.table = who, place.data.name
         columns = (known.ids, known.sha256, known.split, known.group, known.component, reading.values)
-        self.rows = rows = Rows(known.classes, *(column[here] for column in columns))
+        self.rows = rows = Rows(known.task.classes, *(column[here] for column in columns))
         self.pictures = Pictures(place, rows.sha256)
         self.answers = Answers(place.answers, rows, known.y[here])
         X, before = features.read(at[here]), queues.fixed(rows.values, rows.sha256, rows.of)
@@ -378,7 +377,7 @@ class Desk:
         return Errors(done, control, left, guess)
 
 
-def _refuse_invalid(answer: str, old: str, new: str, classes: tuple[str, str]) -> None:
+def _refuse_invalid(answer: str, old: str, new: str, classes: tuple[str, ...]) -> None:
     valid = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
     if not valid.get(answer):
         raise ValueError(

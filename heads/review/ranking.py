@@ -12,8 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from extract.ground.errors import InputError
-from extract.tables.labels import UNLABELLED
-from extract.tables.task import BINARY
+from extract.tables.task import BINARY, UNKNOWN
 from heads.data import neighbours
 from heads.menu import solver
 from heads.menu.layers import standardisation, standardise
@@ -46,7 +45,7 @@ class Ranking:
 class Ranker:
     """Features X (n, D) of labelled and unlabelled pictures, their groups int (n,) and splits str (n,).
 
-    X is overwritten, and one copy of it is held. y, wherever it is given: int8 (n,), UNLABELLED among 0 and 1.
+    X is overwritten, and one copy of it is held. y, wherever it is given: int8 (n,), UNKNOWN among 0 and 1.
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, split: np.ndarray, seed: int = 0) -> None:
@@ -56,7 +55,7 @@ class Ranker:
         self._white = neighbours.whitening([X])(X)
         self._Z = standardise(X, *standardisation(X), out=X)
         self._gram = solver.spectrum(self._Z)
-        train = np.flatnonzero((y != UNLABELLED) & (split == "train"))
+        train = np.flatnonzero((y != UNKNOWN) & (split == "train"))
         self._searched = np.sort(np.random.default_rng(seed).permutation(train)[:SEARCHED])
         self._seed, self._C = seed, float(CS[len(CS) // 2])
         self.choose(y)
@@ -80,7 +79,7 @@ class Ranker:
 
     def rank(self, y: np.ndarray) -> Ranking:
         """Train a head for each fold and one on train, and rank by their predictions."""
-        labelled = y != UNLABELLED
+        labelled = y != UNKNOWN
         seen = [labelled & (self._fold != number) for number in range(self._fold.max() + 1)]
         seen.append(labelled & self._train)
         measured = labelled & self._validation if len(np.unique(y[seen[-1]])) == 2 else np.zeros(len(y), bool)
@@ -111,14 +110,14 @@ class Ranker:
         if self._other is None:
             return np.where(y == 1, p, 1 - p)
         votes = y[self._other]
-        counts = (votes != UNLABELLED) & (self._groups[self._other] != self._groups[:, None])
+        counts = (votes != UNKNOWN) & (self._groups[self._other] != self._groups[:, None])
         share = ((votes == 1) & counts).sum(axis=1) + 1
         vote = share / (counts.sum(axis=1) + 2)
         return np.where(y == 1, p + vote, 2 - p - vote) / 2
 
     def nearest(self, row: int, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest labelled rows of other groups, at most SHOWN, nearest first, and their cosines."""
-        fit = np.flatnonzero((y != UNLABELLED) & (self._groups != self._groups[row]))
+        fit = np.flatnonzero((y != UNKNOWN) & (self._groups != self._groups[row]))
         cosine = (self._white @ self._white[row])[fit]
         best = np.argsort(-cosine, kind="stable")[:SHOWN]
         return fit[best], cosine[best]
@@ -134,7 +133,7 @@ def _doubted(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 def _folds(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """Return the fold of each row, labelled or not, int (n,); a group is in one fold."""
-    labelled = np.flatnonzero(y != UNLABELLED)
+    labelled = np.flatnonzero(y != UNKNOWN)
     pairs = folds_by_group(y[labelled], groups[labelled], seed)
     if not pairs:
         raise InputError(

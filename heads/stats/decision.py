@@ -54,24 +54,33 @@ class OperatingPoint:
     """A threshold with its figures on validation, at the target's prior: precision, recall, called.
 
     bound: of a promise, the one-sided lower bound. refused: what validation supports instead of the target; best: the
-    same as a number, the higher the better; the threshold is then 0.5, without figures.
+    same as a number, the higher the better; the threshold is then 0.5, without figures. weight: of a multiclass task,
+    see `Task.decide`. labels: of several labels, a point each; the threshold is then theirs, (K,). level: how often the
+    promise may be broken.
     """
 
     target: Target
-    threshold: float
+    threshold: Any
     figures: dict[str, Metric]
     bound: float | None = None
     refused: str = ""
     best: float = 0.0
+    weight: tuple[float, ...] | None = None
+    labels: tuple[OperatingPoint, ...] = ()
+    level: float = LEVEL
 
     def to_json(self) -> dict[str, Any]:
-        """Return what head.json holds of it."""
+        """Return what head.json holds of it; of several labels also what it holds of each, in their order."""
+        return {"spec": self.target.spec, "prior": self.target.prior, **self._facts()}
+
+    def _facts(self) -> dict[str, object]:
+        labels = [label._facts() | ({"refused": label.refused} if label.refused else {}) for label in self.labels]
         return {
-            "spec": self.target.spec,
-            "prior": self.target.prior,
-            "threshold": self.threshold,
-            **({} if self.bound is None else {"bound": self.bound, "bound_level": 1 - LEVEL}),
+            "threshold": list(self.threshold) if labels else self.threshold,
+            **({} if self.weight is None else {"weight": list(self.weight)}),
+            **({} if self.bound is None else {"bound": self.bound, "bound_level": 1 - self.level}),
             **{name: metric.to_json() for name, metric in self.figures.items()},
+            **({"labels": labels} if labels else {}),
         }
 
 
@@ -181,15 +190,19 @@ class Validation:
         return _shares([((rank < m) == value, groups) for m in self.called[self.tested]])
 
 
-def choose(target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, images: int) -> OperatingPoint:
+def choose(
+    target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, images: int, level: float = LEVEL
+) -> OperatingPoint:
     """Choose the threshold on validation. y: (n,) of 0 and 1, both present; p: (n,) probabilities of 1; groups: (n,).
 
-    images: of how many `review=` takes its number, where it does not say. Time: under a second at n = 2,000.
+    images: of how many `review=` takes its number, where it does not say. level: how often a promise may be broken.
+    Time: under a second at n = 2,000.
     """
     rows = Validation(y, p, groups, target.prior)
 
     def point(threshold: float, bound: float | None = None) -> OperatingPoint:
-        return OperatingPoint(target, threshold, figures(target.prior, y, BINARY.decide(p, threshold), groups), bound)
+        found = figures(target.prior, y, BINARY.decide(p, threshold), groups)
+        return OperatingPoint(target, threshold, found, bound, level=level)
 
     if target.kind == "threshold":
         return point(target.values[0])
@@ -198,12 +211,18 @@ def choose(target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, ima
         return point(rows.thresholds[at]) if at else _refused(target, least, point(rows.thresholds[1]))
     if target.kind not in ("precision", "recall"):
         return point(rows.thresholds[_best(target, rows)])
-    supports, asked = {"precision": _precision, "recall": _recall}[target.kind](rows), target.values[0]
+    least, threshold, bound = promised(target, rows, level)
+    met = point(threshold, bound)
+    return met if least == target.values[0] else _refused(target, least, met)
+
+
+def promised(target: Target, rows: Validation, level: float) -> tuple[float, float, float | None]:
+    """Return the promise that validation supports, up to the one asked for; its threshold, and its bound if any."""
+    supports, asked = {"precision": _precision, "recall": _recall}[target.kind](rows, level), target.values[0]
     for least in (asked, *(np.arange(math.ceil(asked * 1000) - 1, 0, -1) / 1000).tolist()):
         if found := supports(least):
-            met = point(rows.thresholds[rows.tested[found[0]]], found[1])
-            return met if least == asked else _refused(target, least, met)
-    return _refused(target, 0.0, point(rows.thresholds[-1]))
+            return least, rows.thresholds[rows.tested[found[0]]], found[1]
+    return 0.0, rows.thresholds[-1], None
 
 
 def _refused(target: Target, best: float, met: OperatingPoint) -> OperatingPoint:
@@ -245,9 +264,9 @@ def _review(target: Target, rows: Validation, images: int) -> tuple[int, float]:
 Supports = Callable[[float], tuple[int, float] | None]  # a promise -> which tested threshold keeps it, and its bound
 
 
-def _recall(rows: Validation) -> Supports:
+def _recall(rows: Validation, level: float) -> Supports:
     """Test from the lowest threshold up to the first whose bound is too low."""
-    bounds = rows.right(True).lower(LEVEL)[::-1]
+    bounds = rows.right(True).lower(level)[::-1]
 
     def supports(least: float) -> tuple[int, float] | None:
         kept = _run(bounds >= least)
@@ -261,8 +280,8 @@ def _run(passed: np.ndarray) -> int:
     return len(passed) if passed.all() else int(np.argmin(passed))
 
 
-def _precision(rows: Validation) -> Supports:
-    """Test from few called rows to many, up to the first bound that is too low, from several starts that share LEVEL.
+def _precision(rows: Validation, level: float) -> Supports:
+    """Test from few called rows to many, up to the first bound that is too low, from several starts that share `level`.
 
     The first start calls as few rows as could show the promise without an error, each further one STEP times as many.
     They rest on scores, groups and the counts of both classes, never on which row has which label.
@@ -276,7 +295,7 @@ def _precision(rows: Validation) -> Supports:
     @cache
     def bounds(starts: int, *, errorless: bool) -> np.ndarray:
         shares = ideal if errorless else found
-        low = [each.lower(LEVEL / starts / len(shares)) for each in shares]
+        low = [each.lower(level / starts / len(shares)) for each in shares]
         return low[0] if len(low) == 1 else _precision_at(rows.share, low[0], 1 - low[1])
 
     def fewest(starts: int, least: float) -> float:

@@ -160,7 +160,7 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
     counts = np.bincount(at)
     share, gap = counts / n, np.bincount(at, weights=p - y) / counts
     cells = groups * bins + at
-    inside = np.bincount(np.unique(cells) % bins, minlength=bins)  # groups in each bin
+    inside = (np.bincount(cells, minlength=g * bins).reshape(g, bins) > 0).sum(axis=0)  # groups in each bin
     residuals = np.bincount(cells, weights=(p - y - gap[at]) / counts[at], minlength=g * bins).reshape(g, bins)
     residuals *= np.sqrt(inside / np.maximum(inside - 1, 1))
     covariance = residuals.T @ residuals
@@ -180,14 +180,12 @@ def calibration_error(y: np.ndarray, p: np.ndarray, groups: np.ndarray) -> Metri
 
 def equal_mass(p: np.ndarray, size: int) -> np.ndarray:
     """Return the bin of each score, int (n,): rising, of `size` rows or more, equal scores in one."""
-    order = np.argsort(p, kind="stable")
-    ends = np.r_[np.flatnonzero(np.diff(p[order])) + 1, len(p)]
+    ranked = np.sort(p)
+    ends = np.r_[np.flatnonzero(np.diff(ranked)) + 1, len(p)]
     cuts = [0]
     while (at := np.searchsorted(ends, cuts[-1] + size)) < len(ends) and ends[at] + size <= len(p):
         cuts.append(int(ends[at]))
-    found = np.empty(len(p), np.int64)
-    found[order] = np.repeat(np.arange(len(cuts)), np.diff([*cuts, len(p)]))
-    return found
+    return np.searchsorted(ranked[cuts[1:]], p, side="right")
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:

@@ -171,7 +171,7 @@ def test_a_bad_table_records_nothing(place, album, tmp_path):
     """A typing error in DATA must not become what the next verb re-reads."""
     (tmp_path / "bad.csv").write_text("objectId,value\n0000img,0\n0001img,1\n0002img,2\n")
     with refusal("third-class", "line 4"):
-        extract(replace(place, data=tmp_path / "bad.csv"))
+        extract(replace(place, data=tmp_path / "bad.csv", task="binary"))
     assert workspace.read_record(place.out)["inputs"]["data"] == str(album.table)
     assert workspace.read_record(place.out)["features"]["status"] == "done"
 

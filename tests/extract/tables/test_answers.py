@@ -122,8 +122,8 @@ def test_heads_are_trained_on_the_reviewed_labels(cached, capsys):
     """`make head` says so, `make labels` writes the same labels as a table, and training on that is the same."""
     before = dataset.join(cached)
     part = before.parts["train"]
-    name, sha256, value = str(part.ids[0]), str(part.sha256[0]), before.classes[part.y[0]]
-    other = before.classes[1 - part.y[0]]
+    name, sha256, value = str(part.ids[0]), str(part.sha256[0]), before.task.classes[part.y[0]]
+    other = before.task.classes[1 - part.y[0]]
     table = cached.data.read_bytes()
     written(cached.answers, said("flip", {name: value}, other, sha256))
     after = dataset.join(cached)

@@ -171,7 +171,7 @@ def test_a_class_may_be_called_as_a_split_is(tmp_path, name):
     deep = grow(tmp_path / "deep", f"classes/{name}/in/a.jpg", "classes/bus/b.jpg", "classes/test/c.jpg")
     assert {(kind, value) for _, kind, value in rows(deep)} == {("", name), ("", "bus"), ("", "test")}
     (tmp_path / "t.csv").write_text(f"objectId,value\na,{name}\nb,bus\n")
-    assert labels.check(manifest.read_table(tmp_path / "t.csv"), tmp_path, "bus") == (name, "bus")
+    assert labels.check(manifest.read_table(tmp_path / "t.csv"), tmp_path, "bus").classes == (name, "bus")
 
 
 @pytest.mark.parametrize("around", ["my_photos", "PetImages/PetImages", "archive 1/data/raw"])
@@ -245,7 +245,7 @@ def test_a_third_class_is_refused_with_folder_and_counts(tmp_path):
     grow(tmp_path, "train/cat/a.jpg", "train/cat/b.jpg", "train/dog/c.jpg", "val/unlabelled/d.jpg")
     table = manifest.read_table(tmp_path)
     with refusal("third-class", "folder 'val/unlabelled'", "'cat' x 2, 'dog' x 1, 'unlabelled' x 1"):
-        labels.check(table, tmp_path, None)
+        labels.check(table, tmp_path, None, "binary")
 
 
 def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):

@@ -10,7 +10,9 @@ from extract.tables import labels
 from tests.support.refusal import refusal
 
 
-def read(values, *, types=None, groups=None, digests=None, ids=None, positive=None, recorded=None, unusable=()):
+def read(
+    values, *, types=None, groups=None, digests=None, ids=None, positive=None, kind=None, recorded=None, unusable=()
+):
     n = len(values)
     ids = ids or [f"id{i}" for i in range(n)]
     frame = pd.DataFrame(
@@ -19,7 +21,7 @@ def read(values, *, types=None, groups=None, digests=None, ids=None, positive=No
     )
     digests = digests or [f"digest of {name}" for name in ids]
     known = labels.Known(dict(zip(ids, digests, strict=True)), recorded or {}, unusable)
-    return labels.read(frame, known, Path("t.csv"), positive)
+    return labels.read(frame, known, Path("t.csv"), positive, kind)
 
 
 @pytest.mark.parametrize(
@@ -36,14 +38,71 @@ def read(values, *, types=None, groups=None, digests=None, ids=None, positive=No
 def test_classes_and_which_one_is_positive(values, positive, classes, y):
     """0 and 1, or two names of which the second by name is positive unless the user says otherwise."""
     said = read(values, positive=positive)
-    assert said.classes == classes
+    assert (said.task and said.task.classes) == classes
+    assert not said.task or said.task.kind == "binary"
     assert said.y.tolist() == y
 
 
-def test_a_third_class_is_refused_with_its_line():
-    """Two classes are the product's subject."""
-    with refusal("third-class", "line 4, column value", "'bird'"):
-        read(["cat", "dog", "bird"])
+def test_a_third_class_is_refused_with_its_line_where_two_were_asked_for():
+    """A slip of the pen must not make another task of it."""
+    with refusal("third-class", "line 4", "'bird'"):
+        read(["cat", "dog", "bird"], kind="binary")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "asked", "y"),
+    [
+        (["dog", "cat", "bird", ""], None, ("multiclass", "bird", "cat", "dog"), [2, 1, 0, -1]),
+        (["10", "9", "2"], None, ("multiclass", "2", "9", "10"), [2, 1, 0]),
+        (["a", "b", ""], "multiclass", ("multiclass", "a", "b"), [0, 1, -1]),
+        (["a|b", "none", "b|?a", ""], None, ("multilabel", "a", "b"), [[1, 1], [0, 0], [-1, 1], [-1, -1]]),
+        (["a", "b"], "multilabel", ("multilabel", "a", "b"), [[1, 0], [0, 1]]),
+        (["a|b", "c"], "binary", ("binary", "a|b", "c"), [0, 1]),
+    ],
+)
+def test_the_task_is_what_the_values_say_or_what_was_asked_for(values, kind, asked, y):
+    said = read(values, kind=kind)
+    assert (said.task.kind, *said.task.classes) == asked
+    assert said.y.tolist() == y
+    assert said.task.encode(said.values()).tolist() == y
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "code"),
+    [
+        (["a", "b", "c"], {"positive": "a"}, "task-conflict"),
+        (["a", "b", "unsure"], {}, "class-name-reserved"),
+        (["a|", "b"], {}, "class-name-reserved"),
+        (["a|?b", "none"], {}, "label-never-1"),
+        (["a|b", "a"], {}, "label-never-0"),
+        ([f"c{i}" for i in range(1001)], {}, "too-many-classes"),
+    ],
+)
+def test_labels_that_make_no_task_are_refused(values, options, code):
+    """Before an image is read."""
+    with refusal(code):
+        read(values, **options)
+
+
+def test_what_is_asked_is_one_line_and_names_that_look_like_slips_another():
+    values = ["Cat", "cat", "big dog", "bigdog", "bird"]
+    first, alike = labels.described(read(values).task)
+    assert first == "task: multiclass, 5 classes: Cat, big dog, bigdog, bird, cat"
+    assert "'Cat' and 'cat'" in alike
+    assert "'big dog' and 'bigdog'" in alike
+
+
+@pytest.mark.parametrize("n", [300, 4000])
+def test_made_splits_hold_every_class_in_proportion(n):
+    """By quota while a class is small; of several labels the rarest that a row has decides."""
+    rng = np.random.default_rng(0)
+    common, rare = np.array(["a", "b", "c"])[rng.integers(0, 3, n)], rng.random(n) < 0.1
+    for values in (np.where(rare, "rare", common), np.where(rare, np.char.add(common, "|rare"), common)):
+        said = read(values.tolist())
+        stratum = said.task.strata(said.y)
+        shares = [np.mean(said.split[stratum == k] == "train") for k in np.unique(stratum)]
+        assert np.allclose(shares, 0.8, atol=0.1 if n == 300 else 0.05)
+        assert all((said.split[stratum == k] == "test").any() for k in np.unique(stratum))
 
 
 def test_a_positive_class_that_no_row_has_is_refused():

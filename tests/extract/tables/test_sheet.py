@@ -7,7 +7,8 @@ import zipfile
 import pytest
 
 from extract.files import manifest
-from extract.tables import sheet
+from extract.tables import labels, sheet
+from extract.tables.task import Task
 from tests.support.album import encoded, picture
 from tests.support.refusal import refusal
 
@@ -117,7 +118,7 @@ def test_two_stray_quotes_in_adjacent_rows_are_refused(tmp_path, where, blanks):
     lines[2] += blanks[0]
     lines[3] += blanks[1]
     assert len(list(csv.reader(lines, strict=True))) == 5, "the csv module alone takes a row in"
-    with refusal("table-stray-quote", "line 4:", "line 5"):
+    with refusal("table-stray-quote", "line 4:"):
         sheet.read(written(tmp_path, "\n".join(["objectId,value,group,note", *lines]) + "\n"))
 
 
@@ -184,12 +185,12 @@ def workbook(*names):
         (workbook("[Content_Types].xml", "xl/workbook.xml"), "Excel workbook"),
         (workbook("docProps/app.xml", "xl/workbook.xml"), "Excel workbook"),
         (workbook("photos/a.jpg"), "zip archive"),
-        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600), "Excel workbook (.xls)"),
+        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600), "binary data"),
         (encoded(picture(1)), "picture (JPEG)"),
         (encoded(picture(1), "PNG"), "picture (PNG)"),
         (encoded(picture(1), "JPEG", exif=b"Exif\0\0" + bytes(60_000)), "picture (JPEG)"),
         (encoded(picture(1), "TIFF"), "picture (TIFF)"),
-        (b"PAR1" + bytes(99) + b"PAR1", "Parquet"),
+        (b"PAR1" + bytes(99) + b"PAR1", "binary data"),
         (b'\n [{"objectId": "a", "value": 0}]', "JSON"),
         (b'{"objectId": ["a"]}', "JSON"),
         (b'{"objectId":["a","b"],"value":[0,1]}', "JSON"),
@@ -237,3 +238,29 @@ def test_columns_of_the_users_own_may_share_a_name(tmp_path):
     """Only ours must be unique."""
     table = sheet.read(written(tmp_path, "objectId,note,value,note,\na,x,1,y,\n"))
     assert table["value"].tolist() == ["1"]
+
+
+def test_columns_of_labels_are_read_as_values(tmp_path):
+    """1, 0 and empty: what nobody knows stays unknown, and an all-empty row is unlabelled."""
+    (tmp_path / "t.csv").write_text("objectId,label:legs,label:long sleeves\na,1,0\nb,0,0\nc,,1\nd,,\n")
+    table = manifest.read_table(tmp_path / "t.csv")
+    assert table["value"].tolist() == ["legs", "none", "?legs|long sleeves", ""]
+    said = labels.read(table, labels.Known({}), tmp_path, None)
+    assert said.task == Task("multilabel", ("legs", "long sleeves"))
+    assert said.y.tolist() == [[1, 0], [0, 0], [-1, 1], [-1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("objectId,label:a\nx,2\n", "label-cell-invalid"),
+        ("objectId,value,label:a\nx,a,1\n", "value-beside-labels"),
+        ("objectId,label:none\nx,1\n", "class-name-reserved"),
+        ("objectId,label:a,label:a\nx,1,1\n", "table-column-duplicate"),
+        ("objectId,label:a,label:b\nx,1,0\ny,0,0\n", "label-never-1"),
+    ],
+)
+def test_columns_of_labels_that_cannot_be_right_are_refused(tmp_path, text, code):
+    (tmp_path / "t.csv").write_text(text)
+    with refusal(code):
+        labels.check(manifest.read_table(tmp_path / "t.csv"), tmp_path / "t.csv", None)

@@ -125,7 +125,7 @@ def test_another_out_joins_through_the_manifest_beside_the_cache(cached, tmp_pat
     files.write_csv(table, ("objectId", "value"), [(n, ("no", "yes")[int(v)]) for n, v, _, _ in rows_of(cached)])
     place = workspace.resolve(cache=str(cached.cache), data=str(table), out=str(tmp_path / "b"))
     data = recorded(place)
-    assert data.classes == ("no", "yes")
+    assert data.task.classes == ("no", "yes")
     assert (tmp_path / "b" / "splits.csv").exists()
     assert workspace.resolve(out=str(tmp_path / "b")) == place
 

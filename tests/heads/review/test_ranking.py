@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from extract.tables.labels import UNLABELLED
+from extract.tables.task import UNKNOWN
 from heads.menu.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker
 from tests.support import synthetic
@@ -88,7 +88,7 @@ def test_unlabelled_rows_are_judged_and_do_not_judge(rows):
     X, y, groups, split = rows
     some = y.copy()
     hidden = np.arange(N) % 4 < 2
-    some[hidden] = UNLABELLED
+    some[hidden] = UNKNOWN
     ranker = Ranker(X.copy(), some, groups, split)
     ranker.gather()
     found = ranker.rank(some)
@@ -106,7 +106,7 @@ def test_without_validation_labels_there_is_no_accuracy(rows):
     """And without groups enough no ranking: the error says what is needed."""
     X, y, groups, _ = rows
     assert Ranker(X.copy(), y, groups, np.full(N, "train")).rank(y).accuracy is None
-    few = np.full(N, UNLABELLED)
+    few = np.full(N, UNKNOWN)
     few[:2], few[2:4] = 0, 1
     with refusal("too-few-groups"):
         Ranker(X.copy(), few, groups, np.full(N, "train"))
@@ -115,7 +115,7 @@ def test_without_validation_labels_there_is_no_accuracy(rows):
 def test_few_rows_are_enough():
     """Two groups a class; neighbours are fewer than are shown."""
     X, _ = synthetic.features(5, 8, 0)
-    y = np.array([0, 1, 0, 1, UNLABELLED], np.int8)
+    y = np.array([0, 1, 0, 1, UNKNOWN], np.int8)
     ranker = Ranker(X.copy(), y, np.arange(5), np.array(["train"] * 4 + ["validation"]))
     ranker.gather()
     assert np.isfinite(ranker.rank(y).p).all()
