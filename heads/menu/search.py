@@ -20,7 +20,7 @@ FOLDS = 5
 SOME = 1500  # rows that suffice to choose a setting
 TOO_FEW = "none: a class has too few groups"
 
-ROUGHLY = 1e-5  # of the objective: to compare settings of K columns
+ROUGHLY = 1e-4  # of the objective: to compare settings of K columns
 
 Grid = Sequence[float] | np.ndarray  # rising
 Folds = list[tuple[np.ndarray, np.ndarray]]  # row numbers (rest, held out), a pair a fold; each row is held out once
