@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from extract.ground import files
 from extract.ground.errors import HeadError, TooFewRows
 from extract.store.cache import provenance
+from extract.tables.task import Task
 from extract.workspace import Workspace
 from heads.data.dataset import Dataset
 from heads.menu import calibration, registry
@@ -20,10 +22,8 @@ from heads.menu.head import Table
 from heads.menu.layers import forward
 from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
-from heads.stats import decision, metrics
-from heads.stats.decision import Target
-
-PREDICTION_COLUMNS = ("objectId", "type", "value", "probability")
+from heads.stats import decision, metrics, points
+from heads.stats.decision import OperatingPoint, Target
 
 
 @dataclass(frozen=True)
@@ -63,31 +63,18 @@ class Trained(Scored):
 def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Trained:
     """Train one head on train, choose its threshold and measure it on validation; test is not looked at."""
     train, validation = data.parts["train"], data.parts["validation"]
-    head = registry.create(name, config.seed, config.axes)
+    head = registry.create(name, config.seed, config.axes, data.task)
     head, left = calibration.wrap(head, config.calibrate, config.seed) if config.calibrate else (head, [])
     head.prepare()
     started = time.monotonic()
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
     seconds = time.monotonic() - started
     model = head.to_model()
-    p = forward(model, validation.X)
-    point = decision.choose(config.target, validation.y, p, validation.groups, len(data.cache))
-    facts = HeadFacts(
-        head=name,
-        classes=data.task.classes,
-        threshold=point.threshold,
-        operating_point=point.to_json(),
-        dim=data.cache.dim,
-        seed=config.seed,
-        rows=data.counts(),
-        table_digest=data.table_digest,
-        fingerprint=data.cache.fingerprint,
-        recipe=data.cache.recipe,
-        backbone=data.cache.provenance.get("backbone"),
-        training={**head.training_, "seconds": round(seconds, 3)},
-        provenance=dict(provenance()),
-    )
-    refused = [f"not published: {point.refused}"] if point.refused else []
+    rows = (validation.y, forward(model, validation.X), validation.groups)
+    point = points.choose(config.target, data.task, rows, len(data.cache), train.y)
+    training = {**head.training_, "seconds": round(seconds, 3)}
+    facts = replace(_facts(data, point), head=name, seed=config.seed, training=training)
+    refused = [f"not published: {point.refused}"] if point.refused else points.notes(data.task, point)
     trained = Trained(
         name=name,
         task=facts.task,
@@ -98,31 +85,65 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
         bundle=Bundle(model, facts),
         tables=head.tables(),
     )
-    measure(trained, data, "validation", config.seed)
-    return trained
+    return measure(trained, data, "validation", config.seed)
 
 
-def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
-    """Add a split's probabilities and figures; a split without rows adds nothing."""
+def _facts(data: Dataset, point: OperatingPoint) -> HeadFacts:
+    """Return what head.json says of any head that was trained on these data and decides at this point."""
+    return HeadFacts(
+        head="",
+        kind=data.task.kind,
+        classes=data.task.classes,
+        threshold=point.threshold,
+        weight=point.weight,
+        operating_point=point.to_json(),
+        dim=data.cache.dim,
+        rows=data.counts(),
+        table_digest=data.table_digest,
+        fingerprint=data.cache.fingerprint,
+        recipe=data.cache.recipe,
+        backbone=data.cache.provenance.get("backbone"),
+        provenance=dict(provenance()),
+    )
+
+
+def measure(trained: Trained, data: Dataset, split: str, seed: int) -> Trained:
+    """Add a split's probabilities and figures, and return the head; a split without rows adds nothing."""
     part = data.parts[split]
     if len(part):
         trained.p[split] = trained.bundle.probability(part.X)
         trained.figures[split] = trained.evaluate(split, part, seed)
+    return trained
 
 
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:
     """Write head.json, weights.npz, metrics.json and predictions.csv into the folder that is being published."""
     trained.bundle.write(folder)
     figures = {"selected_on": "validation", "threshold": trained.point.threshold}
-    files.write_json(folder / FIGURES, figures | metrics.to_json(trained.figures))
+    of_classes = {split: trained.per_class(split, data.parts[split]) for split in trained.p}
+    named = {split: {each.name: each.to_json() for each in found} for split, found in of_classes.items() if found}
+    more = {"classes": named} if named else {}
+    files.write_json(folder / FIGURES, figures | metrics.to_json(trained.figures) | more)
     for name, (columns, rows) in trained.tables.items():
         files.write_csv(folder / name, columns, rows)
-    predictions = [
-        (object_id, split, data.task.classes[y], f"{p:.6f}")
-        for split, of_split in trained.p.items()
-        for object_id, y, p in zip(data.parts[split].ids, data.parts[split].y, of_split, strict=True)
-    ]
-    files.write_csv(folder / PREDICTIONS, PREDICTION_COLUMNS, predictions)
+    files.write_csv(folder / PREDICTIONS, prediction_columns(data.task), _predictions(trained, data))
+
+
+def prediction_columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of a bundle's predictions.csv."""
+    return ("objectId", "type", "value", *(("decision",) if task.p_columns else ()), "probability", *task.p_columns)
+
+
+def _predictions(trained: Trained, data: Dataset) -> Iterator[tuple[str, ...]]:
+    """Yield a row an image: id, split, label, and what the head says of it; the decision where there are columns p."""
+    task = data.task
+    for split, p in trained.p.items():
+        part, decided = data.parts[split], trained.decisions(split)
+        columns = [part.ids.tolist(), [split] * len(part), task.values(part.y)]
+        if task.p_columns:
+            columns.append(task.names(decided).tolist())
+        numbers = [task.certainty(p, decided), *(p.T if task.p_columns else ())]
+        yield from zip(*columns, *([f"{each:.6f}" for each in column] for column in numbers), strict=True)
 
 
 class Run(NamedTuple):

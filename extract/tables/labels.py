@@ -150,6 +150,13 @@ def _refuse_unsound(source: Path, task: Task, values: list[str]) -> None:
             rule=f"At most {MOST_CLASSES:,} are supported",
             then="Check that column value holds class names, no names of files",
         )
+    if len(task.classes) < 2:
+        raise InputError(
+            "too-few-classes",
+            f"{source} has one {'label' if task.kind == 'multilabel' else 'class'}, {task.classes[0]!r}",
+            rule=f"A {task.kind} task has two or more; one alone is a question of two classes",
+            then="Give both classes a name in column value, and leave TASK out",
+        )
     if "" in task.classes or (task.kind == "multiclass" and {UNSURE, *task.classes} == set(task.classes)):
         raise InputError(
             "class-name-reserved",

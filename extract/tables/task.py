@@ -38,6 +38,11 @@ class Task:
         """The number of probabilities an image has."""
         return 1 if self.kind == "binary" else len(self.classes)
 
+    @property
+    def p_columns(self) -> tuple[str, ...]:
+        """The columns that tables have for p, beside the one of the decision's own; of two classes none."""
+        return () if self.kind == "binary" else tuple(f"p:{name}" for name in self.classes)
+
     def encode(self, values: Iterable[str]) -> np.ndarray:
         """Return y of values as tables have them; UNKNOWN for "" and for names that are no class."""
         places = {name: place for place, name in enumerate(self.classes)}
@@ -94,6 +99,18 @@ class Task:
         best = np.argmax(p if weight is None else p * np.asarray(weight), axis=-1)
         reached = np.take_along_axis(p, best[..., None], axis=-1)[..., 0] >= threshold
         return np.where(reached, best, UNKNOWN)
+
+    def certainty(self, p: np.ndarray, decided: np.ndarray) -> np.ndarray:
+        """Return the probability (n,) that stands beside a decision: of two classes that of `classes[1]`.
+
+        Of many classes it is that of the decision, or where that is unsure the largest; of several labels that of the
+        answer which is least sure.
+        """
+        if self.kind == "binary":
+            return p
+        if self.kind == "multilabel":
+            return np.where(decided, p, 1 - p).min(axis=1)
+        return np.where(decided == UNKNOWN, p.max(axis=1), np.take_along_axis(p, decided[:, None], axis=1)[:, 0])
 
     def names(self, decided: np.ndarray) -> np.ndarray:
         """Return the words of each decision, str (n,); a binary one may be 0 and 1."""

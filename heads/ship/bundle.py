@@ -12,7 +12,7 @@ import numpy as np
 from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.recipe import Recipe
-from extract.tables.task import Task
+from extract.tables.task import KINDS, Kind, Task
 from heads.menu.layers import ACTIVATIONS, Dense, Model, Neighbours, forward
 from heads.stats.metrics import Metric
 
@@ -37,13 +37,15 @@ class LayerFacts(TypedDict):
 class HeadFacts:
     """What head.json says, in its order; a field without a default is needed to use a head.
 
-    classes: (negative, positive). operating_point: see `OperatingPoint.to_json`. layers, or else neighbours: the shapes
-    in weights.npz.
+    kind, classes: see `Task`. threshold, weight: see `Task.decide`. operating_point: see `OperatingPoint.to_json`.
+    layers, or else neighbours: the shapes in weights.npz.
     """
 
     head: str
+    kind: Kind = "binary"
     classes: tuple[str, ...]
-    threshold: float
+    threshold: float | tuple[float, ...]
+    weight: tuple[float, ...] | None = None
     operating_point: dict[str, Any] = field(default_factory=BEFORE.copy)
     dim: int
     seed: int | None = None
@@ -59,7 +61,7 @@ class HeadFacts:
 
     @property
     def task(self) -> Task:
-        return Task("binary", self.classes)
+        return Task(self.kind, self.classes)
 
     @property
     def comparable(self) -> tuple[object, ...]:
@@ -68,14 +70,17 @@ class HeadFacts:
         return self.table_digest, self.fingerprint, point["spec"], point["prior"]
 
     def decide(self, p: np.ndarray) -> np.ndarray:
-        """Return the class name of each probability (n,)."""
-        return self.task.names(self.task.decide(p, self.threshold))
+        """Return the words of the decision on each row of probabilities, str (n,)."""
+        return self.task.names(self.task.decide(p, self.threshold, self.weight))
 
     def to_json(self) -> dict[str, object]:
         """Return what head.json holds."""
         values = {"schema": SCHEMA, **{each.name: getattr(self, each.name) for each in fields(self)}}
         values["recipe"] = self.recipe.to_json()
-        return {name: value for name, value in values.items() if value is not None or name not in OF_WEIGHTS}
+        absent = (*OF_WEIGHTS, "weight")  # where there is none
+        if self.kind == "binary":  # as before there were other kinds
+            del values["kind"]
+        return {name: value for name, value in values.items() if value is not None or name not in absent}
 
     @classmethod
     def from_json(cls, given: Any, path: Path) -> HeadFacts:
@@ -97,18 +102,28 @@ class HeadFacts:
 
     def _sound(self, path: Path) -> HeadFacts:
         """Return the facts with classes as a tuple. Errors: HeadError unless they hold what a decision needs."""
-        threshold, point = self.threshold, self.operating_point
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        point, several = self.operating_point, self.kind == "multilabel"
+        classes: list[str] = self.classes if isinstance(self.classes, list) else []
+        thresholds: Any = self.threshold if several else [self.threshold]
+        weight = self.weight if self.weight is not None else [1] * len(classes)
         for name, holds, rule in (
-            ("threshold", number and 0 <= threshold < np.inf, "It is a number >= 0"),
-            ("classes", isinstance(self.classes, list) and len(self.classes) == 2, "It is [negative, positive]"),
+            ("kind", self.kind in KINDS, f"It is one of {', '.join(KINDS)}"),
+            ("classes", (len(classes) == 2) if self.kind == "binary" else (len(classes) > 1), "It lists the classes"),
+            ("threshold", _numbers(thresholds, len(classes) if several else 1), "Numbers are >= 0"),
+            ("weight", _numbers(weight, len(classes)), "It is a number >= 0 for each class"),
             ("operating_point", isinstance(point, dict) and {"spec", "prior"} <= {*point}, "It has spec and prior"),
         ):
             if not holds:
                 raise HeadError(
                     "head-field-invalid", f"{path} has {name} {getattr(self, name)!r}", rule=rule, then=AGAIN
                 )
-        return replace(self, classes=tuple(self.classes))
+        threshold = tuple(thresholds) if several else self.threshold
+        return replace(self, classes=tuple(classes), threshold=threshold, weight=self.weight and tuple(self.weight))
+
+
+def _numbers(given: Any, count: int) -> bool:
+    numbers = isinstance(given, list) and all(isinstance(n, int | float) and not isinstance(n, bool) for n in given)
+    return numbers and len(given) == count and all(0 <= n < np.inf for n in given)
 
 
 Figures = dict[str, dict[str, Metric]]  # split -> name -> figure
@@ -122,7 +137,7 @@ class Bundle:
     facts: HeadFacts
 
     def probability(self, X: np.ndarray) -> np.ndarray:
-        """Return the probability of the positive class for features X (n, D): float64 (n,)."""
+        """Return the probabilities for features X (n, D), of the shape in `Task`: float64."""
         return forward(self.model, X)
 
     def write(self, folder: Path) -> None:
@@ -184,8 +199,8 @@ def _read_model(folder: Path, facts: HeadFacts) -> Model:
             if any(member.compress_type for member in arrays.zip.infolist()):
                 raise ValueError("its arrays are compressed, and might unfold without end")  # ours are not
             if facts.neighbours is not None:
-                return _neighbours(arrays, facts.neighbours, facts.dim)
-            return _layers(arrays, facts.layers, facts.dim)
+                return _neighbours(arrays, facts.neighbours, facts)
+            return _layers(arrays, facts)
     except Exception as error:  # zipfile, zlib, KeyError, ValueError: each says what is wrong with the file
         files.raise_unless_damage(path, error)
         raise HeadError(
@@ -193,9 +208,9 @@ def _read_model(folder: Path, facts: HeadFacts) -> Model:
         ) from error
 
 
-def _layers(arrays: Any, described: list[LayerFacts] | None, dim: int) -> list[Dense]:
-    layers, width = [], dim
-    for i, each in enumerate(described or []):
+def _layers(arrays: Any, facts: HeadFacts) -> list[Dense]:
+    layers, width = [], facts.dim
+    for i, each in enumerate(facts.layers or []):
         unit = each.get("unit", False)  # bundles before 0.3.0 do not say
         layer = Dense(arrays[f"kernel_{i}"], arrays[f"bias_{i}"], each["activation"], unit)
         units = each["units"]
@@ -207,23 +222,26 @@ def _layers(arrays: Any, described: list[LayerFacts] | None, dim: int) -> list[D
             raise ValueError(f"layer {i} has unit {unit!r}, not true or false")
         layers.append(layer)
         width = units
-    if not layers or (width, layers[-1].activation) != (1, "sigmoid"):
-        raise ValueError("the last layer is not one sigmoid unit")
+    last = (facts.task.columns, "softmax" if facts.kind == "multiclass" else "sigmoid")
+    if not layers or (width, layers[-1].activation) != last:
+        raise ValueError(f"the last layer is not {last[0]} {last[1]} unit{'s' * (last[0] > 1)}")
     return layers
 
 
-def _neighbours(arrays: Any, described: dict[str, int], dim: int) -> Neighbours:
-    n, k = described["rows"], described["k"]
+def _neighbours(arrays: Any, described: dict[str, int], facts: HeadFacts) -> Neighbours:
+    n, k, columns = described["rows"], described["k"], facts.task.columns
     rows, labels = arrays["rows"], arrays["labels"]
-    if rows.shape != (n, dim) or labels.shape != (n,):
-        raise ValueError(f"rows have shape {rows.shape} and labels {labels.shape}, not ({n}, {dim}) and ({n},)")
+    shape = (n, columns) if facts.kind == "multilabel" else (n,)
+    if rows.shape != (n, facts.dim) or labels.shape != shape:
+        raise ValueError(f"rows have shape {rows.shape} and labels {labels.shape}, not ({n}, {facts.dim}) and {shape}")
     if rows.dtype != np.float32 or not np.isfinite(rows).all():
         raise ValueError("rows are not finite numbers of float32")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels are not all 0 or 1")
+    least, most = {"binary": (0, 1), "multiclass": (0, columns - 1), "multilabel": (-1, 1)}[facts.kind]
+    if labels.dtype.kind != "i" or ((labels < least) | (labels > most)).any():
+        raise ValueError(f"labels are not all from {least} to {most}")
     if k not in range(1, n + 1):
         raise ValueError(f"k is {k!r}, not one of 1 to {n}")
-    return Neighbours(rows, labels, k)
+    return Neighbours(rows, labels, k, columns)
 
 
 def trained(heads: Path) -> list[str]:

@@ -100,6 +100,7 @@ def export(
     sample = draw(place, found, bundle, n_images, seed)
     network = _network(source, sample, asked)
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
+    assert isinstance(bundle.facts.threshold, float | int)
     version, threshold = formats.newest(target / "saved_model") + 1, bundle.facts.threshold
     with files.replacing_folder(target) as folder:
         written = formats.write(network, bundle.model, threshold, folder, version=version, asked=asked)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from extract.ground.errors import UsageError
-from extract.tables.task import UNKNOWN, Task
+from extract.tables.task import BINARY, UNKNOWN, Task
 from heads.stats import decision, metrics
 from heads.stats.decision import DEFAULT, LEVEL, OperatingPoint, Target
 
@@ -108,5 +108,5 @@ def _of_label(target: Target, y: np.ndarray, p: np.ndarray, groups: np.ndarray, 
     if not found.refused:
         return found
     threshold = 0.0 if target.kind == "recall" else float(np.nextafter(np.float32(1), np.float32(2)))
-    figures = decision.figures(None, y, p >= threshold, groups)
+    figures = decision.figures(None, y, BINARY.decide(p, threshold), groups)
     return replace(found, threshold=threshold, figures=figures, level=level)

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.store.cache import FeatureCache
-from extract.tables.task import BINARY
+from extract.tables.task import BINARY, Task
 from heads import train
 from heads.compare import audit, mistakes, page, run
 from heads.compare.comparison import Comparison
@@ -104,7 +104,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
     ]
     return Comparison(
         SimpleNamespace(data=SimpleNamespace(name=f"{cat}.csv")),
-        dataset.Dataset(parts, classes, "d1", cache, [], {"missing": 1, "undecodable": 2}, 4),
+        dataset.Dataset(parts, Task("binary", classes), "d1", cache, [], {"missing": 1, "undecodable": 2}, 4),
         heads,
         names[0],
         differences,
@@ -112,6 +112,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         Leaks(
             [("copy", f"a {cat}", "test", dog, f"b {dog}", "train", cat, 1.0)],
             {split: np.arange(n) == 0 for split in ("validation", "test")},
+            Task("binary", classes),
         ),
         audit.Audit([(f"{cat} {i}", "train", dog, 0.1, 0.1) for i in range(12)], 90),
         made,
@@ -120,7 +121,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
 
 def rendered(**how):
     comparison = story(**how)
-    cat, dog = comparison.data.classes
+    cat, dog = comparison.data.task.classes
     found = [
         Mistake(f"c {cat}", "test", dog, cat, 0.9, base64.b64encode(thumbnails.encode(picture(1))).decode()),
         Mistake(f"d {dog}", "validation", cat, dog, 0.8, "", "missing"),
