@@ -143,6 +143,7 @@ def _predict_alone(args: argparse.Namespace) -> int:
     """Use an exported model with nothing of ours beside it: no cache, no record; INPUT must be given."""
     from heads.ship import predict
     from heads.ship.bundle import FACTS
+    from heads.ship.formats import LABELS
 
     if args.engine != "auto":
         then = "Leave ENGINE out: an export runs on its own runtime"
@@ -155,8 +156,8 @@ def _predict_alone(args: argparse.Namespace) -> int:
     files = predict.list_files(source, media, allow_outside=args.allow_outside)
     print(f"predict   {model}, alone", flush=True)
     output = artifacts.output(args.output or str(Outputs(Path(args.out or workspace.ARTIFACTS)).predictions))
-    facts = [folder / FACTS for folder in list(model.absolute().parents)[:2]]
-    artifacts.refuse_output(output, chain([model, *facts], _read(source, files)))
+    names = [folder / name for folder in list(model.absolute().parents)[:2] for name in (FACTS, LABELS)]
+    artifacts.refuse_output(output, chain([model, *names], _read(source, files)))
     print("predict   " + predict.write(output, predict.from_export(model, files)))
     return DONE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Mistake:
     why_not: str = ""
 
 
-class _Wrong(NamedTuple):
+class Wrong(NamedTuple):
     """A wrong decision: its loss, its split and row there, the label, what the head says and how surely."""
 
     loss: float
@@ -55,10 +55,11 @@ def worst(place: Workspace, data: Dataset, head: Scored) -> list[Mistake]:
     That is rows, or of several labels each one; `unsure` is no mistake.
     """
     found = [each for split in head.p for each in _wrong(data, head, split)]
-    return _pictured(place, data, sorted(found, key=lambda each: -each.loss)[:MOST])
+    paths = Manifest.read(place.manifest).paths
+    return pictured(paths, data, sorted(found, key=lambda each: -each.loss)[:MOST])
 
 
-def _wrong(data: Dataset, head: Scored, split: str) -> list[_Wrong]:
+def _wrong(data: Dataset, head: Scored, split: str) -> list[Wrong]:
     task, y, p, decided = head.task, data.parts[split].y, head.p[split], head.decisions(split)
     wrong = np.nonzero((decided != y) & (decided != UNKNOWN) & (y != UNKNOWN))
     y, decided, at = y[wrong], decided[wrong], wrong[0]
@@ -71,11 +72,12 @@ def _wrong(data: Dataset, head: Scored, split: str) -> list[_Wrong]:
     else:
         loss, surely = metrics.log_losses(y, p[wrong]), np.where(decided, p[wrong], 1 - p[wrong])
     columns = (loss.tolist(), [split] * len(at), at.tolist(), label, says, surely.tolist())
-    return [*map(_Wrong._make, zip(*columns, strict=True))]
+    return [*map(Wrong._make, zip(*columns, strict=True))]
 
 
-def _pictured(place: Workspace, data: Dataset, found: Iterable[_Wrong]) -> list[Mistake]:
-    paths, mistakes = Manifest.read(place.manifest).paths, []
+def pictured(paths: Mapping[str, str], data: Dataset, found: Iterable[Wrong]) -> list[Mistake]:
+    """Return wrong decisions with their pictures; paths: of the manifest, by objectId."""
+    mistakes = []
     for each in found:
         part = data.parts[each.split]
         name = str(part.ids[each.at])

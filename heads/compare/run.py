@@ -8,7 +8,7 @@ from extract import demo
 from extract.ground import files
 from extract.workspace import Workspace, shown
 from heads import train
-from heads.compare import audit, leaks, mistakes, page
+from heads.compare import audit, confused, leaks, mistakes, page
 from heads.compare.comparison import CSV_COLUMNS, Comparison, differences
 from heads.data import dataset
 from heads.menu import registry
@@ -67,6 +67,7 @@ def write(comparison: Comparison) -> None:
 def write_page(comparison: Comparison) -> None:
     """Write comparison.html; `comparison` has leaks and audit."""
     place = comparison.place
-    text = page.render(comparison, mistakes.worst(place, comparison.data, comparison.chosen_head))
+    data, head = comparison.data, comparison.chosen_head
+    text = page.render(comparison, mistakes.worst(place, data, head), confused.of(place, data, head))
     with files.replacing(place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")

@@ -175,21 +175,32 @@ def read_facts(folder: Path) -> HeadFacts:
 
 def read_figures(folder: Path) -> Figures:
     """Read the figures of validation, and of test where it was measured, from metrics.json. Errors: HeadError."""
+    return _read(folder)[0]
+
+
+def read_classes(folder: Path) -> dict[str, Figures]:
+    """Read precision and recall of each class, by split and name, where there are more than two. Errors: HeadError."""
+    return _read(folder)[1]
+
+
+def _read(folder: Path) -> tuple[Figures, dict[str, Figures]]:
     try:
         given = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         float(given["validation"]["log_loss"]["value"])  # heads are chosen by it
-        return {
-            split: {
-                name: Metric(**{each.name: metric[each.name] for each in fields(Metric)})
-                for name, metric in given[split].items()
-            }
-            for split in ("validation", "test")
-            if split in given
+        figures = {split: _metrics(given[split]) for split in ("validation", "test") if split in given}
+        of_classes = {
+            split: {name: _metrics({each: of[each] for each in ("precision", "recall")}) for name, of in named.items()}
+            for split, named in given.get("classes", {}).items()
         }
+        return figures, of_classes
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeadError(
             "figures-unreadable", f"{folder / FIGURES} cannot be read: {error!r}", then="Run make head again"
         ) from error
+
+
+def _metrics(given: dict[str, dict[str, Any]]) -> dict[str, Metric]:
+    return {name: Metric(**{each.name: metric[each.name] for each in fields(Metric)}) for name, metric in given.items()}
 
 
 def _read_model(folder: Path, facts: HeadFacts) -> Model:

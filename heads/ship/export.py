@@ -26,7 +26,6 @@ from extract.ground import files
 from extract.ground.errors import HeadError
 from extract.images import decode, header, pillow
 from extract.store import cache
-from extract.tables.task import BINARY
 from extract.workspace import Workspace
 from heads.data.dataset import rows_of
 from heads.menu.layers import Neighbours
@@ -35,7 +34,6 @@ from heads.ship import card, formats
 from heads.ship.bundle import Bundle, HeadFacts
 
 SCRIPT = "preprocess.py"
-LABELS = "labels.txt"
 KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
@@ -63,9 +61,9 @@ class Parity:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that parity is checked on: paths and digests (n,), p (n,) from cached feature and bundle.
+    """Images that parity is checked on: paths and digests (n,), p, see `Task`, from cached feature and bundle.
 
-    weight: (n,), how many of all images each stands for: those nearest to the threshold are all there.
+    weight: (n,), how many of all images each stands for: those nearest to another decision are all there.
     """
 
     paths: list[str]
@@ -100,11 +98,10 @@ def export(
     sample = draw(place, found, bundle, n_images, seed)
     network = _network(source, sample, asked)
     sample, reduced = (sample, []) if place.precision == "float32" else in_float32(network, bundle, sample, place)
-    assert isinstance(bundle.facts.threshold, float | int)
-    version, threshold = formats.newest(target / "saved_model") + 1, bundle.facts.threshold
+    version = formats.newest(target / "saved_model") + 1
     with files.replacing_folder(target) as folder:
-        written = formats.write(network, bundle.model, threshold, folder, version=version, asked=asked)
-        results = check(folder, written, sample, threshold, network.input_size)
+        written = formats.write(network, bundle, folder, version=version, asked=asked)
+        results = check(folder, written, sample, bundle.facts, network.input_size)
         failed = _remove_failed(folder, results)
         if {result.format for result in results} - {result.format for result in failed} != {"saved_model"}:
             (folder / SCRIPT).write_text(script(network.input_size), encoding="utf-8")
@@ -151,8 +148,11 @@ def _describe(folder: Path, head: Path, facts: HeadFacts, results: list[Parity],
     parity = [asdict(result) for result in results]
     files.write_json(folder / "parity.json", parity)
     shutil.copy(head / bundles.FACTS, folder / bundles.FACTS)
-    (folder / LABELS).write_text(labels(facts.classes), encoding="utf-8", errors="replace")
-    text = card.render(facts, bundles.read_figures(head), parity, no_keras=no_keras)
+    (folder / formats.LABELS).write_text(
+        "".join(f"{name}\n" for name in formats.labels(facts.classes)), encoding="utf-8"
+    )
+    figures, of_classes = bundles.read_figures(head), bundles.read_classes(head)
+    text = card.render(facts, figures, parity, of_classes, no_keras=no_keras)
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8", errors="replace")  # a class may be no UTF-8
 
 
@@ -160,11 +160,6 @@ def script(size: int) -> str:
     """Return preprocess.py as it lies beside the models that take pixels, for images of S = size."""
     text = Path(pillow.__file__).read_text(encoding="utf-8")
     return text.replace(f"SIZE = {pillow.SIZE} ", f"SIZE = {size} ")
-
-
-def labels(classes: Sequence[str]) -> str:
-    """Return labels.txt: a class a line, the line's number from 0 being its `decision`; `probability` is the last's."""
-    return "".join(" ".join(name.splitlines()) + "\n" for name in classes)
 
 
 def in_float32(
@@ -175,22 +170,22 @@ def in_float32(
     Errors: HeadError where more than MOST_FLIPPED of the decisions differ; images that are gone are left out.
     """
     network.run_on(engines.choose("auto"))
-    p, seen = np.full(len(sample.p), np.nan), np.zeros(len(sample.p), bool)
+    p, seen = np.full_like(sample.p, np.nan), np.zeros(len(sample.p), bool)
     for batch in _batches(sample, network.input_size):
         if pixels := batch["pixels"]:
             p[list(pixels)] = bundle.probability(network.embed(np.stack(list(pixels.values()))))
             seen[list(pixels)] = True
-    there, threshold = np.flatnonzero(seen), bundle.facts.threshold
+    there = np.flatnonzero(seen)
     _refuse_most_gone(len(there), len(p))
     paths, sha256 = ([names[i] for i in there] for names in (sample.paths, sample.sha256))
     kept = Sample(paths, sha256, p[there], sample.weight[there])
     difference = float(np.abs(sample.p[there] - kept.p).max())
-    flipped = BINARY.decide(sample.p[there], threshold) != BINARY.decide(kept.p, threshold)
+    flipped = _decided(bundle.facts, sample.p[there]) != _decided(bundle.facts, kept.p)
     flips = int(flipped.sum())
-    if np.average(flipped, weights=kept.weight) > MOST_FLIPPED:
+    if _share(flipped, kept.weight) > MOST_FLIPPED:
         raise HeadError(
             "parity-precision-flips",
-            f"{flips:,} of {len(there):,} decisions differ between features in {place.precision} and in float32",
+            f"{flips:,} of {flipped.size:,} decisions differ between features in {place.precision} and in float32",
             rule=f"At most {MOST_FLIPPED:.0%} may, since exports compute in float32",
             then="Run make features PRECISION=float32 in a new OUT",
         )
@@ -212,7 +207,7 @@ def _parity_error(failed: list[Parity]) -> HeadError:
 
 
 def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: int, seed: int) -> Sample:
-    """Choose the images for parity: a quarter nearest to the threshold, where flips would be, the rest at random."""
+    """Choose the images for parity: a quarter nearest to another decision, where flips would be, the rest at random."""
     rows = Manifest.read(place.manifest).objects
     at = rows_of(found, np.array([row.sha256 for row in rows], str))
     rows, at = [row for row, there in zip(rows, at >= 0, strict=True) if there], at[at >= 0]
@@ -225,7 +220,8 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
         )
     p = bundle.probability(found.read(at))
     n = min(n_images or len(at), len(at))
-    near = np.argsort(np.abs(p - bundle.facts.threshold), kind="stable")[: n // 4]
+    margins = margin(bundle.facts, p).reshape(len(p), -1).min(axis=1)
+    near = np.argsort(margins, kind="stable")[: n // 4]
     others = np.setdiff1d(np.arange(len(at)), near)
     drawn = np.random.default_rng(seed).choice(others, n - len(near), replace=False)
     weight = np.ones(len(at))
@@ -235,7 +231,7 @@ def draw(place: Workspace, found: cache.FeatureCache, bundle: Bundle, n_images: 
     return Sample([row.path for row in rows], [row.sha256 for row in rows], p[chosen], weight[chosen])
 
 
-def check(folder: Path, names: list[str], sample: Sample, threshold: float, size: int) -> list[Parity]:
+def check(folder: Path, names: list[str], sample: Sample, facts: HeadFacts, size: int) -> list[Parity]:
     """Open each of the files `names` and compare it, by each of its inputs, on the sample's raw files.
 
     By bytes only images that `decode.decode` reads count, by SCRIPT those that Pillow alone reads; where there is none,
@@ -245,7 +241,7 @@ def check(folder: Path, names: list[str], sample: Sample, threshold: float, size
     opened = {file: formats.open_export(folder / file) for file in names}
     inputs = {file: ("pixels", "bytes" if "bytes" in each.inputs else SCRIPT) for file, each in opened.items()}
     n = len(sample.p)
-    given = {(file, by): np.full((n, len(formats.OUTPUTS)), np.nan) for file in names for by in inputs[file]}
+    given = {(file, by): np.full((n, sum(opened[file].columns)), np.nan) for file in names for by in inputs[file]}
     seen = {key: np.zeros(n, bool) for key in given}
     for batch in _batches(sample, size):
         for (file, by), got in given.items():
@@ -254,7 +250,7 @@ def check(folder: Path, names: list[str], sample: Sample, threshold: float, size
                 got[rows], seen[file, by][rows] = run(values if by == "bytes" else np.stack(values)), True
     _refuse_most_gone(int(seen[names[0], "pixels"].sum()), n)
     return [
-        compare(file, by, got[there], sample.p[there], threshold, sample.weight[there])
+        compare(file, by, got[there], sample.p[there], facts, sample.weight[there])
         for (file, by), got in given.items()
         if (there := seen[file, by]).any()
     ]
@@ -288,23 +284,52 @@ def _batches(sample: Sample, size: int) -> Iterator[dict[str, dict[int, Any]]]:
         yield batch
 
 
+def margin(facts: HeadFacts, p: np.ndarray) -> np.ndarray:
+    """Return how far each decision is from another: unless a probability moves by more, it stays. (n,) or (n, K).
+
+    multiclass: between the best and each other class both probabilities may move, by their weights.
+    """
+    if facts.kind != "multiclass":
+        return np.abs(p - np.asarray(facts.threshold))
+    weight = np.ones(p.shape[1]) if facts.weight is None else np.asarray(facts.weight)
+    score = p * weight
+    best = score.argmax(axis=1)[:, None]
+    gaps = (np.take_along_axis(score, best, axis=1) - score) / np.maximum(weight[best] + weight, 1e-300)
+    to_threshold = np.abs(np.take_along_axis(p, best, axis=1) - facts.threshold) if facts.threshold else np.inf
+    np.put_along_axis(gaps, best, to_threshold, axis=1)
+    return gaps.min(axis=1)
+
+
+def _decided(facts: HeadFacts, p: np.ndarray) -> np.ndarray:
+    """Return the decisions on p. A weight multiplies in float32, as in a graph; for float64 that is below TOLERANCE."""
+    if facts.weight is None:
+        return np.asarray(facts.task.decide(p, facts.threshold))
+    weight: Any = np.array(facts.weight, np.float32)
+    threshold: Any = np.array(facts.threshold)  # float64: a number would be rounded to float32
+    return np.asarray(facts.task.decide(p.astype(np.float32), threshold, weight))
+
+
+def _share(flipped: np.ndarray, weight: np.ndarray | None) -> float:
+    """Return the share of flips among the decisions on all images. flipped: bool (n,) or (n, K)."""
+    return float(np.mean(np.average(flipped, axis=0, weights=weight)))
+
+
 def compare(
-    name: str, by: str, given: np.ndarray, expected: np.ndarray, threshold: float, weight: np.ndarray | None = None
+    name: str, by: str, given: np.ndarray, expected: np.ndarray, facts: HeadFacts, weight: np.ndarray | None = None
 ) -> Parity:
-    """Compare an export's probabilities and decisions (n, 2) with expected probabilities (n,).
+    """Compare an export's probabilities and decisions, `formats.outputs`, with expected probabilities, see `Task`.
 
     A probability that is not finite fails, and so does a decision that the format's own probability does not give. A
-    flip is another decision where the expected probability is more than TOLERANCE away from the threshold: none may be,
-    or MOST_FLIPPED of all images where pixels or weights are coarser. weight: (n,), see Sample; None: all alike.
+    flip is another decision where the `margin` of the expected one is more than TOLERANCE: none may be, or MOST_FLIPPED
+    of all where pixels or weights are coarser. weight: (n,), see Sample; None: all alike.
     """
-    got, decision = given.T
+    got, decision = formats.outputs(facts.task, given)
     coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
-    clear = np.abs(expected - threshold) > TOLERANCE
-    says = BINARY.decide(got, threshold)
-    flipped = (says != BINARY.decide(expected, threshold)) & clear
+    says = _decided(facts, got)
+    flipped = (says != _decided(facts, expected)) & (margin(facts, expected) > TOLERANCE)
     flips, most = int(flipped.sum()), MOST_FLIPPED * bool(coarser)
     largest = min(float(difference.max()), 1.0)  # 1: as wrong as a probability can be; JSON knows no infinity
     wrong = int((decision != says).sum())
-    ok = largest <= TOLERANCE + coarser and bool(np.average(flipped, weights=weight) <= most) and not wrong
+    ok = largest <= TOLERANCE + coarser and _share(flipped, weight) <= most and not wrong
     return Parity(name, by, len(got), largest, TOLERANCE + coarser, flips, wrong, ok)

@@ -6,10 +6,12 @@ All are made of one frozen graph, so that what holds for one holds for the other
 from __future__ import annotations
 
 import errno
+import io
 import shutil
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from extract.ground import files as artifacts
 from extract.ground import tensorflow
 from extract.ground.errors import HeadError, UsageError
 from extract.images import decode
-from heads.menu.layers import Dense
+from extract.tables.task import UNKNOWN, Kind, Task
+from heads.ship.bundle import Bundle, HeadFacts
 
 Tensor = Any  # of TensorFlow, whose types mypy does not know
 OUTPUTS = ("probability", "decision")
@@ -41,6 +44,7 @@ NEEDS = {
     "tflite": ("ai_edge_litert",),
     "onnx": ("onnxruntime", "tf2onnx"),
 }  # beyond requirements.txt; to read, the first
+LABELS = "labels.txt"  # the names in the order of the outputs
 OPSET = 18  # of ONNX; ONNX Runtime has it since 1.14, of 2023
 WARMUP = Path(__file__).with_name("warmup.tfrecord")  # a probe file for each signature that takes encoded images
 
@@ -68,22 +72,14 @@ def refuse_missing(name: str, packages: Sequence[str]) -> None:
         )
 
 
-def write(
-    network: backbone.Backbone,
-    layers: list[Dense],
-    threshold: float,
-    folder: Path,
-    *,
-    version: int,
-    asked: Sequence[str],
-) -> list[str]:
+def write(network: backbone.Backbone, bundle: Bundle, folder: Path, *, version: int, asked: Sequence[str]) -> list[str]:
     """Write the files of the formats `asked` and return their names; those of Keras only where there is its graph.
 
     version: of the SavedModel, as TensorFlow Serving counts. Errors: OSError where the disk has no room.
     """
     base = folder / "saved_model"
     with _as_os_errors():
-        write_saved_model(network, layers, threshold, base / str(version))
+        write_saved_model(network, bundle, base / str(version))
     files = [file for name in asked for file in FILES[name]]
     if network.model is None:
         files = [file for file in files if file not in ("model.keras", "model.h5")]
@@ -92,16 +88,16 @@ def write(
     if (free := shutil.disk_usage(folder).free) < needed:  # HDF5 may crash the process where a write fails
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free", str(folder))
     if "model.keras" in files or "model.h5" in files:
-        model = join(network.model, layers, threshold)
+        model = join(network.model, bundle)
         for file in set(files) & {"model.keras", "model.h5"}:
             model.save(folder / file, **({"include_optimizer": False} if file == "model.h5" else {}))
     for file, half in (("model.tflite", False), ("model_float16.tflite", True)):
         if file in files:
             with _as_os_errors():
-                converted = _tflite(base / str(version), threshold, half)
+                converted = _tflite(base / str(version), bundle.facts, half)
             (folder / file).write_bytes(converted)
     if "model.onnx" in files:
-        (folder / "model.onnx").write_bytes(_onnx(base / str(version), network.input_size))
+        (folder / "model.onnx").write_bytes(_onnx(base / str(version), network.input_size, bundle.facts))
     if "saved_model" not in files:
         shutil.rmtree(base)
     return files
@@ -117,38 +113,84 @@ def _as_os_errors() -> Iterator[None]:
         raise OSError(error.message) from error
 
 
-def join(model: Any, layers: list[Dense], threshold: float) -> Any:
+def join(model: Any, bundle: Bundle) -> Any:
     """Return one flat Keras model: the backbone's own layers, then the head's.
 
-    float32 (b, S, S, 3) -> {"probability": float32 (b, 1), "decision": int32 (b, 1), 1 from the threshold on}. The
-    decision is a Discretization, a public layer: comparisons of keras.ops do not load back from .h5. It computes in
-    float32; an integer dtype would have cast the probability too.
+    float32 (b, S, S, 3) -> {"probability": float32 (b, K), "decision": int32, (b, K) of several labels, else (b, 1)}.
     """
     _, keras = tensorflow.load()
+    assert isinstance(bundle.model, list)
     outputs, built = model.output, []
-    for i, layer in enumerate(layers):
-        last = i == len(layers) - 1
+    for i, layer in enumerate(bundle.model):
+        last = i == len(bundle.model) - 1
         built.append(
             keras.layers.Dense(
                 layer.kernel.shape[1], activation=layer.activation, name="probability" if last else f"head_{i}"
             )
         )
         outputs = built[-1](keras.layers.UnitNormalization()(outputs) if layer.unit else outputs)
-    decision = keras.layers.Discretization([least_float32(threshold)], dtype="float32", name="decision")(outputs)
-    joined = keras.Model(model.input, {"probability": outputs, "decision": decision}, name="onepass")
-    for keras_layer, layer in zip(built, layers, strict=True):
+    named = {"probability": outputs, "decision": _decision_layers(outputs, bundle.facts)}
+    joined = keras.Model(model.input, named, name="onepass")
+    for keras_layer, layer in zip(built, bundle.model, strict=True):
         keras_layer.set_weights([layer.kernel, layer.bias])
     joined.trainable = False
     return joined
 
 
-def least_float32(threshold: float) -> float:
-    """Return the least float32 that is not below the threshold: float32 p reach both or neither."""
-    nearest = np.float32(threshold)
-    return float(nearest if nearest >= threshold else np.nextafter(nearest, np.float32(np.inf)))
+def _decision_layers(p: Tensor, facts: HeadFacts) -> Tensor:
+    """Return the decision on p (b, K) as public layers: comparisons and argmax of keras.ops do not load back from .h5.
+
+    They compute in float32; of an integer dtype Discretization would have cast the probability too.
+    """
+    _, keras = tensorflow.load()
+    layers, K, least = keras.layers, facts.task.columns, least_float32(facts.threshold).tolist()
+
+    def reaches(least: float, **more: str) -> Any:
+        return layers.Discretization([least], dtype="float32", **more)
+
+    def largest(x: Tensor) -> Tensor:  # (b, K) -> (b, 1)
+        return layers.GlobalMaxPooling1D()(layers.Reshape((K, 1))(x))
+
+    if facts.kind == "binary":
+        return reaches(least, name="decision")(p)
+    if facts.kind == "multilabel":
+        return reaches(0.0, name="decision")(layers.Rescaling(1.0, [-each for each in least])(p))
+    score = p if facts.weight is None else layers.Rescaling(list(facts.weight))(p)
+    best = reaches(0.0)(layers.Subtract()([score, largest(score)]))
+    place = layers.Rescaling(-1.0, K + 1.0)(largest(layers.Rescaling([*range(K, 0, -1)])(best)))  # from 1; the first
+    sure = largest(layers.Multiply()([best, reaches(least)(p)]))
+    return layers.Rescaling(1, UNKNOWN, dtype="int32", name="decision")(layers.Multiply()([place, sure]))
 
 
-def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold: float, path: Path) -> None:
+def _decision(p: Tensor, facts: HeadFacts, *, as_bits: bool = False) -> Tensor:
+    """Return the decision on p, as `join` does, in operations of TensorFlow.
+
+    as_bits: thresholds and weights are stored as the integers of the same bits, which float16 does not round; for
+    numbers from 0 on those have the same order.
+    """
+    tf, _ = tensorflow.load()
+    least: Any = least_float32(facts.threshold)
+    reached = tf.bitcast(p, tf.int32) >= least.view(np.int32) if as_bits else p >= least
+    if facts.kind != "multiclass":
+        return tf.cast(reached, tf.int32)
+    if facts.weight is None:
+        score = p
+    else:
+        weight: Any = np.array(facts.weight, np.float32)
+        score = p * (tf.bitcast(tf.broadcast_to(weight.view(np.int32), tf.shape(p)), tf.float32) if as_bits else weight)
+    best = tf.argmax(score, axis=1, output_type=tf.int32)
+    sure = tf.reduce_any(reached & tf.cast(tf.one_hot(best, facts.task.columns), tf.bool), axis=1)
+    return tf.where(sure, best, UNKNOWN)[:, None]
+
+
+def least_float32(threshold: float | Sequence[float]) -> np.ndarray:
+    """Return the least float32 that is not below each threshold, () or (K,): float32 p reach both or neither."""
+    exact = np.asarray(threshold, np.float64)
+    nearest = exact.astype(np.float32)
+    return np.where(nearest >= exact, nearest, np.nextafter(nearest, np.float32(np.inf)))
+
+
+def write_saved_model(network: backbone.Backbone, bundle: Bundle, path: Path) -> None:
     """Write any backbone and head as one frozen graph, as TensorFlow Serving takes it; each signature gives OUTPUTS.
 
     pixels: float32 (b, S, S, 3), RGB, 0-255. bytes, which is the default: strings `image_bytes` (b,), encoded images
@@ -157,12 +199,12 @@ def write_saved_model(network: backbone.Backbone, layers: list[Dense], threshold
     """
     tf, keras = tensorflow.load()
     features, size = keras.Input((network.dim,)), network.input_size
-    head, least = join(keras.Model(features, features), layers, threshold), least_float32(threshold)
+    head = join(keras.Model(features, features), bundle)
     frozen = tensorflow.freeze(lambda pixels: head(network.apply(pixels))["probability"], size, "float32")
 
     def from_pixels(pixels: Tensor) -> dict[str, Tensor]:
         p = frozen(pixels)[0]
-        return {"probability": p, "decision": tf.cast(p >= least, tf.int32)}
+        return {"probability": p, "decision": _decision(p, bundle.facts)}
 
     def from_bytes(image_bytes: Tensor) -> dict[str, Tensor]:
         square = tf.TensorSpec((size, size, 3), tf.uint8)
@@ -185,19 +227,17 @@ def _save(module: Any, path: Path, signatures: dict[str, Callable[..., dict[str,
     tf.saved_model.save(module, str(path), signatures, options)
 
 
-def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
+def _tflite(saved_model: Path, facts: HeadFacts, half: bool) -> bytes:
     """Convert the signature `pixels`. half: weights are stored as float16; what computes is the runtime's to choose.
 
-    With half the threshold would be rounded to float16 too, and decide otherwise than the probability says: it is
-    compared as the integer of the same bits, which for numbers from 0 on has the same order.
+    With half the threshold would be rounded to float16 too, and decide otherwise than the probability says.
     """
     tf, _ = tensorflow.load()
     by_pixels = tf.saved_model.load(str(saved_model)).signatures["pixels"]
-    bits = int(np.float32(least_float32(threshold)).view(np.int32))
 
     def from_pixels(pixels: Tensor) -> dict[str, Tensor]:
         p = by_pixels(pixels=pixels)["probability"]
-        return {"probability": p, "decision": tf.cast(tf.bitcast(p, tf.int32) >= bits, tf.int32)}
+        return {"probability": p, "decision": _decision(p, facts, as_bits=True)}
 
     taken = tf.TensorSpec(by_pixels.structured_input_signature[1]["pixels"].shape, tf.float32, name="pixels")
     module = tf.Module()
@@ -207,10 +247,54 @@ def _tflite(saved_model: Path, threshold: float, half: bool) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(between, signature_keys=["pixels"])
         if half:
             converter.optimizations, converter.target_spec.supported_types = [tf.lite.Optimize.DEFAULT], [tf.float16]
-        return bytes(converter.convert())
+        converted = bytes(converter.convert())
+    return converted if facts.kind == "binary" else _with_labels(converted, facts)
 
 
-def _onnx(saved_model: Path, size: int) -> bytes:
+def _with_labels(model: bytes, facts: HeadFacts) -> bytes:
+    """Pack labels.txt into a TFLite model, as the names along the axis of `probability`.
+
+    As TensorFlow's metadata_schema.fbs has it: numbers are places of its fields, 2 its TENSOR_AXIS_LABELS; the file is
+    appended as a zip.
+    """
+    from flatbuffers import Builder
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    parsed, made = flatbuffer_utils.convert_bytearray_to_object(bytearray(model)), Builder()
+    at = {each.tensorIndex: each.name.decode() for each in parsed.signatureDefs[0].outputs}
+
+    def table(**fields: int) -> int:
+        made.StartObject(8)
+        for field, offset in fields.items():
+            made.PrependUOffsetTRelativeSlot(int(field[1:]), offset, 0)
+        return int(made.EndObject())
+
+    def vector(*offsets: int) -> int:
+        made.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            made.PrependUOffsetTRelative(offset)
+        return int(made.EndVector())
+
+    name = made.CreateString(LABELS)
+    made.StartObject(4)
+    made.PrependUOffsetTRelativeSlot(0, name, 0)
+    made.PrependInt8Slot(2, 2, 0)
+    files = vector(made.EndObject())
+    outputs = [at[index] for index in parsed.subgraphs[0].outputs]
+    tensors = [table(_0=made.CreateString(each), **({"_6": files} if each == OUTPUTS[0] else {})) for each in outputs]
+    inputs = vector(table(_0=made.CreateString("pixels")))
+    graphs = vector(table(_2=inputs, _3=vector(*tensors)))
+    made.Finish(table(_0=made.CreateString("onepass"), _3=graphs, _7=made.CreateString("1.0.0")), b"M001")
+    parsed.metadata.append(schema.MetadataT(b"TFLITE_METADATA", len(parsed.buffers)))
+    parsed.buffers.append(schema.BufferT(np.frombuffer(made.Output(), np.uint8)))
+    packed = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    with zipfile.ZipFile(packed, "a") as appended:
+        appended.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in labels(facts.classes)))
+    return packed.getvalue()
+
+
+def _onnx(saved_model: Path, size: int, facts: HeadFacts) -> bytes:
     tf, _ = tensorflow.load()
     import tf2onnx
 
@@ -219,19 +303,40 @@ def _onnx(saved_model: Path, size: int) -> bytes:
     with tensorflow.held_stderr():
         run = tf.function(lambda pixels: by_pixels(pixels=pixels), input_signature=[taken])
         proto, _ = tf2onnx.convert.from_function(run, input_signature=[taken], opset=OPSET)
+    if facts.kind != "binary":
+        proto.metadata_props.add(key="labels", value="\n".join(labels(facts.classes)))
     return bytes(proto.SerializeToString())
+
+
+def labels(classes: Sequence[str]) -> list[str]:
+    """Return the names as files for others have them: one line each, in UTF-8."""
+    return [" ".join(name.splitlines()).encode("utf-8", "replace").decode() for name in classes]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns float64 (b, 2).
+    """A loaded export. size: S. inputs: "pixels" and perhaps "bytes", each to a function that returns float64 (b, C).
 
-    Its columns are probability and decision, 0 or 1. "pixels" takes (b, S, S, 3), uint8 or float32, "bytes" a list of
-    b encoded images. Several threads may call them.
+    "pixels" takes (b, S, S, 3), uint8 or float32, "bytes" a list of b encoded images. Several threads may call them.
+    columns: how many of the C are probabilities and how many decisions, which follow them.
     """
 
     size: int
+    columns: tuple[int, int]
     inputs: dict[str, Callable[[Any], np.ndarray]]
+
+    @property
+    def task(self) -> Task:
+        """What its outputs answer, with numbers for names."""
+        probabilities, decisions = self.columns
+        kind: Kind = "binary" if probabilities == 1 else "multiclass" if decisions == 1 else "multilabel"
+        return Task(kind, tuple(map(str, range(max(probabilities, 2)))))
+
+
+def outputs(task: Task, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return p and decisions, see `Task`, of what an export gives (n, C); UNKNOWN where that is no number."""
+    p, decided = given[:, : task.columns], np.nan_to_num(given[:, task.columns :], nan=UNKNOWN).astype(int)
+    return (p[:, 0] if task.kind == "binary" else p), (decided if task.kind == "multilabel" else decided[:, 0])
 
 
 def open_export(path: Path) -> Exported:
@@ -269,24 +374,23 @@ def _open_saved_model(path: Path) -> Exported:
         path = path / str(version)
     signatures = tf.saved_model.load(str(path)).signatures
     by_pixels, by_bytes = signatures["pixels"], signatures.get("bytes")
-    _refuse_undecided(path, by_pixels.structured_outputs)
+    columns = _count(path, by_pixels.structured_outputs)
     inputs = {"pixels": lambda x: _columns(**by_pixels(pixels=tf.constant(x, tf.float32)))}
     if by_bytes is not None:
         inputs["bytes"] = lambda x: _columns(**by_bytes(image_bytes=tf.constant(x)))
-    return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), inputs)
+    return Exported(int(by_pixels.structured_input_signature[1]["pixels"].shape[1]), columns, inputs)
 
 
 def _open_keras(path: Path) -> Exported:
     tf, _ = tensorflow.load()
     model = open_keras(path)
-    _refuse_undecided(path, model.output)
-    size = model.input_shape[1]
+    columns, size = _count(path, model.output), model.input_shape[1]
     run = tf.function(  # layer by layer it takes five times as long
         lambda x: model(x, training=False),
         jit_compile=False,
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.float32)],
     )
-    return Exported(size, {"pixels": lambda x: _columns(**run(tf.constant(x, tf.float32)))})
+    return Exported(size, columns, {"pixels": lambda x: _columns(**run(tf.constant(x, tf.float32)))})
 
 
 def _open_tflite(path: Path) -> Exported:
@@ -295,7 +399,7 @@ def _open_tflite(path: Path) -> Exported:
     with tensorflow.held_stderr():
         interpreter = Interpreter(str(path), num_threads=tensorflow.cores())
         run = interpreter.get_signature_runner("pixels")
-        _refuse_undecided(path, run.get_output_details())
+        columns = _count(path, run.get_output_details(), lambda each: each["shape"])
         size, turn = int(run.get_input_details()["pixels"]["shape"][1]), threading.Lock()
         run(pixels=np.zeros((1, size, size, 3), np.float32))  # it chooses what it computes with now, and says so
 
@@ -303,25 +407,29 @@ def _open_tflite(path: Path) -> Exported:
         with turn:
             return _columns(**run(pixels=np.asarray(x, np.float32)))
 
-    return Exported(size, {"pixels": in_turn})
+    return Exported(size, columns, {"pixels": in_turn})
 
 
 def _open_onnx(path: Path) -> Exported:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _refuse_undecided(path, {output.name for output in session.get_outputs()})
+    columns, size = _count(path, {each.name: each for each in session.get_outputs()}), session.get_inputs()[0].shape[1]
 
-    size = int(session.get_inputs()[0].shape[1])
-    return Exported(size, {"pixels": lambda x: _columns(*session.run(OUTPUTS, {"pixels": np.asarray(x, np.float32)}))})
+    def run(x: np.ndarray) -> np.ndarray:
+        return _columns(*session.run(OUTPUTS, {"pixels": np.asarray(x, np.float32)}))
+
+    return Exported(int(size), columns, {"pixels": run})
 
 
-def _refuse_undecided(path: Path, outputs: Any) -> None:
-    """Raise HeadError unless a model's outputs, named by a dictionary or a set, are those of an export."""
-    if not isinstance(outputs, dict | set) or {*outputs} != {*OUTPUTS}:
+def _count(path: Path, named: Any, shape: Callable[[Any], Any] = lambda each: each.shape) -> tuple[int, int]:
+    """Return the columns of a model's outputs. Errors: HeadError unless they are named as those of an export."""
+    if not isinstance(named, dict) or {*named} != {*OUTPUTS}:
         raise HeadError(
             "export-too-old",
             f"{path} was not exported by Onepass 0.3.0 or later",
             rule=f"An export gives {' and '.join(OUTPUTS)}",
             then="Run make export again",
         )
+    probabilities, decisions = (int(shape(named[name])[1]) for name in OUTPUTS)
+    return probabilities, decisions

@@ -26,13 +26,13 @@ from extract.run import undecodable
 from extract.store import cache
 from extract.store.cache import FeatureCache
 from extract.tables import folders, sheet
-from extract.tables.task import BINARY
+from extract.tables.task import BINARY, Task
 from extract.workspace import Workspace, shown
 from heads.data.dataset import rows_of
 from heads.ship import bundle as bundles
-from heads.ship.formats import open_export
+from heads.ship import formats
 
-COLUMNS = ("path", "probability", "decision", "status", "reason")
+COLUMNS = ("path", "probability", "decision", "status", "reason")  # of a binary task
 
 
 File = tuple[str, Path | None]  # its name in the output; where it is, None if it is missing
@@ -40,18 +40,30 @@ File = tuple[str, Path | None]  # its name in the output; where it is, None if i
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file. p: None where it could not be read, which `reason` explains by one of header.REASONS."""
+    """One file. p: None where it could not be read, which `reason` explains by one of header.REASONS.
+
+    p stands beside the decision, see `Task.certainty`; of_classes: those under `Task.p_columns`.
+    """
 
     path: str
     p: float | None
     decision: str
     reason: str = ""
+    task: Task = BINARY
+    of_classes: tuple[float, ...] = ()
 
     def row(self) -> tuple[str, ...]:
-        """Return it under COLUMNS."""
-        if self.p is None:
-            return self.path, "", "", "failed", self.reason
-        return self.path, f"{self.p:.6f}", self.decision, "ok", ""
+        """Return it under `columns`."""
+        status, p = ("failed", "") if self.p is None else ("ok", f"{self.p:.6f}")
+        if not self.task.p_columns:
+            return self.path, p, self.decision, status, self.reason
+        each = [""] * self.task.columns if self.p is None else [f"{of_class:.6f}" for of_class in self.of_classes]
+        return self.path, self.decision, p, status, self.reason, *each
+
+
+def columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of predictions.csv."""
+    return ("path", "decision", "probability", "status", "reason", *task.p_columns) if task.p_columns else COLUMNS
 
 
 def list_files(source: Path, media: Path, *, allow_outside: bool = False) -> list[File]:
@@ -105,8 +117,9 @@ def from_bundle(place: Workspace, name: str, files: list[File], engine: str = "a
     known_bad = undecodable(place, found.recipe)
     bad |= {i: BadImage(*known_bad[sha]) for i, sha in enumerate(digests.tolist()) if sha in known_bad}
     at = rows_of(found, digests)
-    p = np.full(len(files), np.nan)
-    p[at >= 0] = bundle.probability(found.read(at[at >= 0]))
+    known = bundle.probability(found.read(at[at >= 0]))
+    p = np.full((len(files), *known.shape[1:]), np.nan)
+    p[at >= 0] = known
     rest = [i for i in np.flatnonzero(at < 0).tolist() if i not in bad]
     if rest:
         network, engine = _open_backbone(place, found, engine)
@@ -116,7 +129,8 @@ def from_bundle(place: Workspace, name: str, files: list[File], engine: str = "a
 
         runner = Runner(probability, network.input_size, network.step, engines.workers(engine))
         bad |= runner.run(files, rest, p)
-    return _predictions(files, p, bundle.facts.decide(p), bad)
+    facts = bundle.facts
+    return _predictions(files, p, facts.task.decide(p, facts.threshold, facts.weight), bad, facts.task)
 
 
 def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[backbone.Backbone, str]:
@@ -134,26 +148,48 @@ def _open_backbone(place: Workspace, found: FeatureCache, engine: str) -> tuple[
 
 
 def from_export(path: Path, files: list[File]) -> list[Prediction]:
-    """Predict with an exported model alone, by its own decisions; class names from the head.json beside it.
+    """Predict with an exported model alone, by its own decisions; class names from what lies beside it, see `_named`.
 
-    Errors: CacheError when that head.json says that pixels were made in another way than this version makes them.
+    Errors: CacheError when its head.json says that pixels were made in another way than this version makes them.
     """
-    path = path.absolute()  # its parents hold head.json, from wherever it was named
-    task = BINARY
-    folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
-    if (folder / bundles.FACTS).exists():
-        facts = bundles.read_facts(folder)
-        task, recipe = facts.task, facts.recipe
-        cache.refuse_other_recipe(recipe, replace(recipe, decode=Recipe.decode), where=str(path))
-    else:
-        print(f"predict   no head.json beside {path}: classes 0 and 1", flush=True)
     engines.share_cores()
-    exported = open_export(path)
-    given = np.full((len(files), 2), np.nan)
+    path = path.absolute()  # its parents hold head.json, from wherever it was named
+    exported = formats.open_export(path)
+    task = _named(path, exported)
+    given = np.full((len(files), sum(exported.columns)), np.nan)
     step = backbone.batch(engines.STEP["tensorflow", tensorflow.device()], exported.size)
     rows = range(len(files))
     bad = Runner(exported.inputs["pixels"], exported.size, step, tensorflow.cores()).run(files, rows, given)
-    return _predictions(files, given[:, 0], task.names(given[:, 1] == 1), bad)
+    return _predictions(files, *formats.outputs(task, given), bad, task)
+
+
+def _named(path: Path, exported: formats.Exported) -> Task:
+    """Return the task of an export: class names from head.json beside it, else from labels.txt, else numbers.
+
+    Errors: HeadError where those beside it are of another model; CacheError, see `from_export`.
+    """
+    folder = path.parents[1] if path.is_dir() and path.name.isdecimal() else path.parent  # saved_model/1: one above
+    task = exported.task
+    if (folder / bundles.FACTS).exists():
+        facts = bundles.read_facts(folder)
+        cache.refuse_other_recipe(facts.recipe, replace(facts.recipe, decode=Recipe.decode), where=str(path))
+        source, beside = bundles.FACTS, facts.task
+    elif (folder / formats.LABELS).exists():
+        names = (folder / formats.LABELS).read_text(encoding="utf-8", errors="replace").splitlines()
+        source, beside = formats.LABELS, replace(task, classes=tuple(names))
+    else:
+        numbers = "0 and 1" if task.kind == "binary" else f"0 to {task.columns - 1}"
+        print(f"predict   no {bundles.FACTS} beside {path}: classes {numbers}", flush=True)
+        return task
+    if (beside.kind, len(beside.classes)) != (task.kind, len(task.classes)):
+        raise HeadError(
+            "export-of-other-classes",
+            f"{folder / source} has {len(beside.classes)} classes ({beside.kind}), {path.name} {len(task.classes)} "
+            f"({task.kind})",
+            rule="What lies beside a model describes it",
+            then="Run make export again",
+        )
+    return beside
 
 
 @dataclass(frozen=True)
@@ -218,12 +254,18 @@ def _digests(files: list[File]) -> tuple[np.ndarray, dict[int, BadImage]]:
     return np.array([each if isinstance(each, str) else "" for each in found]), bad
 
 
-def _predictions(files: list[File], p: np.ndarray, decisions: np.ndarray, bad: dict[int, BadImage]) -> list[Prediction]:
-    """Return a prediction for each file; p, decisions: (n,), without meaning for the files that are `bad`."""
-    for i in np.flatnonzero(~np.isfinite(p)).tolist():
+def _predictions(
+    files: list[File], p: np.ndarray, decided: np.ndarray, bad: dict[int, BadImage], task: Task
+) -> list[Prediction]:
+    """Return a prediction for each file; p, decided: see `Task`, without meaning for the files that are `bad`."""
+    for i in np.flatnonzero(~np.isfinite(p.reshape(len(p), -1)).all(axis=1)).tolist():
         bad.setdefault(i, BadImage("not-finite", "the model gives no finite number for this image"))
+    certain, words = task.certainty(p, decided).tolist(), task.names(decided).tolist()
+    each = p if task.p_columns else np.empty((len(p), 0))
     return [
-        Prediction(name, None, "", str(bad[i])) if i in bad else Prediction(name, float(p[i]), str(decisions[i]))
+        Prediction(name, None, "", str(bad[i]), task)
+        if i in bad
+        else Prediction(name, certain[i], words[i], task=task, of_classes=tuple(each[i].tolist()))
         for i, (name, _) in enumerate(files)
     ]
 
@@ -241,7 +283,7 @@ def write(path: Path, predictions: list[Prediction]) -> str:
             f"None of the {failed:,} files could be read; the first: {first.path}, {first.reason}",
             then="Give INPUT=a file, a folder or a table, and MEDIA= where a table's images lie elsewhere",
         )
-    artifacts.write_csv(path, COLUMNS, [each.row() for each in predictions])
+    artifacts.write_csv(path, columns(predictions[0].task), [each.row() for each in predictions])
     decisions = Counter(each.decision for each in predictions if each.p is not None)
     listed = ", ".join(f"{n:,} {name!r}" for name, n in decisions.most_common())
     return f"{len(predictions):,} file{'s' * (len(predictions) > 1)}: {listed}; {failed:,} failed; {shown(path)}"

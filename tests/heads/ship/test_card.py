@@ -70,3 +70,45 @@ def test_an_undefined_figure_is_called_undefined():
     assert "preprocess.py" not in text
     assert "`bytes`" not in text
     assert "How often it is wrong when it says yes is not known" in text
+
+
+CLASSES = {"classes": ("cat", "d|g", "eel"), "rows": {"train": {"n": 9, "groups": 8, "class cat": 4}}}
+CLASSES["rows"]["train"] |= {"class d|g": 3, "class eel": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "lines"),
+    [
+        (
+            "multiclass",
+            {"threshold": 0.3, "weight": (1, 2, 3)},
+            (
+                "Gives the probability of each of cat, d|g, eel, and says the most probable, each probability times "
+                "its weight (`weight` in head.json); where its probability is below 0.3 it says `unsure`.",
+                "- output: `probability`, float32 (n, 3), in the order of labels.txt, and `decision`, int32 (n, 1), a "
+                "line of labels.txt from 0, or -1 for `unsure`",
+            ),
+        ),
+        (
+            "multilabel",
+            {"threshold": (0.5, 0.25, 0.123456789)},
+            (
+                "3 labels by itself, and says: **cat** from 0.5, **d|g** from 0.25, **eel** from 0.123457 on.",
+                "`decision`, int32 (n, 3), 1 for each label it says",
+            ),
+        ),
+    ],
+)
+def test_the_card_of_many_classes_says_what_each_is_worth(kind, more, lines):
+    """The question, the outputs, and a row a class; a | in a name does not break the table."""
+    point = {"spec": "balanced", "prior": None}
+    head = replace(HEAD, kind=kind, operating_point=point, **CLASSES, **more)
+    of_class = {"precision": METRIC, "recall": replace(METRIC, value=None, n=0)}
+    text = card.render(head, {"validation": FIGURES}, [PARITY], {"validation": dict.fromkeys(head.classes, of_class)})
+    for line in (
+        *lines,
+        "It was chosen on validation for balanced. Probabilities",
+        "| images | train |\n| --- | --- |\n| n | 9 |\n| groups | 8 |\n| cat | 4 |\n| d\\|g | 3 |\n| eel | 2 |\n",
+        "| d\\|g | 0.9000 | 0.8000 to 0.9500 | 50 | undefined | 0.8000 to 0.9500 | 0 |\n| eel |",
+    ):
+        assert line in text, text

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,8 +27,10 @@ from heads import train
 from heads.data import dataset
 from heads.menu.layers import Dense, forward
 from heads.ship import bundle, export, formats
+from heads.ship.bundle import Bundle
 from heads.stats import decision
 from tests.support.album import encoded, picture, read_rows
+from tests.support.many import FACTS, HALF, many
 from tests.support.refusal import refusal
 from tests.support.template import copied
 
@@ -114,9 +118,9 @@ def test_labels_txt_names_the_decisions_in_their_order(once_exported, asked):
 
 def test_a_class_is_one_line_of_labels_txt_whatever_its_name():
     """Line breaks of any kind become spaces; any other character stays."""
-    assert export.labels(["0", "1"]) == "0\n1\n"
-    assert export.labels(["a\nb", "c\r\nd\u2028e"]) == "a b\nc d e\n"
-    assert export.labels(["chat noir", "犬|x,\ty"]) == "chat noir\n犬|x,\ty\n"
+    assert formats.labels(["0", "1"]) == ["0", "1"]
+    assert formats.labels(["a\nb", "c\r\nd\u2028e"]) == ["a b", "c d e"]
+    assert formats.labels(["chat noir", "犬|x,\ty"]) == ["chat noir", "犬|x,\ty"]
 
 
 def test_a_class_whose_name_is_no_utf8_is_exported(ready):
@@ -139,7 +143,7 @@ def test_a_hidden_layer_is_joined_as_it_was_trained(tiny_backbone):
     dense = [Dense(rng.normal(size=(d, n)).astype("f4"), rng.normal(size=n).astype("f4"), a) for d, n, a in shapes]
     pixels = rng.uniform(0, 255, (6, 32, 32, 3)).astype("f4")
     expected = forward(dense, np.asarray(network(pixels)))
-    joined = formats.join(network, dense, 0.5)(pixels)
+    joined = formats.join(network, Bundle(dense, HALF))(pixels)
     np.testing.assert_allclose(np.asarray(joined["probability"])[:, 0], expected, atol=1e-6)
     assert np.ptp(expected) > 0.01
 
@@ -157,10 +161,10 @@ def test_a_format_that_fails_parity_is_not_published_and_the_command_fails(ready
     """One wrong file of two: the good one is published, the report names the other."""
     write = formats.write
 
-    def one_is_wrong(network, layers, threshold, folder, **more):
-        wrong = [replace(layers[0], bias=layers[0].bias + 0.05), *layers[1:]]
-        files = write(network, layers, threshold, folder, **more)
-        formats.join(network.model, wrong, threshold).save(folder / "model.h5")
+    def one_is_wrong(network, head, folder, **more):
+        wrong = [replace(head.model[0], bias=head.model[0].bias + 0.05), *head.model[1:]]
+        files = write(network, head, folder, **more)
+        formats.join(network.model, replace(head, model=wrong)).save(folder / "model.h5")
         return files
 
     monkeypatch.setattr(formats, "write", one_is_wrong)
@@ -211,7 +215,7 @@ def test_a_flip_counts_only_outside_the_tolerance():
     expected = np.array([0.50005, 0.4, 0.6, 0.9])
 
     def compare(*p):
-        return export.compare("x", "pixels", np.c_[p, np.array(p) >= 0.5], expected, 0.5)
+        return export.compare("x", "pixels", np.c_[p, np.array(p) >= 0.5], expected, HALF)
 
     near = compare(0.49998, 0.4, 0.6, 0.9)
     assert (near.flips, near.ok, near.n_images) == (0, True, 4)
@@ -224,8 +228,8 @@ def test_a_flip_counts_only_outside_the_tolerance():
 def test_a_decision_that_its_own_probability_does_not_give_fails_parity():
     """Keras' Discretization of an integer dtype was right layer by layer and wrong in a graph."""
     p = np.array([0.2, 0.5, 0.7])
-    assert export.compare("x", "pixels", np.c_[p, [0, 1, 1]], p, 0.5).ok
-    wrong = export.compare("x", "pixels", np.c_[p, [0, 0, 1]], p, 0.5)
+    assert export.compare("x", "pixels", np.c_[p, [0, 1, 1]], p, HALF).ok
+    wrong = export.compare("x", "pixels", np.c_[p, [0, 0, 1]], p, HALF)
     assert (wrong.wrong_decisions, wrong.flips, wrong.ok) == (1, 0, False)
 
 
@@ -306,7 +310,7 @@ def test_coarser_weights_may_flip_one_decision_in_a_hundred_and_no_more():
         given = p + off
         near = np.argsort(np.abs(p - 0.5))[10 : 10 + flips]
         given[near] = 1 - p[near]
-        return export.compare(name, by, np.c_[given, given >= 0.5], p, 0.5)
+        return export.compare(name, by, np.c_[given, given >= 0.5], p, HALF)
 
     assert compare("model_float16.tflite", "pixels", 2, 0.0).ok
     assert compare("model_float16.tflite", "pixels", 2, 0.0).flips == 2
@@ -341,7 +345,7 @@ def test_a_share_of_flips_is_that_of_all_images(near, others, ok):
     p, weight = np.r_[np.full(64, 0.499), np.full(192, 0.49)], np.r_[np.ones(64), np.full(192, 1136 / 192)]
     given = p.copy()
     given[:near] = given[64 : 64 + others] = 0.5
-    result = export.compare("model_float16.tflite", "pixels", np.c_[given, given >= 0.5], p, 0.5, weight)
+    result = export.compare("model_float16.tflite", "pixels", np.c_[given, given >= 0.5], p, HALF, weight)
     assert (result.flips, result.ok) == (near + others, ok)
 
 
@@ -464,3 +468,91 @@ def test_preprocess_turns_by_exif_and_by_nothing_else(kind):
         data = encoded(picture(3, 90), kind, **options)
         given, expected = pillow.load(io.BytesIO(data), 32)[0], decode.from_bytes(data, 32)
         assert np.abs(given - expected).max() <= 1
+
+
+def test_many_classes_are_exported_in_every_format_and_loaded_without_our_code(extracted, tmp_path):
+    """Probabilities (n, K) and decisions as `Task` makes them; a SavedModel by its bytes; names travel along."""
+    rows = manifest_rows(extracted)[:12]
+    found, light = cache.open_cache(extracted.cache), ["model.tflite", "model_float16.tflite", "model.onnx"]
+    at = dataset.rows_of(found, np.array([row["sha256"] for row in rows]))
+    published, expected = [], {}
+    for kind in FACTS:
+        head = many(kind, extracted)
+        results = export.export(extracted, kind, n_images=0, seed=0, asked=list(formats.FILES))
+        assert {(r.ok, r.n_images, r.wrong_decisions) for r in results} == {(True, 40, 0)}, kind
+        p = expected[kind] = head.probability(found.read(at))
+        assert len({*head.facts.decide(p).tolist()}) > 2, "decisions that differ show more"
+        folder = shutil.copytree(extracted.out / "exports" / kind, tmp_path / kind)
+        published += [f"{kind}/{path.name}" for path in folder.iterdir() if path.name.startswith(("model.", "model_"))]
+        published.append(f"{kind}/saved_model")
+        lines = (folder / "labels.txt").read_bytes()
+        assert lines.decode().splitlines() == ["bird", "cat, ?", "d og", "eel", "fox"]
+        named = onnx.load(folder / "model.onnx").metadata_props
+        assert {each.key: each.value for each in named} == {"labels": lines.decode()[:-1]}
+        for name in formats.FILES["tflite"]:
+            assert zipfile.ZipFile(folder / name).read("labels.txt") == lines
+            assert b"TFLITE_METADATA" in (folder / name).read_bytes()
+    published.sort(key=lambda name: Path(name).name not in light)
+    for name, given in alone_in_one(tmp_path, published, [row["path"] for row in rows], tmp_path).items():
+        facts = FACTS[name.split("/")[0]]
+        p, decided = formats.outputs(facts.task, given)
+        off = 2e-2 if "float16" in name else 1e-3
+        np.testing.assert_allclose(p, expected[facts.kind], atol=off, err_msg=name)
+        clear = export.margin(facts, p) > off
+        of_ours = facts.task.decide(expected[facts.kind], facts.threshold, facts.weight)
+        np.testing.assert_array_equal(decided[clear], of_ours[clear], err_msg=name)
+        assert clear.mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", FACTS)
+def test_parity_finds_a_wrong_graph_of_many_classes(kind):
+    """Two columns in another order, a decision that is not the probabilities', one threshold too high."""
+    facts, rng = FACTS[kind], np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(5), 200) if kind == "multiclass" else rng.random((200, 5))
+    p = p.astype(np.float32).astype(float)
+
+    def compare(given, point=facts):
+        decided = np.reshape(point.task.decide(given, point.threshold, point.weight), (200, -1))
+        return export.compare("x", "pixels", np.c_[given, decided], p, facts)
+
+    assert compare(p).ok
+    assert not compare(p[:, [0, 2, 1, 3, 4]]).ok
+    higher = replace(facts, threshold=0.3 if kind == "multiclass" else (*facts.threshold[:4], 0.8))
+    assert (compare(p, higher).max_abs_diff, compare(p, higher).ok) == (0.0, False)
+    assert compare(p, higher).wrong_decisions > 0
+    assert not compare(p, replace(facts, weight=None)).ok or kind == "multilabel"
+    moved = p + 0.9e-4 * rng.choice([-1, 1], p.shape)
+    assert compare(moved).ok
+    assert compare(moved).flips == 0
+    assert export.compare("x", "pixels", np.c_[p * np.nan, p], p, facts).max_abs_diff == 1.0
+
+
+def test_the_margin_is_what_a_probability_must_move_by_to_change_a_decision():
+    """By brute force: nothing flips below it, and the worst move of a little more does."""
+    rng, facts = np.random.default_rng(2), FACTS["multiclass"]
+    p = rng.dirichlet(np.ones(5), 300)
+    margin, before = export.margin(facts, p), facts.task.decide(p, facts.threshold, facts.weight)
+    moves = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+
+    def flips(by):
+        each = [facts.task.decide(p + by[:, None] * move, facts.threshold, facts.weight) != before for move in moves]
+        return np.any(each, axis=0)
+
+    assert not flips(margin * 0.999).any()
+    assert flips(margin * 1.001)[before >= 0].all()  # an unsure one may be so for two reasons
+
+
+@pytest.mark.parametrize("weight", [None, (1.0, 1.0, 0.25, 1.0, 1.0)])
+def test_of_equal_classes_the_first_is_the_decision_in_every_graph(weight, tmp_path):
+    """As NumPy's argmax says; a head that knows nothing gives all classes the same."""
+    from extract.ground import tensorflow
+
+    tf, keras = tensorflow.load()
+    p = np.array([[0.2] * 5, [0, 0.5, 0, 0.5, 0], [0, 0, 0.5, 0.25, 0.25], [0, 0, 1, 0, 0]], "f4")
+    facts = replace(FACTS["multiclass"], threshold=0.25, weight=weight)
+    taken = keras.Input((5,))
+    keras.Model(taken, formats._decision_layers(taken, facts)).save(tmp_path / "m.h5", include_optimizer=False)
+    expected = facts.task.decide(p, 0.25, weight).tolist()
+    for as_bits in (False, True):
+        assert formats._decision(tf.constant(p), facts, as_bits=as_bits).numpy()[:, 0].tolist() == expected
+    assert keras.models.load_model(tmp_path / "m.h5")(p).numpy()[:, 0].tolist() == expected

@@ -14,8 +14,9 @@ from extract.store import cache
 from heads import train
 from heads.__main__ import main
 from heads.data import dataset
-from heads.ship import bundle, export, predict
+from heads.ship import bundle, export, formats, predict
 from tests.support.album import ROOT, encoded, picture, read_rows
+from tests.support.many import FACTS, many
 from tests.support.refusal import refusal
 
 
@@ -117,6 +118,44 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", FACTS)
+def test_many_classes_are_predicted_by_bundle_and_export(extracted, kind, tmp_path, capsys):
+    """The same words and numbers; names from head.json, else labels.txt, else numbers; another model's are refused."""
+    head = many(kind, extracted)
+    export.export(extracted, kind, n_images=4, seed=0, asked=["keras"])
+    folder = extracted.out / "exports" / kind
+    files = [*predict.list_files(extracted.media, extracted.media)[:12], ("gone", None)]
+    found = predict.from_bundle(extracted, kind, files)
+    alone = predict.from_export(folder / "model.keras", files)
+    predict.write(tmp_path / "p.csv", found)
+    rows, task = read_rows(tmp_path / "p.csv"), head.facts.task
+    assert list(rows[0]) == ["path", "decision", "probability", "status", "reason", *task.p_columns]
+    assert rows[-1] == dict.fromkeys(rows[0], "") | {"path": "gone", "status": "failed", "reason": rows[-1]["reason"]}
+    for row, one, other in zip(rows[:-1], found, alone, strict=False):
+        p = np.array([float(row[name]) for name in task.p_columns])
+        np.testing.assert_allclose(other.of_classes, p, atol=1e-5)
+        assert row["decision"] == one.decision == other.decision == head.facts.decide(p[None])[0]
+        sure = {"multilabel": np.abs(p - (1 - task.encode([row["decision"]])[0])).min(), "multiclass": p.max()}[kind]
+        if row["decision"] in task.classes and kind == "multiclass":
+            sure = p[task.classes.index(row["decision"])]
+        assert float(row["probability"]) == pytest.approx(sure, abs=2e-6)
+    assert len({row["decision"] for row in rows}) > 3
+    (folder / "head.json").unlink()
+    by_labels = predict.from_export(folder / "model.keras", files)
+    assert [each.decision for each in by_labels] == [each.decision.replace("\n", " ") for each in alone]
+    (folder / formats.LABELS).write_text("a\nb\n")
+    with refusal("export-of-other-classes", "labels.txt has 2 classes", "model.keras 5"):
+        predict.from_export(folder / "model.keras", files)
+    (folder / formats.LABELS).unlink()
+    numbers = {name: str(i) for i, name in enumerate(task.classes)}
+    by_number = predict.from_export(folder / "model.keras", files)
+    assert "classes 0 to 4" in capsys.readouterr().out
+    assert by_number[0].of_classes == alone[0].of_classes
+    for one, other in zip(by_number, alone, strict=True):
+        assert one.decision == "|".join(numbers.get(name, name) for name in other.decision.split("|"))
+
+
+@pytest.mark.tensorflow
 @pytest.mark.usefixtures("extracted")
 def test_a_table_of_new_images_needs_no_labels(place, album, tmp_path):
     """objectId is enough to predict."""
@@ -193,13 +232,14 @@ def test_an_export_and_its_words_are_inputs_too(trained, tmp_path, monkeypatch, 
     folder = tmp_path / "export"
     (folder / "saved_model" / "1").mkdir(parents=True)
     (folder / "saved_model" / "1" / "saved_model.pb").touch()
-    for name in ("head.json", "model.onnx"):
+    for name in ("head.json", "labels.txt", "model.onnx"):
         (folder / name).touch()
     photo = next(path for path in trained.media.rglob("*") if path.is_file())
     graph = folder / "saved_model" / "1" / "saved_model.pb"
     for model, output in [
         ("model.onnx", folder / "model.onnx"),
         ("model.onnx", folder / "head.json"),
+        ("model.onnx", folder / "labels.txt"),
         ("saved_model", graph),
         ("saved_model/1", folder / "head.json"),
         ("model.onnx", photo),
