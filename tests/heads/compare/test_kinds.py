@@ -1,23 +1,30 @@
 """Many classes and several labels: tables and files of a comparison, suspects, leaks, mistakes, and the picture."""
 
 import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss, precision_score, recall_score
 
 from extract.ground import files
 from extract.ground.errors import UsageError
 from extract.store import cache
+from extract.tables.splits import SPLITS
 from extract.tables.task import UNKNOWN, Task
 from heads import train
 from heads.__main__ import main
-from heads.compare import audit, leaks, mistakes, run, show
+from heads.compare import audit, confused, leaks, mistakes, page, run, show
 from heads.data import dataset
-from heads.stats import decision
-from tests.support import synthetic
+from heads.data.dataset import Part
+from heads.scored import Scored
+from heads.stats import classes, decision
+from tests.heads.compare.test_page import HOSTILE, Read, story
+from tests.support import chromium, synthetic
 from tests.support.album import read_rows
 
 VALUES = {
@@ -41,15 +48,16 @@ def workspace(out, kind, distance=3):
     return place
 
 
-@pytest.fixture(params=VALUES)
+@pytest.fixture(params=VALUES, scope="module")
 def kind(request):
     return request.param
 
 
-@pytest.fixture
-def compared(tmp_path, kind):
-    """A comparison of two heads, and its files."""
-    comparison = run.compare(workspace(tmp_path / kind, kind), train.Config(["logistic", "majority", "lda"]))
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, kind):
+    """A comparison of three heads, and its files; not to be changed."""
+    place = workspace(tmp_path_factory.mktemp(kind), kind)
+    comparison = run.compare(place, train.Config(["logistic", "majority", "lda"]))
     assert comparison.data.task.kind == kind
     return comparison
 
@@ -202,9 +210,10 @@ def test_thresholds_are_said_with_what_they_do(tmp_path, kind, spec):
         assert all(f"{comparison.chosen}, {name!r}: threshold " in notes for name in ("fur", "legs"))
 
 
-def test_show_draws_suspects_and_predictions_of_each_kind(compared, capsys):
+def test_show_draws_suspects_and_predictions_of_each_kind(tmp_path, kind, capsys):
     """And refuses them once their labels are others."""
-    place = compared.place
+    place = workspace(tmp_path, kind)
+    run.compare(place, train.Config(["logistic"]))
     out = ["--out", str(place.out)]
     assert main(["show", *out]) == 0
     with Image.open(place.show) as sheet:
@@ -218,3 +227,136 @@ def test_show_draws_suspects_and_predictions_of_each_kind(compared, capsys):
     assert main(["train", "--head", "logistic", *out]) == 0
     assert main(["show", *out]) == 1
     assert "Labels changed since suspects.csv was written" in capsys.readouterr().err
+
+
+def page_of(comparison):
+    return Read(comparison.place.comparison_html.read_text())
+
+
+def test_the_page_holds_each_class_worst_first_and_all_figures(compared):
+    """Precision and recall with intervals, the rows of each class, captions and scopes; no slider, no ROC."""
+    read, data, head = page_of(compared), compared.data, compared.chosen_head
+    word = "label" if data.task.kind == "multilabel" else "class"
+    tables = [
+        table
+        for table in read.tables
+        if table[0] == [word, "precisionof those called so", "recallof those labelled so"]
+    ]
+    for split, (_, *rows) in zip(("validation", "test"), tables, strict=True):
+        figures = {each.name: each for each in head.per_class(split, data.parts[split])}
+        assert {row[0] for row in rows} == set(figures)
+        for name, *cells in rows:
+            for m, cell in zip((figures[name].precision, figures[name].recall), cells, strict=True):
+                assert cell.removesuffix("approximate") == f"{m.value:.3f}[{m.low:.3f}, {m.high:.3f}]n = {m.n}"
+        f1 = [2 / (1 / each.precision.value + 1 / each.recall.value) for each in map(figures.get, [r[0] for r in rows])]
+        assert f1 == sorted(f1)
+    for name, cells in ((row[0], row[1:]) for table in read.tables[:2] for row in table[1:]):
+        of_split = next(h for h in compared.heads if h.name == name.split()[0]).figures
+        assert any(
+            [c.split("[")[0] for c in cells]
+            == [f"{of_split[s][m].value:.3f}" for m in page.OF_CLASSES if m in of_split[s]]
+            for s in of_split
+        )
+    count = [tag for tag, _ in read.elements].count
+    assert count("caption") == count("table") == len(read.tables)
+    assert len(read.scripts) == 3
+    kinds = {chart["kind"] for chart in json.loads(read.scripts[0])}
+    assert kinds == {"chosen" if data.task.kind == "multiclass" else "labels"}
+    rows = next(table for table in read.tables if table[0] == ["class", "train", "validation", "test"])
+    assert [row[0] for row in rows[3:]] == list(data.task.classes)
+
+
+def test_the_matrix_and_the_pairs_are_what_is_confused(compared):
+    """As scikit-learn counts them; of several labels what is missed and what is called wrongly."""
+    read, data, head = page_of(compared), compared.data, compared.chosen_head
+    matrices = [table for table in read.tables if table[0][0] == "labelled"]
+    if data.task.kind == "multilabel":
+        assert matrices == []
+    for split, table in zip(("validation", "test"), matrices, strict=False):
+        counts = confusion_matrix(data.parts[split].y, head.decisions(split))
+        assert table[0] == ["labelled", *data.task.classes, "n"]
+        shown = [[int(cell or 0) for cell in row[1:-1]] for row in table[1:]]
+        assert shown == counts.tolist()
+        assert [int(row[-1]) for row in table[1:]] == counts.sum(axis=1).tolist()
+    for each in confused.of(compared.place, data, head):
+        pairs = head.confusions(each.split, data.parts[each.split])
+        assert [(pair.label, pair.says, pair.n) for pair in each.pairs] == pairs[: confused.PAIRS]
+        for pair in each.pairs:
+            assert len(pair.pictures) == min(pair.n, confused.PICTURES)
+            missed, wrong = f"{pair.label} missed", f"{pair.says} called wrongly"
+            words = missed if pair.says == "none" else wrong if pair.label == "none" else f"{missed}, {wrong}"
+            if data.task.kind == "multiclass":
+                words = f"labelled {pair.label}, called {pair.says}"
+                assert {(each.label, each.says) for each in pair.pictures} == {(pair.label, pair.says)}
+            assert f"{words}: {pair.n}" in read.text
+
+
+def test_a_threshold_a_label_stands_in_a_table(tmp_path):
+    """With what it does on validation, and what is promised."""
+    comparison = run.compare(
+        workspace(tmp_path, "multilabel"), train.Config(["logistic"], 0, decision.parse("recall=0.6"))
+    )
+    table = next(table for table in page_of(comparison).tables if table[0][1:2] == ["threshold"])
+    for (name, threshold, _, recall, _), label in zip(table[1:], comparison.chosen_head.point.labels, strict=True):
+        assert name in comparison.data.task.classes
+        assert threshold == f"{label.threshold:.4g}at least {label.bound:.3f}, one-sided 97.5\xa0%"
+        assert recall.startswith(f"{label.figures['recall'].value:.3f}[")
+
+
+@pytest.fixture(scope="module")
+def hundred():
+    """A head of a hundred classes with hostile and long names, twenty of its rows unsure."""
+    rng = np.random.default_rng(0)
+    n, names = 400, tuple(sorted([HOSTILE[0], "long " * 40, *(f"kind {at}" for at in range(98))]))
+    task = Task("multiclass", names)
+    y = rng.integers(0, 100, n).astype(np.int16)
+    p = softmax(rng.normal(size=(n, 100)) + 6 * (y[:, None] == np.arange(100)), axis=1)
+    point = decision.OperatingPoint(decision.DEFAULT, float(np.sort(p.max(axis=1))[20]), {})
+    parts = {
+        split: Part(np.arange(n).astype(str), np.zeros((n, 1)), y, np.arange(n), np.zeros(n, str)) for split in SPLITS
+    }
+    head = Scored(
+        name="lda", task=task, point=point, training={}, seconds=1.0, notes=[], p={"validation": p, "test": p}
+    )
+    head.figures = {split: head.evaluate(split, parts[split], 0) for split in head.p}
+    base = story()
+    data = replace(base.data, task=task, parts=parts)
+    comparison = replace(base, data=data, heads=[head], chosen="lda", differences=[])
+    with tempfile.TemporaryDirectory() as folder:
+        place = synthetic.workspace(Path(folder), 4, 2)
+        return comparison, page.render(comparison, [], confused.of(place, data, head))
+
+
+def test_of_a_hundred_classes_the_thirty_that_are_confused_most_are_drawn(hundred):
+    """Their rows still add up: what is called another class, and what is unsure, stands beside them."""
+    comparison, text = hundred
+    head, y = comparison.heads[0], comparison.data.parts["test"].y
+    table = next(table for table in Read(text).tables if table[0][0] == "labelled")
+    assert len(table) == 31
+    assert table[0][-3:] == ["all others", "unsure", "n"]
+    counts = classes.matrix(head.task, y, head.decisions("test"))
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    places = [head.task.classes.index(row[0]) for row in table[1:]]
+    assert wrong[places].tolist() == sorted(wrong, reverse=True)[:30]
+    for at, row in zip(places, table[1:], strict=True):
+        *cells, n = (int(cell or 0) for cell in row[1:])
+        assert sum(cells) == n == (y == at).sum()
+    assert "The other 80" in text
+    assert HOSTILE[0] not in text
+
+
+@pytest.mark.browser
+def test_a_browser_shows_a_hundred_classes_without_complaint(hundred, tmp_path):
+    """Wide and light, narrow and dark: the page does not scroll sideways, both plots are drawn."""
+    path = tmp_path / "comparison.html"
+    path.write_text(hundred[1])
+    with chromium.page() as browser:
+        for width, theme in ((1280, "light"), (390, "dark")):
+            browser.open(path, width=width, theme=theme)
+            assert browser.run("document.documentElement.scrollWidth") == width
+            assert browser.run("document.querySelectorAll('.scatterlayer path.js-line').length") == 2 * 2
+            wide = browser.run(
+                "(box => [box.scrollWidth, box.clientWidth])(document.querySelector('.many').parentElement)"
+            )
+            assert wide[0] == wide[1] or width == 390
+        assert browser.complaints == []
