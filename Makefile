@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-DEMO   := artifacts/demo
+DEMO   := artifacts/demo$(patsubst %,-%,$(filter-out binary,$(TASK)))
 
 # variables that are flags of the same name
 INPUTS := DATA MEDIA BACKBONE INPUT_SIZE OUT CACHE TASK POSITIVE
@@ -64,7 +64,7 @@ labels: $(RUNTIME)
 	$(PY) -m heads labels $(call flags,$(INPUTS)) $(ARGS)
 
 demo: $(RUNTIME)
-	$(PY) -m extract demo --out $(DEMO)
+	$(PY) -m extract demo --out $(DEMO) $(call flags,TASK)
 	$(PY) -m extract features --out $(DEMO)
 	$(PY) -m heads compare --out $(DEMO)
 	$(PY) -m heads export --out $(DEMO) --parity-images 64

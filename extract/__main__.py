@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from extract import __version__, demo, flags, link_tree, run, shards, workspace
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add(link_tree, run.Config, only=["allow_outside"])
     digits = verbs.add_parser("demo", help="write the demo's images and labels")
     digits.add_argument("--out", help="folder of the demo; default: artifacts/demo")
+    digits.add_argument("--task", choices=("binary", "multiclass"), help="odd against even (default), or ten classes")
     return parser
 
 
@@ -111,7 +113,7 @@ def _link_tree(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    demo.make(workspace.demo(args.out or workspace.DEMO))
+    demo.make(replace(workspace.demo(args.out or workspace.DEMO), task=args.task))
     return DONE
 
 

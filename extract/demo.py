@@ -64,7 +64,7 @@ def make(place: Workspace) -> None:
             raise CacheError("demo-other-backbone", what, then="Delete that folder and try again")
     if not there:
         with files.replacing_folder(data) as partial:
-            _write_data(partial)
+            _write_data(partial, place.task)
     positive = read_record(out)["inputs"].get("positive")
     workspace.write_record(replace(place, positive=positive))  # another is recorded once it is valid
 
@@ -104,27 +104,26 @@ def enlarged(digit: np.ndarray) -> Image.Image:
     return grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def _write_data(folder: Path) -> None:
-    """Write split_label.csv, flips.csv and object/ab/cd/<id>.png: 2:1 odd to even, two bad files, one missing."""
+def _write_data(folder: Path, task: str | None = None) -> None:
+    """Write split_label.csv, flips.csv and object/ab/cd/<id>.png: 2:1 odd to even, two bad files, one missing.
+
+    task: "multiclass" for all digits, each a class.
+    """
     from sklearn.datasets import load_digits
 
-    rng = np.random.default_rng(SEED)
-    digits = load_digits()
+    rng, digits, many = np.random.default_rng(SEED), load_digits(), task == "multiclass"
     odd = digits.target % 2 == 1
     even = rng.permutation(np.flatnonzero(~odd))[: odd.sum() // 2]
-    rows, flips = [], []
-    for index in np.sort(np.concatenate([np.flatnonzero(odd), even])).tolist():
+    of_digit = [str(digit) if many else ("even", "odd")[digit % 2] for digit in range(10)]
+    rows = []
+    for index in range(len(odd)) if many else np.sort(np.concatenate([np.flatnonzero(odd), even])).tolist():
         digit = int(digits.target[index])
         name = f"{hashlib.sha256(str(index).encode()).hexdigest()[:4]}-digit{digit}-{index:04d}"
         path = folder / "object" / name[:2] / name[2:4] / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         enlarged(digits.images[index]).save(path)
-        rows.append((name, ("even", "odd")[digit % 2], rng.choice(["train", "validation", "test"], p=[0.8, 0.1, 0.1])))
-    flipped = set(rng.choice(len(rows), round(FLIPPED * len(rows)), replace=False).tolist())
-    for at in sorted(flipped):
-        name, value, split = rows[at]
-        rows[at] = (name, "even" if value == "odd" else "odd", split)
-        flips.append((name, value, rows[at][1]))
+        rows.append((name, of_digit[digit], str(rng.choice(["train", "validation", "test"], p=[0.8, 0.1, 0.1]))))
+    flips = _flip(rows, rng)
     files.write_csv(folder / "split_label.csv", ("objectId", "value", "type"), rows)
     files.write_csv(folder / "flips.csv", FLIP_COLUMNS, flips)
     truncated, html, missing = (
@@ -134,6 +133,17 @@ def _write_data(folder: Path) -> None:
     html.write_text("<html><body>404 Not Found</body></html>\n", encoding="utf-8")
     missing.unlink()
     print(
-        f"demo      {len(rows):,} handwritten digits, odd against even; planted: {len(flips)} flipped labels "
-        "(data/flips.csv), 2 corrupt files, 1 missing file"
+        f"demo      {len(rows):,} handwritten digits, {'each a class' if many else 'odd against even'}; "
+        f"planted: {len(flips)} flipped labels (data/flips.csv), 2 corrupt files, 1 missing file"
     )
+
+
+def _flip(rows: list[tuple[str, str, str]], rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Give FLIPPED of the rows another class, and return (objectId, true class, written class) of each."""
+    classes, flips = sorted({value for _, value, _ in rows}), []
+    for at in sorted(rng.choice(len(rows), round(FLIPPED * len(rows)), replace=False).tolist()):
+        name, value, split = rows[at]
+        others = [each for each in classes if each != value]
+        rows[at] = (name, others[0] if len(others) == 1 else str(rng.choice(others)), split)
+        flips.append((name, value, rows[at][1]))
+    return flips

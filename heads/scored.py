@@ -47,6 +47,10 @@ class Scored:
             return []
         return classes.per_class(self.task, part.y, self.decisions(split), part.groups)
 
+    def confusions(self, split: str, part: Part) -> list[tuple[str, str, int]]:
+        """Return (true class, said class, rows), worst first."""
+        return classes.confusions(self.task, part.y, self.decisions(split))
+
     @property
     def log_loss(self) -> float:
         """The figure that heads are chosen by, on validation."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from heads.menu.layers import forward
 from heads.scored import Scored
 from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
 from heads.stats import decision, metrics, points
-from heads.stats.decision import Target
+from heads.stats.decision import OperatingPoint, Target
 
 
 @dataclass(frozen=True)
@@ -70,47 +70,50 @@ def fit(name: str, data: Dataset, config: Config, log_dir: Path | None) -> Train
     head.fit(train.X, train.y, groups=train.groups, validation=(validation.X, validation.y), log_dir=log_dir)
     seconds = time.monotonic() - started
     model = head.to_model()
-    p = forward(model, validation.X)
-    rows = (validation.y, p, validation.groups)
+    rows = (validation.y, forward(model, validation.X), validation.groups)
     point = points.choose(config.target, data.task, rows, len(data.cache), train.y)
-    facts = HeadFacts(
-        head=name,
-        kind=data.task.kind,
-        classes=data.task.classes,
-        threshold=point.threshold,
-        weight=point.weight,
-        operating_point=point.to_json(),
-        dim=data.cache.dim,
-        seed=config.seed,
-        rows=data.counts(),
-        table_digest=data.table_digest,
-        fingerprint=data.cache.fingerprint,
-        recipe=data.cache.recipe,
-        backbone=data.cache.provenance.get("backbone"),
-        training={**head.training_, "seconds": round(seconds, 3)},
-        provenance=dict(provenance()),
-    )
-    refused = [f"not published: {point.refused}"] if point.refused else []
+    training = {**head.training_, "seconds": round(seconds, 3)}
+    facts = replace(_facts(data, point), head=name, seed=config.seed, training=training)
+    refused = [f"not published: {point.refused}"] if point.refused else points.notes(data.task, point)
     trained = Trained(
         name=name,
         task=facts.task,
         point=point,
         training=facts.training,
         seconds=seconds,
-        notes=[*refused, *points.notes(data.task, point), *head.notes(), *left],
+        notes=[*refused, *head.notes(), *left],
         bundle=Bundle(model, facts),
         tables=head.tables(),
     )
-    measure(trained, data, "validation", config.seed)
-    return trained
+    return measure(trained, data, "validation", config.seed)
 
 
-def measure(trained: Trained, data: Dataset, split: str, seed: int) -> None:
-    """Add a split's probabilities and figures; a split without rows adds nothing."""
+def _facts(data: Dataset, point: OperatingPoint) -> HeadFacts:
+    """Return what head.json says of any head that was trained on these data and decides at this point."""
+    return HeadFacts(
+        head="",
+        kind=data.task.kind,
+        classes=data.task.classes,
+        threshold=point.threshold,
+        weight=point.weight,
+        operating_point=point.to_json(),
+        dim=data.cache.dim,
+        rows=data.counts(),
+        table_digest=data.table_digest,
+        fingerprint=data.cache.fingerprint,
+        recipe=data.cache.recipe,
+        backbone=data.cache.provenance.get("backbone"),
+        provenance=dict(provenance()),
+    )
+
+
+def measure(trained: Trained, data: Dataset, split: str, seed: int) -> Trained:
+    """Add a split's probabilities and figures, and return the head; a split without rows adds nothing."""
     part = data.parts[split]
     if len(part):
         trained.p[split] = trained.bundle.probability(part.X)
         trained.figures[split] = trained.evaluate(split, part, seed)
+    return trained
 
 
 def publish(trained: Trained, data: Dataset, folder: Path) -> None:

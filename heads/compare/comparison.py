@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from extract.store.cache import provenance
+from extract.tables.task import UNKNOWN, Task
 from extract.workspace import Workspace
 from heads.compare.audit import Audit
 from heads.compare.leaks import Leaks
 from heads.data.dataset import Dataset
 from heads.menu import registry
 from heads.scored import Scored
-from heads.stats import decision, metrics, paired
+from heads.stats import classes, decision, metrics, paired
+from heads.stats.decision import OperatingPoint
 from heads.stats.paired import Difference
 
-COLUMNS = (
-    ("validation", "log_loss"),
-    ("validation", "accuracy"),
-    ("validation", "roc_auc"),
-    ("test", "accuracy"),
-    ("test", "balanced_accuracy"),
-    ("test", "roc_auc"),
-)
+COLUMNS = {  # of the table: split and figure
+    "binary": (
+        ("validation", "log_loss"),
+        ("validation", "accuracy"),
+        ("validation", "roc_auc"),
+        ("test", "accuracy"),
+        ("test", "balanced_accuracy"),
+        ("test", "roc_auc"),
+    ),
+    "classes": (
+        ("validation", "log_loss"),
+        ("validation", "accuracy"),
+        ("validation", "macro_roc_auc"),
+        ("test", "accuracy"),
+        ("test", "balanced_accuracy"),
+        ("test", "macro_f1"),
+    ),
+}
 CSV_COLUMNS = ("head", "chosen", "split", "metric", "value", "low", "high", "n", "groups")
-SHORT = {"validation": "val", "log_loss": "log loss", "roc_auc": "AUC", "balanced_accuracy": "bal. acc."}
+SHORT = {
+    "validation": "val",
+    "log_loss": "log loss",
+    "roc_auc": "AUC",
+    "balanced_accuracy": "bal. acc.",
+    "macro_roc_auc": "macro AUC",
+    "macro_f1": "macro F1",
+}
+FIGURES = {"called": "share of images called", "answered": "share of images answered"}  # of an operating point
+MOST_NAMED = 10  # classes in a note
+MOST_CONFUSED = 20  # pairs in comparison.json
 
 
 @dataclass(frozen=True)
@@ -55,11 +77,12 @@ class Comparison:
 
     def table(self) -> str:
         """Return the table: each figure as estimate [95 % interval]; * marks the chosen head."""
-        header = ["head", *(f"{SHORT.get(split, split)} {SHORT.get(name, name)}" for split, name in COLUMNS), "fit s"]
+        columns = COLUMNS["binary" if self.data.task.kind == "binary" else "classes"]
+        header = ["head", *(f"{SHORT.get(split, split)} {SHORT.get(name, name)}" for split, name in columns), "fit s"]
         rows = [
             [
                 f"{head.name}{' *' if head.name == self.chosen else ''}",
-                *(str(head.figures.get(split, {}).get(name, "-")) for split, name in COLUMNS),
+                *(str(head.figures.get(split, {}).get(name, "-")) for split, name in columns),
                 f"{head.seconds:.1f}",
             ]
             for head in self.heads
@@ -81,7 +104,7 @@ class Comparison:
         data, target = self.data, self.heads[0].point.target
         notes = [] if target == decision.DEFAULT else _thresholds(self.heads, self.chosen)
         notes += [
-            f"{split}: n = {c['n']:,}, {c['positive']:,} {data.task.classes[1]!r}, {c['groups']:,} independent groups"
+            f"{split}: n = {c['n']:,}, {_classes(data.task, c)}, {c['groups']:,} independent groups"
             + ("; intervals are approximate (under 40 groups)" if 0 < c["groups"] < metrics.FEW_GROUPS else "")
             for split, c in data.counts().items()
         ]
@@ -116,6 +139,7 @@ class Comparison:
             "schema": 1,
             "chosen": self.chosen,
             "selected_on": "validation log loss",
+            **({} if data.task.kind == "binary" else {"task": data.task.kind}),
             "classes": data.task.classes,
             "rows": data.counts(),
             "quarantined": data.quarantined,
@@ -138,10 +162,32 @@ class Comparison:
                     "refused": head.point.refused or None,
                     "training": head.training,
                     "metrics": metrics.to_json(head.figures),
+                    **_of_classes(data, head),
                 }
                 for head in self.heads
             ],
         }
+
+
+def _of_classes(data: Dataset, head: Scored) -> dict[str, object]:
+    """Return a head's figures of each class and its worst confusions, by split; of a binary task nothing."""
+    if data.task.kind == "binary":
+        return {}
+    return {
+        "classes": {
+            split: {each.name: each.to_json() for each in head.per_class(split, data.parts[split])} for split in head.p
+        },
+        "confusions": {split: head.confusions(split, data.parts[split])[:MOST_CONFUSED] for split in head.p},
+    }
+
+
+def _classes(task: Task, counts: Mapping[str, int]) -> str:
+    """Say how many rows have each class, of two the second one."""
+    if task.kind == "binary":
+        return f"{counts['positive']:,} {task.classes[1]!r}"
+    more = len(task.classes) - MOST_NAMED
+    named = [f"{counts[f'class {name}']:,} {name!r}" for name in task.classes[:MOST_NAMED]]
+    return ", ".join([*named, f"... of {more:,} more classes"] if more > 0 else named)
 
 
 def _thresholds(heads: Sequence[Scored], chosen: str) -> list[str]:
@@ -150,16 +196,30 @@ def _thresholds(heads: Sequence[Scored], chosen: str) -> list[str]:
     at = "" if target.prior is None else f", at a share of positives of {target.prior:g}; probabilities are not shifted"
     notes = [f"threshold: {target.spec}, chosen on validation for each head{at}"]
     for head in heads:
-        point = head.point
-        if head.name in names and not point.refused:
-            figures = {name: str(m) for name, m in point.figures.items()}
-            if point.bound is not None:
-                figures[target.kind] += f" (at least {point.bound:.3f}, one-sided 95 %)"
-            notes.append(
-                f"{head.name}: threshold {point.threshold:.4g}; on validation precision {figures['precision']}, "
-                f"recall {figures['recall']}, share of images called {figures['called']}"
-            )
+        if head.name in names and not head.point.refused:
+            if head.point.labels:
+                notes += _of_labels(head, chosen)
+            else:
+                notes.append(f"{head.name}: {_at(head.point)}")
     return notes
+
+
+def _at(point: OperatingPoint) -> str:
+    """Say what a threshold does on validation."""
+    figures = {name: str(m) for name, m in point.figures.items()}
+    if point.bound is not None:
+        figures[point.target.kind] += f" (at least {point.bound:.3f}, one-sided {100 * (1 - point.level):.4g} %)"
+    threshold = f"threshold {point.threshold:.4g}" if point.weight is None else "each p divided by its class's share"
+    return f"{threshold}; on validation " + ", ".join(f"{FIGURES.get(name, name)} {m}" for name, m in figures.items())
+
+
+def _of_labels(head: Scored, chosen: str) -> list[str]:
+    """Say of each label of the chosen head, of the first ones, what its threshold does."""
+    if head.name != chosen:
+        return []
+    labels = [(name, _at(label)) for name, label in zip(head.task.classes, head.point.labels, strict=True)]
+    more = [f"{head.name}: ... of {len(labels) - MOST_NAMED:,} more labels in head.json"] * (len(labels) > MOST_NAMED)
+    return [f"{head.name}, {name!r}: {words}" for name, words in labels[:MOST_NAMED]] + more
 
 
 def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Difference]:
@@ -178,14 +238,20 @@ def differences(data: Dataset, heads: Sequence[Scored], chosen: str) -> list[Dif
             rows = {name: _rows(part.y, head, split, metric) for name, head in scored.items()}
             for head, reference in pairs:
                 interval = paired.difference(rows[head.name] - rows[reference.name], part.groups, len(pairs))
-                differ = part.groups[head.decisions(split) != reference.decisions(split)]
+                differ = part.groups[_differ(part.y, head.decisions(split), reference.decisions(split))]
                 counts = (len(pairs), len(part), len(np.unique(part.groups)), len(np.unique(differ)))
                 found.append(Difference(split, head.name, reference.name, metric, *interval, *counts))
     return found
 
 
+def _differ(y: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the rows, bool (n,), that two heads decide differently, of several labels a known one."""
+    differ = (one != other) & (y != UNKNOWN)
+    return differ.any(axis=1) if differ.ndim > 1 else differ
+
+
 def _rows(y: np.ndarray, head: Scored, split: str, metric: str) -> np.ndarray:
     """Return what each row adds to a metric, (n,)."""
     if metric == "log_loss":
-        return metrics.log_losses(y, head.p[split])
-    return (head.decisions(split) == y).astype(np.float64)
+        return classes.row_losses(head.task, y, head.p[split])
+    return classes.row_hits(head.task, y, head.decisions(split))

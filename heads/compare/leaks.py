@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from extract.tables.splits import SPLITS
+from extract.tables.task import UNKNOWN, Task
 from heads.data import neighbours
 from heads.data.dataset import Dataset
 from heads.scored import Scored
@@ -31,6 +32,7 @@ class Leaks:
 
     rows: list[tuple[str, str, str, str, str, str, str, float]]
     leaky: dict[str, np.ndarray]
+    task: Task
     without: Figures = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -47,7 +49,9 @@ class Leaks:
     @property
     def opposite_labels(self) -> int:
         """Pairs, of either kind, whose labels differ."""
-        return sum(row[3] != row[6] for row in self.rows)
+        one, other = (self.task.encode(str(row[at]) for row in self.rows) for at in (3, 6))
+        differ = (one != other) & (one != UNKNOWN) & (other != UNKNOWN)
+        return int(differ.reshape(len(self.rows) or 1, -1).any(axis=1).sum())
 
     @property
     def touched(self) -> dict[str, int]:
@@ -58,9 +62,10 @@ class Leaks:
         """Say what was found. where: the name of the file that lists it."""
         if not self.rows:
             return "no copy and no near-duplicate across splits"
+        word = "opposite" if self.task.kind == "binary" else "other"
         return (
             f"across splits {self.copies:,} pairs of copies and {self.near_duplicates:,} of near-duplicates, "
-            f"{self.opposite_labels:,} with opposite labels; they touch {self.touched['test']:,} test and "
+            f"{self.opposite_labels:,} with {word} labels; they touch {self.touched['test']:,} test and "
             f"{self.touched['validation']:,} validation rows; see {where}"
         )
 
@@ -89,14 +94,14 @@ def find(data: Dataset) -> Leaks:
     pairs = [("copy", a, b, 1.0) for a, b in _copies(sha256, splits)]
     near = zip(later[apart].tolist(), earlier[apart].tolist(), cosine[apart].tolist(), strict=True)
     pairs += [("near-duplicate", a, b, round(c, 4)) for a, b, c in near]
-    value = np.array(data.task.classes)[y]
+    value = data.task.values(y)
     rows = [
-        (kind, str(ids[a]), str(splits[a]), str(value[a]), str(ids[b]), str(splits[b]), str(value[b]), c)
+        (kind, str(ids[a]), str(splits[a]), value[a], str(ids[b]), str(splits[b]), value[b], c)
         for kind, a, b, c in pairs
     ]
     leaky = np.zeros(len(ids), bool)
     leaky[[a for _, a, _, _ in pairs]] = True
-    return Leaks(rows, {name: leaky[splits == name] for name in SPLITS[1:]})
+    return Leaks(rows, {name: leaky[splits == name] for name in SPLITS[1:]}, data.task)
 
 
 def _copies(sha256: np.ndarray, splits: np.ndarray) -> list[tuple[int, int]]:
@@ -121,7 +126,7 @@ def measure(leaks: Leaks, data: Dataset, heads: Sequence[Scored], seed: int) -> 
         head.name: {
             split: head.evaluate(split, part, seed, ~leaks.leaky[split])
             for split, part in parts.items()
-            if len(np.unique(part.y[~leaks.leaky[split]])) == 2
+            if len(np.unique(part.y[~leaks.leaky[split]])) > 1
         }
         for head in heads
         if "test" in head.p

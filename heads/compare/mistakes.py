@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from extract.files.manifest import Manifest
 from extract.images import thumbnails
 from extract.images.header import BadImage
+from extract.tables.task import UNKNOWN
 from extract.workspace import Workspace
+from heads.compare.audit import answers
 from heads.data.dataset import Dataset
 from heads.scored import Scored
-from heads.stats import metrics
+from heads.stats import classes, metrics
 
 MOST, SIDE = 24, 160  # mistakes; pixels
 
@@ -34,21 +38,52 @@ class Mistake:
     why_not: str = ""
 
 
+class Wrong(NamedTuple):
+    """A wrong decision: its loss, its split and row there, the label, what the head says and how surely."""
+
+    loss: float
+    split: str
+    at: int
+    label: str
+    says: str
+    p: float
+
+
 def worst(place: Workspace, data: Dataset, head: Scored) -> list[Mistake]:
-    """Return the rows that a head gets wrong in all splits it was measured on, highest loss first, at most MOST."""
-    wrong = [
-        (float(loss[at]), split, at)
-        for split, p in head.p.items()
-        for loss in [metrics.log_losses(data.parts[split].y, p)]
-        for at in np.flatnonzero(head.decisions(split) != data.parts[split].y).tolist()
-    ]
-    paths, found = Manifest.read(place.manifest).paths, []
-    for _, split, at in sorted(wrong, key=lambda each: -each[0])[:MOST]:
-        part, p = data.parts[split], float(head.p[split][at])
-        name, label = str(part.ids[at]), int(part.y[at])
-        words = (name, split, data.task.classes[label], data.task.classes[1 - label], 1 - p if label else p)
-        found.append(Mistake(*words, *_picture(paths.get(name, ""), str(part.sha256[at]))))
-    return found
+    """Return what a head gets wrong in all splits it was measured on, highest loss first, at most MOST.
+
+    That is rows, or of several labels each one; `unsure` is no mistake.
+    """
+    found = [each for split in head.p for each in _wrong(data, head, split)]
+    paths = Manifest.read(place.manifest).paths
+    return pictured(paths, data, sorted(found, key=lambda each: -each.loss)[:MOST])
+
+
+def _wrong(data: Dataset, head: Scored, split: str) -> list[Wrong]:
+    task, y, p, decided = head.task, data.parts[split].y, head.p[split], head.decisions(split)
+    wrong = np.nonzero((decided != y) & (decided != UNKNOWN) & (y != UNKNOWN))
+    y, decided, at = y[wrong], decided[wrong], wrong[0]
+    if task.kind == "multilabel":
+        label, says = (answers(data.task, wrong[1], each) for each in (y, decided))
+    else:
+        label, says = data.task.values(y), data.task.names(decided).tolist()
+    if task.kind == "multiclass":
+        loss, surely = classes.row_losses(task, y, p[wrong]), p[at, decided]
+    else:
+        loss, surely = metrics.log_losses(y, p[wrong]), np.where(decided, p[wrong], 1 - p[wrong])
+    columns = (loss.tolist(), [split] * len(at), at.tolist(), label, says, surely.tolist())
+    return [*map(Wrong._make, zip(*columns, strict=True))]
+
+
+def pictured(paths: Mapping[str, str], data: Dataset, found: Iterable[Wrong]) -> list[Mistake]:
+    """Return wrong decisions with their pictures; paths: of the manifest, by objectId."""
+    mistakes = []
+    for each in found:
+        part = data.parts[each.split]
+        name = str(part.ids[each.at])
+        picture = _picture(paths.get(name, ""), str(part.sha256[each.at]))
+        mistakes.append(Mistake(name, each.split, each.label, each.says, each.p, *picture))
+    return mistakes
 
 
 def _picture(path: str, sha256: str) -> tuple[str, str]:

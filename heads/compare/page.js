@@ -10,7 +10,10 @@ const axes = {
   loss: ["epoch", "loss"],
   accuracy: ["epoch", "accuracy"],
   reliability: ["predicted probability of class 1", "observed share of class 1"],
+  chosen: ["predicted probability of the chosen class", "share of images where it is right"],
+  labels: ["predicted probability of a label", "observed share that has it"],
 };
+const reliable = (kind) => ["reliability", "chosen", "labels"].includes(kind);
 
 function line(trace, kind) {
   return {
@@ -37,7 +40,7 @@ function points(trace) {
 
 function guess(chart) { // what a head that knows nothing would draw; of reliability, what a calibrated one would
   const y = chart.kind === "pr" ? [chart.share, chart.share] : [0, 1];
-  return { x: [0, 1], y, mode: "lines", name: chart.kind === "reliability" ? "calibrated" : "by chance", hoverinfo: "skip",
+  return { x: [0, 1], y, mode: "lines", name: reliable(chart.kind) ? "calibrated" : "by chance", hoverinfo: "skip",
            line: { color: colour("--soft"), width: 1 } };
 }
 
@@ -49,7 +52,7 @@ function axis(title, unit) {
 function draw() {
   for (const chart of charts) {
     const unit = axes[chart.kind][0] !== "epoch";
-    const traces = chart.traces.map((trace) => chart.kind === "reliability" ? points(trace) : line(trace, chart.kind));
+    const traces = chart.traces.map((trace) => reliable(chart.kind) ? points(trace) : line(trace, chart.kind));
     const layout = {
       xaxis: axis(axes[chart.kind][0], unit), yaxis: { ...axis(axes[chart.kind][1], unit), rangemode: "tozero" },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -63,63 +66,65 @@ function draw() {
   }
 }
 
-// ---- the threshold
+// ---- the threshold, of two classes
 
-const heads = JSON.parse(document.getElementById("steps").textContent);
 const at = (id) => document.getElementById(id);
-const whole = (n) => Math.round(n).toLocaleString("en-US");
-const rates = [...at("rates").tBodies[0].rows], boxes = [...document.querySelectorAll("#counts .cell")];
+if (at("explorer")) {
+  const heads = JSON.parse(document.getElementById("steps").textContent);
+  const whole = (n) => Math.round(n).toLocaleString("en-US");
+  const rates = [...at("rates").tBodies[0].rows], boxes = [...document.querySelectorAll("#counts .cell")];
 
-let threshold = 0;
-function update() {
-  const split = at("split").value;
-  const { counts, figures } = heads[at("head").value].steps[split].findLast((step) => step.threshold <= threshold);
-  figures.forEach(([value, low, high, n, approximate], i) => {
-    const [estimate, interval] = rates[i].cells[1].children;
-    estimate.textContent = value === null ? "undefined" : value.toFixed(3);
-    interval.textContent = `[${low.toFixed(3)}, ${high.toFixed(3)}]${approximate ? ", approximate" : ""}`;
-    rates[i].cells[2].textContent = whole(n);
+  let threshold = 0;
+  function update() {
+    const split = at("split").value;
+    const { counts, figures } = heads[at("head").value].steps[split].findLast((step) => step.threshold <= threshold);
+    figures.forEach(([value, low, high, n, approximate], i) => {
+      const [estimate, interval] = rates[i].cells[1].children;
+      estimate.textContent = value === null ? "undefined" : value.toFixed(3);
+      interval.textContent = `[${low.toFixed(3)}, ${high.toFixed(3)}]${approximate ? ", approximate" : ""}`;
+      rates[i].cells[2].textContent = whole(n);
+    });
+    counts.flat().forEach((n, i, all) => {
+      const share = n / (all[i] + all[i ^ 1]), [count, percentage] = boxes[i].children;
+      boxes[i].style.setProperty("--share", share.toFixed(3));
+      count.textContent = whole(n);
+      percentage.textContent = `${(100 * share).toFixed(1)} %`;
+    });
+    const [queue, low, high, n] = figures.at(-1), positive = at("counts").tHead.querySelector("th:last-child bdi").textContent;
+    at("said").textContent = `At ${+threshold.toPrecision(6)}, ${whole(counts[0][1] + counts[1][1])} of ${whole(n)} ${split} images are called `
+      + `\u2068${positive}\u2069 and would be looked at; of 1,000 such images ${whole(1000 * queue)} [${whole(1000 * low)}, ${whole(1000 * high)}].`;
+    at("slider").value = threshold;
+    at("slider").setAttribute("aria-valuetext", threshold);
+    at("command").textContent = threshold > 0 && threshold < 1 ? `make compare THRESHOLD=${threshold}` : "none: it must lie between 0 and 1";
+  }
+
+  function move(to, from) { // from: the field that is being typed in, which keeps its text
+    threshold = to;
+    if (from !== at("number")) at("number").value = to;
+    at("number").removeAttribute("aria-invalid");
+    update();
+  }
+
+  function choose() { // a head, at its own threshold
+    const head = heads[at("head").value];
+    at("own").textContent = `back to its own: ${+head.threshold.toPrecision(4)}`;
+    const test = at("split").options[1];
+    test.disabled = !("test" in head.steps);
+    if (test.disabled) at("split").value = "validation";
+    move(head.threshold);
+  }
+
+  at("head").addEventListener("change", choose);
+  at("own").addEventListener("click", choose);
+  at("split").addEventListener("change", update);
+  at("slider").addEventListener("input", () => move(at("slider").valueAsNumber));
+  at("number").addEventListener("input", () => {
+    if (at("number").checkValidity()) move(at("number").valueAsNumber, at("number"));
+    else at("number").setAttribute("aria-invalid", true);
   });
-  counts.flat().forEach((n, i, all) => {
-    const share = n / (all[i] + all[i ^ 1]), [count, percentage] = boxes[i].children;
-    boxes[i].style.setProperty("--share", share.toFixed(3));
-    count.textContent = whole(n);
-    percentage.textContent = `${(100 * share).toFixed(1)} %`;
-  });
-  const [queue, low, high, n] = figures.at(-1), positive = at("counts").tHead.querySelector("th:last-child bdi").textContent;
-  at("said").textContent = `At ${+threshold.toPrecision(6)}, ${whole(counts[0][1] + counts[1][1])} of ${whole(n)} ${split} images are called `
-    + `\u2068${positive}\u2069 and would be looked at; of 1,000 such images ${whole(1000 * queue)} [${whole(1000 * low)}, ${whole(1000 * high)}].`;
-  at("slider").value = threshold;
-  at("slider").setAttribute("aria-valuetext", threshold);
-  at("command").textContent = threshold > 0 && threshold < 1 ? `make compare THRESHOLD=${threshold}` : "none: it must lie between 0 and 1";
+  choose();
+  at("explorer").hidden = false;
 }
-
-function move(to, from) { // from: the field that is being typed in, which keeps its text
-  threshold = to;
-  if (from !== at("number")) at("number").value = to;
-  at("number").removeAttribute("aria-invalid");
-  update();
-}
-
-function choose() { // a head, at its own threshold
-  const head = heads[at("head").value];
-  at("own").textContent = `back to its own: ${+head.threshold.toPrecision(4)}`;
-  const test = at("split").options[1];
-  test.disabled = !("test" in head.steps);
-  if (test.disabled) at("split").value = "validation";
-  move(head.threshold);
-}
-
-at("head").addEventListener("change", choose);
-at("own").addEventListener("click", choose);
-at("split").addEventListener("change", update);
-at("slider").addEventListener("input", () => move(at("slider").valueAsNumber));
-at("number").addEventListener("input", () => {
-  if (at("number").checkValidity()) move(at("number").valueAsNumber, at("number"));
-  else at("number").setAttribute("aria-invalid", true);
-});
-choose();
-at("explorer").hidden = false;
 
 // ---- the mistakes
 

@@ -21,9 +21,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from extract.tables.task import UNKNOWN
 from heads.compare import audit, leaks
 from heads.compare.comparison import Comparison
+from heads.compare.confused import Confused
 from heads.compare.mistakes import Mistake
+from heads.data.dataset import Part
 from heads.menu import registry
 from heads.scored import Scored
 from heads.stats import curves, paired
@@ -42,12 +45,26 @@ METRICS = {
     "brier": "Brier score",
     "ece": "calibration error (l2)",
 }
+OF_CLASSES = {
+    "log_loss": "log loss",
+    "accuracy": "accuracy",
+    "answered": "share answered",
+    "exact_match": "all labels right",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_roc_auc": "macro ROC AUC",
+    "brier": "Brier score",
+    "ece": "calibration error (l2)",
+}
+SHOWN = {"binary": ("accuracy", "roc_auc"), "classes": ("accuracy", "macro_f1")}  # where there is room for two
 FALLING = ("log_loss", "brier", "ece")  # lower is better
 CURVES = {
     "roc": ("ROC", "roc_auc", curves.roc),
     "pr": ("Precision and recall", "average_precision", curves.precision_recall),
 }
 VERDICTS = {"cannot tell": "no clear difference", "too few": "no clear difference, n too small"}
+RELIABILITY = {"binary": "reliability", "multiclass": "chosen", "multilabel": "labels"}  # kinds of chart
+MOST = 20  # classes of a table that are seen at once
 LISTED = 10  # rows of leaks.csv and suspects.csv
 
 
@@ -91,13 +108,41 @@ class DifferencesTable:
     rows: list[tuple[Scored, list[Difference | None]]]
 
 
-def render(comparison: Comparison, mistakes: list[Mistake]) -> str:
-    """Return the page of a comparison with leaks and audit; mistakes: the chosen head's."""
+def render(comparison: Comparison, mistakes: list[Mistake], confused: Sequence[Confused] = ()) -> str:
+    """Return the page of a comparison with leaks and audit; mistakes: the chosen head's; confused: of K classes."""
     from plotly.offline import get_plotlyjs  # 5 MB of text: only when a page is written
 
     scripts = {"plotly": get_plotlyjs(), "script": Path(__file__).with_name("page.js").read_text(encoding="utf-8")}
-    heads, parts = comparison.heads, comparison.data.parts
-    charts = [*_curves(comparison), *_reliability(comparison), *_training(heads)]
+    heads, task = comparison.heads, comparison.data.task
+    binary = task.kind == "binary"
+    charts = [*(_curves(comparison) if binary else ()), *_reliability(comparison), *_training(heads)]
+    found = {name for head in heads for figures in head.figures.values() for name in figures}
+    metrics = {name: words for name, words in (METRICS if binary else OF_CLASSES).items() if name in found}
+    return _template().render(
+        {name: Markup(text) for name, text in scripts.items()},
+        policy=Markup(" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())),
+        comparison=comparison,
+        heads=heads,
+        data=comparison.data,
+        binary=binary,
+        metrics=metrics,
+        shown=SHOWN["binary" if binary else "classes"],
+        suspect_columns=audit.columns(task),
+        chosen=comparison.chosen_head,
+        scales={name: _scale(heads, name) for name in metrics},
+        differences=[table for split in SPLITS if (table := _differences(comparison, split))],
+        charts=charts,
+        confused=confused,
+        mistakes=mistakes,
+        provenance=_provenance(comparison),
+        drawn=_json(charts),
+        **(_steps(comparison) if binary else {}),
+    )
+
+
+def _steps(comparison: Comparison) -> dict[str, Any]:
+    """Return what the page of two classes shows of thresholds."""
+    parts = comparison.data.parts
     steps = [
         {
             "threshold": head.point.threshold,
@@ -106,24 +151,12 @@ def render(comparison: Comparison, mistakes: list[Mistake]) -> str:
                 for split, p in head.p.items()
             },
         }
-        for head in heads
+        for head in comparison.heads
     ]
-    return _template().render(
-        {name: Markup(text) for name, text in scripts.items()},
-        policy=Markup(" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())),
-        comparison=comparison,
-        heads=heads,
-        data=comparison.data,
-        chosen=comparison.chosen_head,
-        scales={name: _scale(heads, name) for name in METRICS},
-        differences=[table for split in SPLITS if (table := _differences(comparison, split))],
-        charts=charts,
-        counts=lambda head, split: curves.confusion(parts[split].y, head.decisions(split)),
-        mistakes=mistakes,
-        provenance=_provenance(comparison),
-        drawn=_json(charts),
-        steps=_json(steps),
-    )
+    return {
+        "steps": _json(steps),
+        "counts": lambda head, split: curves.confusion(parts[split].y, head.decisions(split)),
+    }
 
 
 def _template() -> Template:
@@ -136,9 +169,9 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["whole"] = "{:,}".format
-    environment.globals |= {"splits": SPLITS, "metrics": METRICS, "falling": FALLING, "verdicts": VERDICTS}
-    environment.globals |= {"listed": LISTED, "leak_columns": leaks.COLUMNS, "suspect_columns": audit.COLUMNS}
-    environment.globals |= {"floor": paired.floor, "followed": curves.FOLLOWED}
+    environment.globals |= {"splits": SPLITS, "falling": FALLING, "verdicts": VERDICTS}
+    environment.globals |= {"listed": LISTED, "leak_columns": leaks.COLUMNS}
+    environment.globals |= {"floor": paired.floor, "most": MOST, "followed": curves.FOLLOWED}
     return environment.get_template("page.html.j2")
 
 
@@ -168,7 +201,7 @@ def _differences(comparison: Comparison, split: str) -> DifferencesTable | None:
 
 def _scale(heads: Sequence[Scored], name: str) -> tuple[float, float]:
     """Return where a metric's bars begin and end, the same for every head and split."""
-    found = [figures[name] for head in heads for figures in head.figures.values()]
+    found = [figures[name] for head in heads for figures in head.figures.values() if name in figures]
     return math.floor(min(m.low for m in found) * 20) / 20, math.ceil(max(m.high for m in found) * 20) / 20
 
 
@@ -192,7 +225,7 @@ def _reliability(comparison: Comparison) -> Iterator[Chart]:
     for split in comparison.chosen_head.p:
         part = comparison.data.parts[split]
         traces = [
-            Trace(head.name, at, head.name == chosen, **curves.reliability(part.y, head.p[split], part.groups))
+            Trace(head.name, at, head.name == chosen, **curves.reliability(*_certainty(head, split, part)))
             for at, head in shown
         ]
         bins = next(trace for trace in traces if trace.strong)
@@ -203,7 +236,19 @@ def _reliability(comparison: Comparison) -> Iterator[Chart]:
         )
         title = f"Reliability, {split}, n = {len(part):,}"
         words = f"{METRICS['ece']}: {errors}. {chosen}, probability and observed share: {points}"
-        yield Chart(f"reliability-{split}", "reliability", title, words, traces)
+        yield Chart(f"reliability-{split}", RELIABILITY[comparison.data.task.kind], title, words, traces)
+
+
+def _certainty(head: Scored, split: str, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what came true, 0 or 1, the probabilities given to it, and groups: of each known label, all (m,)."""
+    y, p, groups = part.y, head.p[split], part.groups
+    if head.task.kind == "binary":
+        return y, p, groups
+    if head.task.kind == "multilabel":
+        known = np.nonzero(y != UNKNOWN)
+        return y[known], p[known], groups[known[0]]
+    chosen = head.task.decide(p, 0.0, head.point.weight)
+    return (chosen == y).astype(np.int8), head.task.certainty(p, chosen), groups
 
 
 def _training(heads: Sequence[Scored]) -> Iterator[Chart]:

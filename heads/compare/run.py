@@ -8,10 +8,11 @@ from extract import demo
 from extract.ground import files
 from extract.workspace import Workspace, shown
 from heads import train
-from heads.compare import audit, leaks, mistakes, page
+from heads.compare import audit, confused, leaks, mistakes, page
 from heads.compare.comparison import CSV_COLUMNS, Comparison, differences
 from heads.data import dataset
 from heads.menu import registry
+from heads.stats import points
 
 
 def head(place: Workspace, config: train.Config | None = None) -> Comparison:
@@ -35,7 +36,7 @@ def compare(place: Workspace, config: train.Config | None = None) -> Comparison:
     files.write_csv(place.leaks, leaks.COLUMNS, across.rows)
     print(f"leaks     {across.sentence(shown(place.leaks))}")
     suspects = audit.suspects(data, config.seed)
-    files.write_csv(place.suspects, audit.COLUMNS, suspects.rows)
+    files.write_csv(place.suspects, audit.columns(data.task), suspects.rows)
     print(f"audit     {suspects.sentence(shown(place.suspects))}")
     if planted := demo.sentence([row[0] for row in suspects.rows], place.out):
         print(f"audit     {planted}")
@@ -49,6 +50,7 @@ def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     print(f"{verb:<9} {place.describe()}", flush=True)
     reading = dataset.read_labels(place)
     data = dataset.join(place, reading)
+    points.check(config.target, data.task)
     reading.record(place)  # only now: it is known that heads can be trained on the table
     for note in data.notes:
         print(f"labels    {note}")
@@ -65,6 +67,7 @@ def write(comparison: Comparison) -> None:
 def write_page(comparison: Comparison) -> None:
     """Write comparison.html; `comparison` has leaks and audit."""
     place = comparison.place
-    text = page.render(comparison, mistakes.worst(place, comparison.data, comparison.chosen_head))
+    data, head = comparison.data, comparison.chosen_head
+    text = page.render(comparison, mistakes.worst(place, data, head), confused.of(place, data, head))
     with files.replacing(place.comparison_html) as partial:  # names may hold bytes that are no UTF-8
         partial.write_text(text, encoding="utf-8", errors="replace")

@@ -14,6 +14,7 @@ from extract.ground.errors import HeadError
 from extract.images import thumbnails
 from extract.images.header import BadImage
 from extract.tables import splits
+from extract.tables.task import UNKNOWN, Task
 from extract.workspace import Workspace
 from heads import train
 from heads.compare import audit
@@ -37,18 +38,17 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     """Write OUT/show.png and return its path. name: of a trained head. Errors: HeadError without a fresh compare."""
     if not place.suspects.exists():
         raise HeadError("suspects-missing", f"There is no suspects.csv in {place.out}", then="Run make compare")
-    suspects = files.read_csv(place.suspects, audit.COLUMNS)[:COLUMNS]
+    facts = bundle.read_facts(place.head(name))
+    suspects = files.read_csv(place.suspects, audit.columns(facts.task))[:COLUMNS]
     values = splits.read(place.splits).values
-    if any(values.get(row["objectId"]) != row["value"] for row in suspects):
+    if any(not _has(facts.task, values.get(row["objectId"], ""), row["value"]) for row in suspects):
         raise HeadError(
             "suspects-stale", f"Labels changed since suspects.csv was written in {place.out}", then="Run make compare"
         )
-    columns = train.prediction_columns(bundle.read_facts(place.head(name)).task)
-    rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, columns)
+    rows = files.read_csv(place.head(name) / bundle.PREDICTIONS, train.prediction_columns(facts.task))
     split = "test" if any(row["type"] == "test" for row in rows) else "validation"
     rows = [row for row in rows if row["type"] == split]
     drawn = np.random.default_rng(seed).choice(len(rows), min(COLUMNS * ROWS, len(rows)), replace=False)
-    facts = bundle.read_facts(place.head(name))
     predicted = [_prediction(rows[at], facts) for at in drawn.tolist()]
     marked = [Tile(row["objectId"], row["value"], f"?  {float(row['self_confidence']):.2f}", False) for row in suspects]
     parts = {
@@ -60,10 +60,23 @@ def draw(place: Workspace, name: str, seed: int) -> Path:
     return place.show
 
 
+def _has(task: Task, value: str, suspect: str) -> bool:
+    """Return whether a label is still the one that was suspected, of several labels one of them: "legs: no"."""
+    if task.kind != "multilabel":
+        return value == suspect
+    row = task.encode([value])[0]
+    known = np.flatnonzero(row != UNKNOWN)
+    return suspect in audit.answers(task, known, row[known])
+
+
 def _prediction(row: dict[str, str], facts: bundle.HeadFacts) -> Tile:
-    p = float(row["probability"])
-    says = str(facts.decide(np.array([p]))[0])
-    return Tile(row["objectId"], says, f"  {max(p, 1 - p):.2f}", says != row["value"])
+    task, p = facts.task, float(row["probability"])
+    if task.kind == "binary":
+        says = str(facts.decide(np.array([p]))[0])
+        return Tile(row["objectId"], says, f"  {max(p, 1 - p):.2f}", says != row["value"])
+    y, decided = task.encode([row["value"]]), task.encode([row["decision"]])
+    wrong = bool(((y != decided) & (y != UNKNOWN)).any())
+    return Tile(row["objectId"], row["decision"], f"  {p:.2f}", wrong)
 
 
 def _sheet(parts: dict[str, list[Tile]], known: Manifest) -> Image.Image:

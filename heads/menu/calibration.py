@@ -74,7 +74,9 @@ class Calibrated(Head):
             self.layers_, facts = self._calibrate(self.layers_, scores, y)
             self.training_ |= {"calibration": f"{self.method}, {len(folds)} folds by group", **facts}
 
-    def _calibrate(self, layers: list[Dense], scores: np.ndarray, y: np.ndarray) -> tuple[list[Dense], dict[str, Any]]:
+    def _calibrate(
+        self, layers: list[Dense], scores: np.ndarray, y: np.ndarray
+    ) -> tuple[list[Dense], dict[str, object]]:
         """Put the map on layers; scores: logits (n, K). A label is calibrated on the rows that know it."""
         if self.method == "isotonic":
             knots = [isotonic(column[known], labels[known]) for column, labels, known in _columns(scores, y)]

@@ -23,7 +23,7 @@ from heads.menu import solver
 from heads.menu.calibration import calibrated
 from heads.menu.head import Context, Head
 from heads.menu.layers import Dense, fold, standardisation, standardise
-from heads.menu.search import CS, TOO_FEW, Folds, Searched, fold_of, folds_by_group, folds_for, out_of_fold
+from heads.menu.search import CS, ROUGHLY, TOO_FEW, Folds, Searched, fold_of, folds_by_group, folds_for, out_of_fold
 from heads.menu.softmax import Rows
 
 SVM_CS = np.logspace(-5, -3, 5)  # the best lies around 3e-4; above 1e-3 a fit takes long
@@ -112,9 +112,7 @@ class _SelfCalibrated(Head):
 
     uncalibrated = "it calibrates itself, as Platt does"
 
-    def _calibrated(
-        self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds
-    ) -> tuple[Dense, dict[str, str | float]]:
+    def _calibrated(self, model: Any, Z: np.ndarray, y: np.ndarray, folds: Folds) -> tuple[Dense, dict[str, object]]:
         """Fit a model on Z (n, D), calibrate it, and return the layer and facts; without folds it is not calibrated.
 
         Calibration rests on out-of-fold scores of all rows and is put on the scores of one fit on all rows: never on
@@ -134,7 +132,7 @@ class _SelfCalibrated(Head):
 
     def _by_column(
         self, W: np.ndarray, b: np.ndarray, y: np.ndarray, unseen: np.ndarray, folds: Folds
-    ) -> tuple[Dense, dict[str, Any]]:
+    ) -> tuple[Dense, dict[str, object]]:
         """Return weights W (D, K) and intercepts b (K,) calibrated on scores (n, K) of fits that saw no such row."""
         slope, shift, how = np.ones(len(b)), np.zeros(len(b)), TOO_FEW
         if folds:
@@ -230,7 +228,7 @@ class SvmHead(Searched, _SelfCalibrated):
         self.layers_ = [fold(layer, mean, scale)]
         self.training_ = {"C": c, "cross_validation": searched, **facts, "converged": _converged(caught)}
 
-    def _one_against_rest(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[Dense, dict[str, Any]]:
+    def _one_against_rest(self, Z: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[Dense, dict[str, object]]:
         """Return what `_fit` leaves, of K classes or labels: folds and the fit on all rows are one matrix problem."""
         (c,), searched = self._search(y, groups, partial(self._losses_of_columns, Z, y))
         folds = folds_for(self.task, y, groups, self.seed)
@@ -238,7 +236,10 @@ class SvmHead(Searched, _SelfCalibrated):
         weight = np.ones((len(y), 1 + len(folds)), np.float32)
         for number, (_, held_out) in enumerate(folds, 1):
             weight[held_out, number] = 0
-        fit, unseen = rows.machines(weight, np.full(1 + len(folds), c)), np.empty((len(y), self.task.columns))
+        fit, unseen = (
+            rows.solve(weight, np.full(1 + len(folds), c), loss="hinge"),
+            np.empty((len(y), self.task.columns)),
+        )
         for number, (_, held_out) in enumerate(folds, 1):
             unseen[held_out] = Z[held_out] @ fit.W[..., number] + fit.b[:, number]
         layer, facts = self._by_column(fit.W[..., 0], fit.b[:, 0], y, unseen, folds)
@@ -248,7 +249,7 @@ class SvmHead(Searched, _SelfCalibrated):
         here, number, fit = Rows(Z[rows], y[rows], solver.spectrum(Z[rows]), self.task), fold_of(folds), None
         weight, losses = (number[:, None] != np.arange(len(folds))).astype(np.float32), []
         for c in SVM_CS:
-            fit = here.machines(weight, np.full(len(folds), c), fit)
+            fit = here.solve(weight, np.full(len(folds), c), fit, ROUGHLY, "hinge")
             scores = fit.scores(here.Z)[np.arange(len(rows)), :, number]
             slope, shift = calibrated(self.task, scores, here.y, "platt")
             losses.append(here.losses((slope * scores + shift)[..., None]).mean())

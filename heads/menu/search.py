@@ -29,7 +29,7 @@ Folds = list[tuple[np.ndarray, np.ndarray]]  # row numbers (rest, held out), a p
 def some_rows(task: Task, y: np.ndarray, most: int, seed: int) -> np.ndarray:
     """Return at most `most` row numbers, two classes in proportion where both have more than one row.
 
-    Of more classes or labels, up to FOLDS rows of each come first.
+    Of more classes or labels, up to FOLDS rows of each come first, two of each in any case.
     """
     rows = np.arange(len(y))
     if len(y) <= most:
@@ -42,9 +42,9 @@ def some_rows(task: Task, y: np.ndarray, most: int, seed: int) -> np.ndarray:
     order = np.argsort(stratum, kind="stable")
     begins = np.r_[True, np.diff(stratum[order]) > 0]
     place = np.arange(len(rows)) - np.flatnonzero(begins)[begins.cumsum() - 1]  # within its class
-    early = np.empty(len(rows), bool)
-    early[order] = place < FOLDS
-    return np.sort(rows[np.argsort(~early, kind="stable")[:most]])
+    turn = np.empty(len(rows), int)
+    turn[order] = np.minimum(place, FOLDS)
+    return np.sort(rows[np.argsort(turn, kind="stable")[: max(most, 2 * int(begins.sum()))]])
 
 
 def most_rows(task: Task, most: int) -> int:
@@ -104,10 +104,10 @@ def out_of_fold(
 
 
 def _rising(data: Rows, C: np.ndarray, number: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows, fit = np.arange(len(number)), None
+    rows, fit, tolerance = np.arange(len(number)), None, ROUGHLY if len(C) > 1 else ROUGHLY / 10
     scores, losses = np.zeros((len(rows), data.task.columns, len(C)), np.float32), np.full(len(C), np.inf)
     for place, c in enumerate(C):
-        fit = data.solve(weight, np.full(weight.shape[1], c), fit, ROUGHLY)
+        fit = data.solve(weight, np.full(weight.shape[1], c), fit, tolerance)
         scores[..., place] = fit.scores(data.Z)[rows, :, number]
         losses[place] = data.losses(scores[..., [place]]).mean()
         if losses[place] > losses.min():

@@ -42,6 +42,11 @@ class Fit:
         """Return weights over intercepts, (D + 1, every head's columns)."""
         return np.concatenate([self.W, self.b[None]]).reshape(len(self.W) + 1, -1)
 
+    def reshaped(self, K: int) -> Fit:
+        """Return heads of K columns, of single columns in the order (K, H)."""
+        steps, converged = self.steps.reshape(K, -1).max(axis=0), self.converged.reshape(K, -1).min(axis=0)
+        return Fit(self.W.reshape(len(self.W), K, -1), self.b.reshape(K, -1), steps, converged)
+
     def only(self, at: slice) -> Fit:
         """Return some of the heads."""
         return Fit(*(each[..., at] for each in (self.W, self.b, self.steps, self.converged)))
@@ -150,16 +155,19 @@ class _Machines(_Problem):
         return np.maximum(1 - (2 * self.y - 1) * S, 0)
 
 
+Posed = tuple[Problem, np.ndarray, np.ndarray]  # what `minimise` takes: heads, and weights and intercepts to begin at
+
+
 def machines(
     Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: np.ndarray | None = None
-) -> Fit:
-    """Minimise C_k sum_i weight_ik max(0, 1 - t_i score_ik)^2 + |w_k|^2 / 2, as scikit-learn's LinearSVC does.
+) -> Posed:
+    """Pose C_k sum_i weight_ik max(0, 1 - t_i score_ik)^2 + |w_k|^2 / 2, as scikit-learn's LinearSVC minimises it.
 
     Its intercept is free, LinearSVC's is not quite. The rest as `logistic`.
     """
     heads = _Machines(Z, y.astype(np.float32).reshape(len(y), -1), weight, C.astype(np.float32), gram)
     start = np.zeros((Z.shape[1] + 1, len(C)), np.float32) if start is None else start
-    return minimise(heads, start[:-1], start[-1])
+    return heads, start[:-1], start[-1]
 
 
 def logistic(
@@ -172,11 +180,21 @@ def logistic(
     the smoothed share of ones. C: (H,). gram: `spectrum(Z)`. start: weights over intercepts (D + 1, H) to begin at,
     else W = 0. Memory: six float32 arrays of (n, H).
     """
+    return minimise(*posed(Z, y, weight, C, gram, start))
+
+
+def posed(
+    Z: np.ndarray, y: np.ndarray, weight: np.ndarray, C: np.ndarray, gram: Spectrum, start: np.ndarray | None = None
+) -> Posed:
+    """Pose what `logistic` minimises."""
     y = y.astype(np.float32).reshape(len(y), -1)
     odds, single = _log_odds(y, weight)
     heads = _Problem(Z, y, weight * ~single if single.any() else weight, C.astype(np.float32), gram)
     W, b = (np.zeros((Z.shape[1], len(C)), np.float32), odds) if start is None else (start[:-1], start[-1])
-    return minimise(heads, W, b)
+    return heads, W, b
+
+
+POSED = {"log": posed, "hinge": machines}  # by loss
 
 
 def minimise(heads: Problem, W: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> Fit:

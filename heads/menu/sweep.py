@@ -7,6 +7,7 @@ heads. Features are scaled on all of train, its held-out rows too: that looks at
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -252,6 +253,9 @@ class _Columns:
         self.rows = Rows(Z, y, solver.spectrum(Z), task)
         self.groups, self.fold_of, self.unit = groups, fold_of, scaling != "standard"
         self.whole = int(task.kind == "binary")
+        self.together = TOGETHER if self.whole else TOGETHER * ROWS // len(y)
+        self.lowest: dict[str, float] = {}  # log loss by class weight
+        self.worse = Counter[str]()  # how many settings in a row were above it
         self.each = self.whole + 1 + int(fold_of.max())
         kept = (fold_of[:, None] != np.arange(-self.whole, self.each - self.whole)).astype(np.float32)
         weights = balanced(task, y).astype(np.float32)[..., None]  # (n, 1) or (n, K, 1)
@@ -261,10 +265,13 @@ class _Columns:
 
     def lots(self, settings: list[Setting]) -> Iterator[tuple[list[Setting], np.ndarray]]:
         """Yield so many settings as are solved together, and each row's weight (n, settings x each)."""
-        size = max(1, TOGETHER // (self.each * self.rows.task.columns))
+        size = max(1, self.together // (self.each * self.rows.task.columns))
         for begin in range(0, len(settings), size):
             some = settings[begin : begin + size]
             yield some, np.concatenate([self.weights[each["class_weight"]] for each in some], axis=-1)
+
+    def hopeful(self, settings: list[Setting]) -> list[Setting]:
+        return [each for each in settings if self.worse[each["class_weight"]] < 2]
 
     def repeated(self, settings: list[Setting], name: str) -> np.ndarray:
         """Return an axis' value of each head, (settings x each,)."""
@@ -279,6 +286,11 @@ class _Columns:
         for i, setting in enumerate(settings):
             at, own = slice(i * self.each, (i + 1) * self.each), unseen[..., i]
             decided = task.decide(own, -np.inf if task.kind == "multiclass" else 0)
+            loss, kind = metrics.mean_loss(losses[:, i], self.groups), setting["class_weight"]
+            if family == "logistic" and not self.whole:
+                value, lowest = cast(float, loss.value), self.lowest.get(kind, np.inf)
+                self.worse[kind] = self.worse[kind] + 1 if value > lowest else 0
+                self.lowest[kind] = min(value, lowest)
             layers = []
             if self.whole:
                 layer = Dense(fit.W[:, at.start, None], fit.b[at.start, None], "sigmoid", unit=self.unit)
@@ -286,7 +298,7 @@ class _Columns:
             yield Tried(
                 family,
                 setting,
-                metrics.mean_loss(losses[:, i], self.groups),
+                loss,
                 float((decided == y)[y != UNKNOWN].mean()),
                 int(fit.steps[at].max()),
                 bool(fit.converged[at].all()),
@@ -298,9 +310,14 @@ Fitted = Iterator[tuple[list[Setting], solver.Fit]]  # settings, and their heads
 
 
 def _logistic(columns: _Columns, settings: list[Setting], seed: int) -> Fitted:
-    """Solve from the smallest C up, some at a time; each starts where the last one of its class weight ended."""
+    """Solve from the smallest C up, some at a time; each starts where the last one of its class weight ended.
+
+    Of K columns, one C at a time, and no further than two that are worse than one before.
+    """
     ended: dict[str, solver.Fit] = {}
-    for some, weight in columns.lots(sorted(settings, key=lambda each: each["C"])):
+    ordered = sorted(settings, key=lambda each: each["C"])
+    by_c = [ordered] if columns.whole else [[*same] for _, same in itertools.groupby(ordered, lambda each: each["C"])]
+    for some, weight in (lot for same in by_c for lot in columns.lots(columns.hopeful(same))):
         known = all(each["class_weight"] in ended for each in some)
         start = solver.joined([ended[each["class_weight"]] for each in some]) if known else None
         fit = columns.rows.solve(weight, columns.repeated(some, "C"), start, ROUGHLY)

@@ -54,6 +54,16 @@ def test_the_demos_data_are_what_it_says(tmp_path):
     assert len(list((tmp_path / "one" / "object").rglob("*.png"))) == len(rows) - 1
 
 
+def test_the_ten_digits_are_ten_classes_of_which_some_are_flipped(tmp_path):
+    """Under their own names, all of them."""
+    demo._write_data(tmp_path / "ten", "multiclass")
+    rows, flips = read_rows(tmp_path / "ten" / "split_label.csv"), read_rows(tmp_path / "ten" / "flips.csv")
+    assert len(rows) == len(load_digits().target)
+    wrong = {r["objectId"]: r["value"] for r in rows if r["objectId"].split("digit")[1][0] != r["value"]}
+    assert wrong == {flip["objectId"]: flip["written"] for flip in flips}
+    assert len(flips) == round(0.02 * len(rows))
+
+
 def refuse(*args):
     """No network."""
     raise AssertionError(f"connecting to {args[1]}")

@@ -56,7 +56,7 @@ def test_no_row_is_judged_by_a_head_that_saw_its_group(tmp_path, monkeypatch):
     solve = search.out_of_fold
     monkeypatch.setattr(search, "out_of_fold", lambda *given: seen.append((*given, *solve(*given))) or seen[-1][-2:])
     found = audit.suspects(data, 0)
-    Z, y, C, folds, scores, losses = seen[0]
+    Z, y, C, folds, _, scores, losses = seen[0]
     groups = np.concatenate([part.groups for part in data.parts.values()])
     p = np.empty(len(y))
     for rest, fold in folds:

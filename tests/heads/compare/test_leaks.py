@@ -169,7 +169,9 @@ def test_a_split_that_keeps_one_class_has_no_figures_left(leaky):
     data = dataset.join(leaky)
     heads = train.run(leaky, data, train.Config(["logistic"])).heads
     part = data.parts["test"]
-    found = leaks.Leaks([], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1})
+    found = leaks.Leaks(
+        [], {"validation": np.zeros(len(data.parts["validation"]), bool), "test": part.y == 1}, data.task
+    )
     found = leaks.measure(found, data, heads, 0)
     assert found.without == {"logistic": {}}
     assert found.notes[0].endswith("in train or validation: none, the other rows lack a class")

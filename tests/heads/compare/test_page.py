@@ -112,6 +112,7 @@ def story(*, n=60, classes=("cat", "dog"), names=("logistic", "sigmoid"), test=T
         Leaks(
             [("copy", f"a {cat}", "test", dog, f"b {dog}", "train", cat, 1.0)],
             {split: np.arange(n) == 0 for split in ("validation", "test")},
+            Task("binary", classes),
         ),
         audit.Audit([(f"{cat} {i}", "train", dog, 0.1, 0.1) for i in range(12)], 90),
         made,
