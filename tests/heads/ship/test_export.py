@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from benchmarks import containers
 from benchmarks.formats import ALONE
 from extract import run
+from extract.backbones import backbone
 from extract.ground import tensorflow
 from extract.images import decode, header, pillow
 from extract.store import cache
@@ -556,3 +557,20 @@ def test_of_equal_classes_the_first_is_the_decision_in_every_graph(weight, tmp_p
     for as_bits in (False, True):
         assert formats._decision(tf.constant(p), facts, as_bits=as_bits).numpy()[:, 0].tolist() == expected
     assert keras.models.load_model(tmp_path / "m.h5")(p).numpy()[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", FACTS)
+def test_a_cache_of_less_precision_is_held_against_float32_for_many_classes_too(extracted, kind):
+    """Flips are counted over all decisions; a sample of five classes has those of the narrowest margin."""
+    head, found = many(kind, extracted), cache.open_cache(extracted.cache)
+    sample = export.draw(extracted, found, head, 20, 0)
+    margins = export.margin(head.facts, head.probability(found.read(np.arange(40)))).reshape(40, -1).min(axis=1)
+    assert set(found.sha256[np.argsort(margins)[:5]].tolist()) <= set(sample.sha256)
+    network = backbone.load(backbone.resolve(extracted.backbone))
+    coarse = replace(sample, p=np.float32(sample.p * 1.0001).astype(float))
+    kept, (row,) = export.in_float32(network, head, coarse, extracted)
+    np.testing.assert_allclose(kept.p, sample.p, atol=1e-5)
+    assert (row.n_images, row.flips, row.ok) == (20, 0, True)
+    assert 5e-5 < row.max_abs_diff < 2e-4
+    with refusal("parity-precision-flips", f"of {20 if kind == 'multiclass' else 100} decisions"):
+        export.in_float32(network, head, replace(sample, p=np.roll(sample.p, 1, axis=1)), extracted)
