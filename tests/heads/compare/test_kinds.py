@@ -172,19 +172,26 @@ def test_leaks_hold_the_words_of_the_table_and_what_nobody_knows_contradicts_not
     assert "1 with other labels" in found.sentence("leaks.csv")
 
 
-def test_copies_are_listed_with_their_classes(tmp_path, kind):
-    """As splits.csv has them."""
-    place = workspace(tmp_path, kind)
-    manifest = read_rows(place.manifest)
-    at = {
-        split: [i for i, row in enumerate(read_rows(place.data)) if row["type"] == split] for split in ("train", "test")
-    }
-    pairs = [next((a, b) for a in at["test"] for b in at["train"] if a % 4 == 1 and b % 4 == other) for other in (1, 2)]
-    manifest[pairs[1][0]]["sha256"] = manifest[pairs[1][1]]["sha256"]
+def leaking(place):
+    """Give an image of test, of the second kind, the bytes of one of train, of the third."""
+    manifest, rows = read_rows(place.manifest), read_rows(place.data)
+    kinds = [(row["type"], at % 4) for at, row in enumerate(rows)]
+    manifest[kinds.index(("test", 1))]["sha256"] = manifest[kinds.index(("train", 2))]["sha256"]
     files.write_csv(place.manifest, list(manifest[0]), [tuple(row.values()) for row in manifest])
-    data = dataset.join(place)
-    row = next(row for row in leaks.find(data).rows if row[0] == "copy")
+
+
+def test_copies_are_listed_with_their_classes(tmp_path, kind):
+    """As splits.csv has them; the page gives the figures without them."""
+    place = workspace(tmp_path, kind)
+    leaking(place)
+    comparison = run.compare(place, train.Config(["logistic"]))
+    row = next(row for row in comparison.leaks.rows if row[0] == "copy")
     assert (row[3], row[6]) == (VALUES[kind][1], VALUES[kind][2])
+    without = comparison.leaks.without["logistic"]["test"]
+    assert without["accuracy"].n == len(comparison.data.parts["test"]) - 1
+    table = next(table for table in page_of(comparison).tables if table[0][-1:] == ["without them"])
+    assert table[0][4] == "macro F1, all rows"
+    assert table[1][-1] == f"{without['macro_f1']}, n\xa0=\xa0{without['macro_f1'].n}"
 
 
 @pytest.mark.parametrize(("spec", "prior"), [("review=100", None), ("0.5", 0.2)])
