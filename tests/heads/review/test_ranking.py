@@ -184,4 +184,5 @@ def test_unknown_labels_take_no_part_and_rare_classes_are_judged_too(monkeypatch
     wrong[1] = 10
     monkeypatch.setattr("heads.review.ranking.CELLS", 0)
     found = Ranker(X.copy(), wrong, np.arange(len(y)), split, rare).rank(wrong)
-    assert np.isin([*at, 1], np.argsort(-found.suspicion)[: 2 * len(at)]).mean() >= 0.9
+    assert np.argmax(found.suspicion) == 1
+    assert np.isin(at, np.argsort(-found.suspicion)[: 2 * len(at)]).mean() >= 0.8
