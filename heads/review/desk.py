@@ -71,8 +71,8 @@ class Row:
     """A row of a queue. picture: the same number for copies, which share their answers. label: "" for none.
 
     p: the probability by heads that did not see the row, see `Task.certainty`; says: what they predict; both None, and
-    likely empty, before the first ranking and in the control sample. likely: of many classes the most probable, or all
-    labels, each with its probability. answer, number: the newest answer about the picture, else None and 0.
+    likely empty, before the first ranking and in the control sample. likely: of many classes the most probable and the
+    label, or all labels, each with its probability. answer, number: the newest about the picture, else None and 0.
     """
 
     row: int
@@ -340,16 +340,18 @@ class Desk:
             self.answers.label(row),
             round(float(task.certainty(ranking.p[at], ranking.says[at])[0]), 4) if ranking else None,
             str(task.names(ranking.says[at])[0]) if ranking else None,
-            self._likely(ranking.p[row]) if ranking and task.kind != "binary" else [],
+            self._likely(ranking.p[row], self.answers.label(row)) if ranking and task.kind != "binary" else [],
             stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
             stack.number,
         )
 
-    def _likely(self, p: np.ndarray) -> list[tuple[str, float]]:
-        """Name the classes with their probabilities p (K,): the most probable of many classes, or all labels."""
-        task = self.rows.task
-        order = np.argsort(-p, kind="stable")[:LIKELY] if task.kind == "multiclass" else range(len(p))
-        return [(task.classes[k], round(float(p[k]), 4)) for k in order]
+    def _likely(self, p: np.ndarray, label: str) -> list[tuple[str, float]]:
+        """Name the classes with their probabilities p (K,): the most probable of many and the label, or all labels."""
+        task, order = self.rows.task, np.arange(len(p))
+        if task.kind == "multiclass":
+            first = np.argsort(-p, kind="stable")
+            order = first[(order < LIKELY) | (first == task.encode([label])[0])]
+        return [(task.classes[k], round(float(p[k]), 4)) for k in order.tolist()]
 
     def state(self) -> State:
         """Return the state of the review."""
