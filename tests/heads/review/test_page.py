@@ -316,9 +316,9 @@ def test_ten_classes_are_answered_by_nine_keys_and_by_typing(tmp_path, browser):
         likely = browser.run("current.likely.map(([name]) => name)")
         assert shown[1:] == [name for name in likely if name != shown[0]][:8]
         buttons = "[...document.querySelectorAll('#choices button')].map(each => each.textContent)"
-        assert all(
-            a.startswith(b) and a.endswith(str(n)) for n, (a, b) in enumerate(zip(browser.run(buttons), shown), 1)
-        )
+        for key, (button, name) in enumerate(zip(browser.run(buttons), shown, strict=True), 1):
+            assert button.startswith(name)
+            assert button.endswith(f" %{key}")
         given[text(browser, "id")] = right()
         press(browser, str(shown.index(right()) + 1))
         given[text(browser, "id")] = browser.run("current.says")
