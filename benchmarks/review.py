@@ -46,7 +46,7 @@ def latency(rows: int, answers: int) -> None:
         ready, seconds = time.monotonic() - started, []
         for number in range(1, answers + 1):
             top = desk.queue("suspects", 0, 1).rows[0]
-            new = next(name for name in desk.rows.classes if name != top.label)
+            new = next(name for name in desk.rows.task.classes if name != top.label)
             started = time.monotonic()
             desk.answer(top.row, "flip", old=top.label, new=new, number=0)
             settled(desk, number)
@@ -65,8 +65,9 @@ def planted(place: Workspace, seed: int, folder: Path) -> tuple[float, float, fl
     truth = dict(zip(table["objectId"], table["value"], strict=True))
     classes = sorted(set(truth.values()) - {""})
     labelled = [name for name, value in truth.items() if value]
-    flipped = set(np.random.default_rng(seed).choice(labelled, round(SHARE * len(labelled)), replace=False).tolist())
-    told = {name: next(c for c in classes if c != value) if name in flipped else value for name, value in truth.items()}
+    rng = np.random.default_rng(seed)
+    flipped = set(rng.choice(labelled, round(SHARE * len(labelled)), replace=False).tolist())
+    told = {n: str(rng.choice([c for c in classes if c != v])) if n in flipped else v for n, v in truth.items()}
     accuracy = {}
     for what, values in (("truth", truth), ("flipped", told)):
         table["value"] = table["objectId"].map(values)

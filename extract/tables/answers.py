@@ -10,13 +10,14 @@ import csv
 import io
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from extract.ground import files
 from extract.ground.errors import InputError
+from extract.tables.task import Task
 
 COLUMNS = ("when", "who", "answer", "objectId", "old", "new", "sha256")  # the last has one length: it shows whole rows
 ANSWERS = ("keep", "flip", "skip", "undo")
@@ -26,7 +27,7 @@ ANSWERS = ("keep", "flip", "skip", "undo")
 class Answer:
     """One answer about one picture. when: ISO 8601, UTC. old: objectId -> its value before. new: the value after.
 
-    Values are class names, "" for unlabelled. answer: one of ANSWERS. A skip leaves the value as it was.
+    Values are those of `Task.values`, "" for unlabelled. answer: one of ANSWERS. A skip leaves the value as it was.
     """
 
     when: str
@@ -57,8 +58,8 @@ class Stack:
         """The newest keep or flip, which decides the label."""
         return next((answer for _, answer in reversed(self.answers) if answer.answer != "skip"), None)
 
-    def value(self, given: str, classes: Collection[str]) -> str:
-        """Return the value of a row with this picture. given: the table's value; classes: all its values.
+    def value(self, given: str, classes: Container[str]) -> str:
+        """Return the value of a row with this picture. given: the table's value; classes: all that it may have.
 
         A value that no answer knew before or after means that the table was edited since; then the table counts.
         """
@@ -155,16 +156,20 @@ def stacks(answers: Iterable[Answer]) -> dict[str, Stack]:
     return found
 
 
-def overlay(given: list[str], sha256: list[str], found: dict[str, Stack]) -> tuple[list[str], list[str]]:
+def overlay(
+    given: list[str], sha256: list[str], found: dict[str, Stack], task: Task | None = None
+) -> tuple[list[str], list[str]]:
     """Return each row's value with the answers applied, and a note about them.
 
-    given: the table's values; sha256: of its rows; found: see `stacks`. An answer counts for every row with its
-    picture, see `Stack.value`.
+    given: the table's values; sha256: of its rows; found: see `stacks`; task: what the table asks. An answer counts for
+    every row with its picture, see `Stack.value`.
     """
-    classes = set(given)
+    plain = task.values(task.encode(given)) if task else given  # the same labels may be written in another order
+    classes: Container[str] = task or set(given)
     stacks = [found.get(digest, Stack()) for digest in sha256]
-    values = [stack.value(value, classes) for stack, value in zip(stacks, given, strict=True)]
-    reviewed = [(stack.decision, a, b) for stack, a, b in zip(stacks, given, values, strict=True) if stack.decision]
+    answered = [stack.value(value, classes) for stack, value in zip(stacks, plain, strict=True)]
+    values = [old if a == b else b for old, a, b in zip(given, plain, answered, strict=True)]
+    reviewed = [(stack.decision, a, b) for stack, a, b in zip(stacks, plain, answered, strict=True) if stack.decision]
     if not reviewed:
         return values, []
     changed, kept = sum(a != b for _, a, b in reviewed), sum(answer.new == a for answer, a, _ in reviewed)

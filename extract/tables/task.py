@@ -72,6 +72,10 @@ class Task:
         marks = {1: "", UNKNOWN: OPEN}
         return SEPARATOR.join(marks[e] + name for e, name in zip(row, self.classes, strict=True) if e) or NONE
 
+    def __contains__(self, value: object) -> bool:
+        """Whether a value names classes of this task alone, as `values` would; "" does not."""
+        return bool(value) and self.values(self.encode([str(value)])) == [value]
+
     def labelled(self, y: np.ndarray) -> np.ndarray:
         """Return which rows have a label, bool (n,)."""
         known = y != UNKNOWN

@@ -122,7 +122,8 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     """
     table, sha256 = read_table(place)
     found = answers.stacks(answers.read(place.answers))
-    values, reviewed = answers.overlay(table["value"].tolist(), sha256, found)
+    task = labels.check(table, place.data, place.positive, place.task)
+    values, reviewed = answers.overlay(table["value"].tolist(), sha256, found, task)
     recorded = splits.read(*place.all_splits)
     features = cache.open_cache(place.cache)
     at = rows_of(features, np.array(sha256))

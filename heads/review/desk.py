@@ -15,9 +15,9 @@ import numpy as np
 
 from extract.ground.errors import InputError
 from extract.store import cache
-from extract.tables import answers
+from extract.tables import answers, labels
 from extract.tables.answers import Answer, Log, Stack
-from extract.tables.task import BINARY, UNKNOWN, Task
+from extract.tables.task import UNKNOWN, Kind, Task
 from extract.workspace import Workspace
 from heads.data import dataset
 from heads.review import queues
@@ -30,6 +30,7 @@ from heads.stats.metrics import Metric
 
 ANSWERED = "answered"
 SAME = 12  # near-duplicates that are shown beside a picture
+LIKELY = 9  # classes that are named with their probability, as many as there are keys
 
 
 class Conflict(Exception):
@@ -40,11 +41,10 @@ class Conflict(Exception):
 class Rows:
     """The rows of a table that have features; a row is an object. All arrays are (n,).
 
-    classes: the names of 0 and 1. values: the table's own labels, "" for none. component: int, rows that belong
-    together.
+    values: the table's own labels, in the words of `Task.values`. component: int, rows that belong together.
     """
 
-    classes: tuple[str, ...]
+    task: Task
     ids: np.ndarray
     sha256: np.ndarray
     split: np.ndarray
@@ -70,8 +70,9 @@ class Rows:
 class Row:
     """A row of a queue. picture: the same number for copies, which share their answers. label: "" for none.
 
-    p: the probability of class 1 by heads that did not see the row; says: the class they predict; both None before the
-    first ranking and in the control sample. answer, number: the newest answer about the picture, else None and 0.
+    p: the probability by heads that did not see the row, see `Task.certainty`; says: what they predict; both None, and
+    likely empty, before the first ranking and in the control sample. likely: of many classes the most probable and the
+    label, or all labels, each with its probability. answer, number: the newest about the picture, else None and 0.
     """
 
     row: int
@@ -81,6 +82,7 @@ class Row:
     label: str
     p: float | None
     says: str | None
+    likely: list[tuple[str, float]]
     answer: str | None
     number: int
 
@@ -134,6 +136,7 @@ class State:
     and `done`. history: numbers of answers and the validation accuracy after them. last: the newest answer, 0 for none.
     """
 
+    kind: Kind
     classes: tuple[str, ...]
     table: str
     who: str
@@ -149,15 +152,14 @@ class State:
 
 
 class Answers:
-    """The answers, and the labels with them: y int8 (n,), status int8 (n,), see `queues`. Use it with `lock` held."""
+    """The answers, and the labels with them: y as the task has it, status int8 (n,), see `queues`; with `lock` held."""
 
-    def __init__(self, path: Path, rows: Rows, y: np.ndarray) -> None:
-        """Read the answers so far. path: labels_review.csv. y: the labels with them."""
+    def __init__(self, path: Path, rows: Rows) -> None:
+        """Read the answers so far. path: labels_review.csv."""
         before = answers.read(path)
         self.lock, self.count, self._rows, self._log = threading.Lock(), len(before), rows, Log(path)
-        self.codes = {"": UNKNOWN, rows.classes[0]: 0, rows.classes[1]: 1}
-        self._before = Task("binary", rows.classes).encode(rows.values.tolist())
-        self.y, self.status = y.copy(), np.zeros(len(y), np.int8)
+        self._before = rows.task.encode(rows.values.tolist())
+        self.y, self.status = self._before.copy(), np.zeros(len(rows.values), np.int8)
         self.stacks = {digest: stack for digest, stack in answers.stacks(before).items() if digest in rows.of}
         for digest in self.stacks:
             self._settle(digest)
@@ -166,14 +168,14 @@ class Answers:
         """Update label and status of a picture's rows from its answers."""
         stack = self.stacks[digest]
         for row in self._rows.of[digest]:
-            value = stack.value(str(self._rows.values[row]), self.codes)
-            self.y[row] = self.codes[value]
+            value = stack.value(str(self._rows.values[row]), self._rows.task)
+            self.y[row] = self._rows.task.encode([value])[0]
             decided = stack.decision is not None and value == stack.decision.new
             self.status[row] = DECIDED if decided else SKIPPED if stack.answers and not stack.decision else OPEN
 
     def label(self, row: int) -> str:
         """Return a row's current label, "" for none."""
-        return "" if self.y[row] == UNKNOWN else self._rows.classes[self.y[row]]
+        return self._rows.task.values(self.y[row : row + 1])[0]
 
     def labels(self) -> tuple[np.ndarray, int]:
         """Return a copy of y and the number of answers in it; takes the lock itself."""
@@ -182,7 +184,8 @@ class Answers:
 
     def changed(self) -> np.ndarray:
         """Return which of the table's labels the review changed, bool (n,)."""
-        return (self._before != UNKNOWN) & (self._before != self.y)
+        changed = (self._before != UNKNOWN) & (self._before != self.y)
+        return changed.reshape(len(changed), -1).any(axis=1)
 
     def add(self, who: str, word: str, digest: str, new: str) -> int:
         """Save an answer about a picture and return its number. Errors: OSError if it cannot be written."""
@@ -194,7 +197,7 @@ class Answers:
     def undo(self, who: str, digest: str) -> None:
         """Undo the newest answer about a picture. Errors: OSError if that cannot be written."""
         stack = self.stacks[digest]
-        value = Stack(stack.answers[:-1]).value(str(self._rows.values[self._rows.of[digest][0]]), self.codes)
+        value = Stack(stack.answers[:-1]).value(str(self._rows.values[self._rows.of[digest][0]]), self._rows.task)
         self._save(who, "undo", digest, value)
         stack.answers.pop()
         self._settle(digest)
@@ -224,25 +227,28 @@ class Desk:
         features = cache.open_cache(place.cache)
         at = dataset.rows_of(features, known.sha256)
         here = at >= 0
-        if known.task is None or not {0, 1} <= set(known.y[here].tolist()):
+        # of the table alone, which has a class although review left no picture of it
+        task = labels.check(dataset.read_table(place)[0], place.data, place.positive, place.task)
+        if known.task is None or task is None or len({*task.strata(known.y[here & known.labelled]).tolist()}) < 2:
             raise InputError(
                 "review-one-class",
-                f"{place.data} lacks usable rows of both classes",
+                f"{place.data} lacks usable rows of {'both' if task and task.kind == 'binary' else 'two'} classes",
                 rule="Heads trained on the labels find the suspects, and training needs both classes",
                 then="Label some images of each class",
             )
         reading.record(place)
         self.who, self.table = who, place.data.name
-        columns = (known.ids, known.sha256, known.split, known.group, known.component, reading.values)
-        self.rows = rows = Rows(known.task.classes, *(column[here] for column in columns))
+        values = np.array(task.values(task.encode(reading.values)), str)
+        columns = (known.ids, known.sha256, known.split, known.group, known.component, values)
+        self.rows = rows = Rows(task, *(column[here] for column in columns))
         self.pictures = Pictures(place, rows.sha256)
-        self.answers = Answers(place.answers, rows, known.y[here])
+        self.answers = Answers(place.answers, rows)
         X, before = features.read(at[here]), queues.fixed(rows.values, rows.sha256, rows.of)
         self.worker = Worker(
             before,
-            lambda y: Ranker(X, y, rows.component, rows.split),
+            lambda y: Ranker(X, y, rows.component, rows.split, task),
             self.answers.labels,
-            partial(queues.ranked, before, rows.picture),
+            partial(queues.ranked, before, rows.picture, task),
         )
 
     def start(self) -> None:
@@ -260,7 +266,7 @@ class Desk:
         old, number: the label and the newest answer's number as the page showed them. Errors: Conflict if they are out
         of date; ValueError for an invalid answer; OSError if it cannot be written.
         """
-        _refuse_invalid(answer, old, new, self.rows.classes)
+        _refuse_invalid(answer, old, new, self.rows.task)
         with self.answers.lock:
             digest = str(self.rows.sha256[row])
             if self._stack(row).number != number or self.answers.label(row) != old:
@@ -310,8 +316,8 @@ class Desk:
                 same += [Beside(other, self.answers.label(other), "near-duplicate") for other in near.tolist()]
         beside, cosine = latest.ranker.nearest(row, y) if latest.ranker else (np.empty(0, int), np.empty(0))
         neighbours = [
-            Beside(other, rows.classes[y[other]], f"cosine {c:.2f}, {rows.split[other]}")
-            for other, c in zip(beside.tolist(), cosine.tolist(), strict=True)
+            Beside(other, label, f"cosine {c:.2f}, {rows.split[other]}")
+            for other, label, c in zip(beside.tolist(), rows.task.values(y[beside]), cosine.tolist(), strict=True)
         ]
         return Card(self.pictures.file(row), str(rows.group[row]), neighbours, same)
 
@@ -325,27 +331,38 @@ class Desk:
 
     def _row(self, row: int, ranking: Ranking | None) -> Row:
         rows, stack = self.rows, self._stack(row)
+        at, task = slice(row, row + 1), rows.task
         return Row(
             row,
             int(rows.picture[row]),
             str(rows.ids[row]),
             str(rows.split[row]),
             self.answers.label(row),
-            round(float(ranking.p[row]), 4) if ranking else None,
-            rows.classes[int(BINARY.decide(ranking.p[row], 0.5))] if ranking else None,
+            round(float(task.certainty(ranking.p[at], ranking.says[at])[0]), 4) if ranking else None,
+            str(task.names(ranking.says[at])[0]) if ranking else None,
+            self._likely(ranking.p[row], self.answers.label(row)) if ranking and task.kind != "binary" else [],
             stack.answers[-1][1].answer if stack.answers and self.answers.status[row] != OPEN else None,
             stack.number,
         )
+
+    def _likely(self, p: np.ndarray, label: str) -> list[tuple[str, float]]:
+        """Name the classes with their probabilities p (K,): the most probable of many and the label, or all labels."""
+        task, order = self.rows.task, np.arange(len(p))
+        if task.kind == "multiclass":
+            first = np.argsort(-p, kind="stable")
+            order = first[(order < LIKELY) | (first == task.encode([label])[0])]
+        return [(task.classes[k], round(float(p[k]), 4)) for k in order.tolist()]
 
     def state(self) -> State:
         """Return the state of the review."""
         with self.answers.lock:
             busy, error = self.worker.busy, self.worker.error
-            latest, known = self.worker.latest, self.answers.codes  # read after busy: an idle worker has published
+            latest, task = self.worker.latest, self.rows.task  # read after busy: an idle worker has published
             # an answer with another table's classes is not offered for undo
-            ours = (s for s in self.answers.stacks.values() if not s.decision or s.decision.new in known)
+            ours = (s for s in self.answers.stacks.values() if not s.decision or s.decision.new in task)
             return State(
-                self.rows.classes,
+                task.kind,
+                task.classes,
                 self.table,
                 self.who,
                 self.answers.count,
@@ -377,9 +394,8 @@ class Desk:
         return Errors(done, control, left, guess)
 
 
-def _refuse_invalid(answer: str, old: str, new: str, classes: tuple[str, ...]) -> None:
-    valid = {"keep": new == old != "", "flip": new != old and new in classes, "skip": new == old}
+def _refuse_invalid(answer: str, old: str, new: str, task: Task) -> None:
+    valid = {"keep": new == old != "", "flip": new != old and new in task, "skip": new == old}
     if not valid.get(answer):
-        raise ValueError(
-            f"{answer!r} from {old!r} to {new!r} is not a valid answer for classes {classes[0]!r} and {classes[1]!r}"
-        )
+        classes = " and ".join(map(repr, task.classes))
+        raise ValueError(f"{answer!r} from {old!r} to {new!r} is not a valid answer for classes {classes}")

@@ -39,8 +39,8 @@ function trouble(text) {
   at("trouble").textContent = text;
 }
 
-function label(value) { // a class name in its colour; names may be written from right to left
-  return element("bdi", value || "no label", value && (value === state.classes[0] ? "first" : "second"));
+function label(value, own = current?.label) { // a class name in its colour; names may be written from right to left
+  return element("bdi", value || "no label", value && (value === (state.kind === "binary" ? state.classes[0] : own) ? "first" : "second"));
 }
 
 // ---- the queue
@@ -107,7 +107,7 @@ function show(row) {
   current = row;
   at("large").close(); // or the next answer would be about a picture that is not on show
   at("empty").hidden = Boolean(row);
-  for (const part of document.querySelectorAll("#card figure, #verdict, #answers")) part.hidden = !row;
+  for (const part of document.querySelectorAll("#card figure, #verdict, #answers, #classes")) part.hidden = !row;
   for (const id of ["skip", "zoom", "see"]) at(id).disabled = !row;
   drawEvidence(row);
   if (!row) {
@@ -121,6 +121,9 @@ function show(row) {
   at("id").textContent = row.id;
   at("facts").textContent = `· ${row.split}`;
   drawVerdict(row);
+  marks = ofLabel(row.label);
+  at("find").value = "";
+  at("find").blur();
   drawButtons(row);
 }
 
@@ -133,15 +136,89 @@ function drawVerdict(row) {
   const review = { keep: " (kept by review)", flip: " (flipped by review)" }[row.answer] ?? "";
   at("verdict").replaceChildren("Label: ", label(row.label), review);
   if (row.says === null || queue === "control") return;
-  at("verdict").append(" · heads that did not see it say ", label(row.says), ` (${percent(Math.max(row.p, 1 - row.p))})`);
+  at("verdict").append(" · heads that did not see it say ", label(row.says), ` (${percent(sure(row))})`);
 }
 
+function sure({ p }) { return state.kind === "binary" ? Math.max(p, 1 - p) : p; }
+
 function drawButtons(row) {
-  const [first, second] = state.classes;
-  for (const [id, name] of Object.entries({ keep: row.label, flip: row.label === first ? second : first, first, second })) {
-    at(id).hidden = Boolean(row.label) !== (id === "keep" || id === "flip");
+  const [first, second] = state.kind === "binary" ? state.classes : [];
+  for (const [id, name] of Object.entries({ keep: row.label, flip: flipped(row), first, second })) {
+    at(id).hidden = !name || (state.kind === "binary" && Boolean(row.label) !== (id === "keep" || id === "flip"));
     at(id).querySelector("bdi").textContent = name;
   }
+  drawChoices(row);
+}
+
+function flipped(row) { // what F makes of a label: the other class or, of many, the one that the heads say
+  if (state.kind === "binary") return state.classes[row.label === state.classes[0] ? 1 : 0];
+  return state.kind === "multiclass" && queue !== "control" && row.says !== row.label ? row.says : null;
+}
+
+// ---- many classes: a list to choose from; several labels: their answers, changed one by one and saved together
+
+const WORDS = { 1: "yes", 0: "no", "-1": "?" };
+const TURNS = { 1: [1, 0, -1], 0: [0, 1, -1], "-1": [-1, 1, 0] }; // by the answer that a label had: the order of changes
+let marks = []; // of several labels, as they stand on the card: 1, 0, or -1 for unknown
+
+function ofLabel(value) {
+  const words = value.split("|");
+  return state.classes.map((name) => (!value || words.includes(`?${name}`) ? -1 : Number(words.includes(name))));
+}
+
+function toLabel(answers) { // as ofLabel reads it; the server refuses any other form
+  const words = state.classes.map((name, place) => ({ 1: name, "-1": `?${name}` })[answers[place]]).filter(Boolean);
+  return answers.every((each) => each < 0) ? "" : words.join("|") || "none";
+}
+
+function choices(row) { // names, the first nine with a key
+  const wanted = at("find").value.trim().toLowerCase(), places = (name) => name.toLowerCase().indexOf(wanted);
+  if (wanted) return state.classes.filter((name) => places(name) >= 0).sort((a, b) => places(a) - places(b)).slice(0, 9);
+  if (state.kind === "multilabel") return state.classes;
+  const likely = queue === "control" ? [] : row.likely.map(([name]) => name);
+  return [...new Set([row.label, ...likely, ...state.classes].filter(Boolean))].slice(0, 9);
+}
+
+function drawChoices(row) {
+  at("find").placeholder = `/ finds one of ${number(state.classes.length)} ${state.kind === "multiclass" ? "classes" : "labels"}`;
+  if (state.kind === "binary") return;
+  const likely = new Map(queue === "control" ? [] : row.likely), before = ofLabel(row.label);
+  at("choices").replaceChildren(...choices(row).map((name, index) => {
+    const item = element("li"), made = element("button"), p = likely.get(name), place = state.classes.indexOf(name);
+    made.type = "button";
+    made.append(element("bdi", name), element("span", p === undefined ? "" : percent(p)));
+    if (state.kind === "multilabel") {
+      made.append(element("b", WORDS[marks[place]]));
+      made.classList.toggle("doubtful", p !== undefined && before[place] >= 0 && Number(p >= 0.5) !== before[place]);
+    }
+    if (index < 9 && !at("find").value) made.append(element("kbd", index + 1));
+    made.title = name;
+    made.setAttribute("aria-pressed", state.kind === "multiclass" ? name === row.label : marks[place] === 1);
+    made.addEventListener("click", () => pick(name));
+    item.append(made);
+    return item;
+  }));
+}
+
+function pick(name) { // answer with it or, of several labels, change its answer
+  if (!current || !name) return;
+  if (state.kind === "multiclass") return answer("give", name);
+  const place = state.classes.indexOf(name), turns = TURNS[ofLabel(current.label)[place]];
+  marks[place] = turns[(turns.indexOf(marks[place]) + 1) % 3];
+  at("find").value = "";
+  drawChoices(current);
+  say(`${name}: ${WORDS[marks[place]]}.`);
+}
+
+function digit(n) {
+  if (state.kind === "binary") return n < 3 && answer("give", state.classes[n - 1]);
+  if (inGrid()) return say("K keeps and F flips; Enter opens the picture for other answers.");
+  if (current) pick(choices(current)[n - 1]);
+}
+
+function save() {
+  const to = toLabel(marks);
+  if (!inGrid()) return to ? answer("give", to) : say("Nothing is answered yet: 1 to 9 or / answer a label.");
 }
 
 async function drawEvidence(row) {
@@ -153,7 +230,8 @@ async function drawEvidence(row) {
   if (current?.row !== row.row) return;
   const { file, group, neighbours, same } = found;
   at("facts").textContent = `· ${row.split} · ${file.width} × ${file.height} · ${file.path}${group ? ` · group ${group}` : ""}`;
-  const votes = state.classes.map((name) => `${neighbours.filter((each) => each.label === name).length} × ${name}`);
+  const names = state.kind === "binary" ? state.classes : [...new Set(neighbours.map((each) => each.label))];
+  const votes = names.map((name) => `${neighbours.filter((each) => each.label === name).length} × ${name}`);
   at("vote").textContent = neighbours.length ? votes.join(", ") : "Not known yet.";
   at("neighbours").replaceChildren(...neighbours.map(beside));
   at("same").hidden = !same.length;
@@ -172,12 +250,14 @@ function beside(other) {
 
 // ---- answers
 
-function answer(word, wanted) {
+function answer(word, wanted) { // wanted: of "give", the label
   const row = inGrid() ? tiles[focus] : current;
   if (!row) return;
-  const [first, second] = state.classes;
-  const to = { keep: row.label, skip: row.label, flip: row.label === first ? second : first, give: state.classes[wanted] }[word];
-  if (!row.label && (word === "keep" || word === "flip")) return say("This picture has no label: 1 or 2 gives it one.");
+  const binary = state.kind === "binary", to = { keep: row.label, skip: row.label, flip: flipped(row), give: wanted }[word];
+  if (!row.label && (word === "keep" || (binary && word === "flip"))) {
+    return say(`This picture has no label: ${binary ? "1 or 2" : "1 to 9 or /"} gives it one.`);
+  }
+  if (word === "flip" && !to) return say("The heads say nothing else here: 1 to 9 or / give another answer.");
   if (word === "skip" && row.answer && row.answer !== "skip") return say("It already has an answer: undo it, or give another.");
   if (newest.get(row.picture) === Infinity) return say("Its answer is still being saved.");
   const sense = word === "give" ? (to === row.label ? "keep" : "flip") : word;
@@ -252,6 +332,7 @@ async function poll() {
     if (status !== 200) throw new Error(status);
     const before = state;
     state = body;
+    document.body.dataset.kind = state.kind;
     trouble(refused || state.error);
     drawState();
     if (!state.order && !state.error) return; // the first pictures come when the heads have looked at all
@@ -354,7 +435,9 @@ function tile(row, index) {
 }
 
 function write(made, row) { // the words of a tile
-  made.lastChild.replaceChildren(label(row.label), row.p === null || queue === "control" ? "" : ` ${percent(row.p)}`, ` ${row.id}`);
+  const heads = row.p === null || queue === "control" ? [] : state.kind === "binary" ? [` ${percent(row.p)}`] :
+    row.says === row.label ? [` ${percent(row.p)}`] : [" → ", label(row.says, row.label), ` ${percent(row.p)}`];
+  made.lastChild.replaceChildren(label(row.label, row.label), ...heads, ` ${row.id}`);
   made.setAttribute("aria-label", `${row.id}, ${row.label || "no label"}${row.answer ? `, ${row.answer}` : ""}`);
   made.classList.toggle("answered", Boolean(row.answer));
 }
@@ -414,10 +497,10 @@ function zoom() {
 }
 
 const columns = () => getComputedStyle(at("grid")).gridTemplateColumns.split(" ").length;
-const ACTIONS = { keep: () => answer("keep"), flip: () => answer("flip"), first: () => answer("give", 0), second: () => answer("give", 1),
+const ACTIONS = { keep: () => answer("keep"), flip: () => answer("flip"), first: () => digit(1), second: () => digit(2), save,
                   skip: () => answer("skip"), undo: () => send(null), zoom, blur, view, help: () => at("keys").showModal(),
                   close: () => at("large").close(), fresh: () => fill(0), earlier: () => turn(-1), later: () => turn(1) };
-const KEYS = { k: "keep", f: "flip", 1: "first", 2: "second", s: "skip", u: "undo", z: "zoom", b: "blur", g: "view", "?": "help" };
+const KEYS = { k: "keep", f: "flip", s: "skip", u: "undo", z: "zoom", b: "blur", g: "view", "?": "help" };
 const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns(), ArrowDown: columns };
 
 document.addEventListener("keydown", (event) => {
@@ -426,8 +509,23 @@ document.addEventListener("keydown", (event) => {
   if (at("keys").open) return;
   if (inGrid() && MOVES[event.key] && !at("large").open) { event.preventDefault(); return moveFocus(MOVES[event.key]()); }
   if (inGrid() && event.key === "Enter" && event.target === at("grid")) return open();
+  if (/^[1-9]$/.test(event.key) && !event.repeat) { event.preventDefault(); return digit(Number(event.key)); }
+  if (event.key === "/" && state.kind !== "binary" && !inGrid()) { event.preventDefault(); return at("find").focus(); }
+  if (event.key === "Enter" && state.kind === "multilabel" && !event.repeat && !event.target.closest("nav, .tools, dialog")) {
+    event.preventDefault();
+    return save();
+  }
   const action = KEYS[event.key.toLowerCase()];
   if (action && !event.repeat) { event.preventDefault(); ACTIONS[action](); }
+});
+at("find").addEventListener("input", () => current && drawChoices(current));
+at("find").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") { at("find").value = ""; at("find").blur(); if (current) drawChoices(current); }
+  if (event.key !== "Enter" || !current) return;
+  event.preventDefault();
+  if (at("find").value.trim()) return pick(choices(current)[0]);
+  at("find").blur();
+  if (state.kind === "multilabel") save();
 });
 document.addEventListener("keyup", (event) => { if (event.key === " ") { event.preventDefault(); see(false); } });
 window.addEventListener("blur", () => see(false));

@@ -45,7 +45,7 @@ class Worker(threading.Thread):
         labels: Callable[[], tuple[np.ndarray, int]],
         orders: Callable[[np.ndarray, Ranking], Orders],
     ) -> None:
-        """Prepare to run. labels: returns y int8 (n,) and the number of answers; the others take that y."""
+        """Prepare to run. labels: returns y and the number of answers; the others take that y."""
         super().__init__(name="ranking", daemon=True)
         self.latest, self.busy, self.error = Latest(before), "training", ""
         self._ranker, self._labels, self._orders = ranker, labels, orders

@@ -87,13 +87,15 @@ def save_tiny_backbone(path: Path) -> None:
 
 
 def with_features(album: Album, out: Path) -> Workspace:
-    """Write manifest and features of an album without a backbone: one feature is the label, the rest noise."""
+    """Write manifest and features of an album without a backbone: a feature for each label, the rest noise."""
     table = manifest.read_table(album.table)
     scan = manifest.build(table, album.media, manifest.Manifest.read(out / "none"))
     scan.write(out / "manifest.csv")
     digests, first = np.unique([row.sha256 for row in scan.objects], return_index=True)
     X = np.random.default_rng(0).normal(size=(len(digests), 16)).astype(np.float32)
-    X[:, 0] += 4 * (table["value"].to_numpy(str)[first] == "1")
+    words = [set(value.split("|")) for value in table["value"].to_numpy(str)[first].tolist()]
+    for column, name in enumerate(sorted(set().union(*words) - {"", "0", "none"})[:16]):
+        X[:, column] += 4 * np.array([name in each for each in words])
     probe, made = np.zeros((4, 16), np.float32), cache.provenance(backbone="none")
     cache.write(out / "features.h5", synthetic.RECIPE, made, probe, [(digests.astype("S64"), X)], len(digests))
     place = Workspace(out, out / "features.h5", album.table, album.media, "none")

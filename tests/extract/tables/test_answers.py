@@ -173,3 +173,27 @@ def test_a_table_is_read_for_make_labels_as_for_make_features(cached, encoding):
     merged = list(csv.DictReader((cached.out / "labels.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["objectId"].strip() for row in merged] == names
     assert dataset.join(replace(cached, data=cached.out / "labels.csv")).table_digest == before
+
+
+def test_columns_of_labels_are_written_as_the_answers_have_them(cached, capsys):
+    """1, 0 and empty, a combination that no row has; what was not answered stays as it stands."""
+    part = dataset.join(cached).parts["train"]
+    name, sha256, other = str(part.ids[0]), str(part.sha256[0]), str(part.ids[1])
+    rows = [row.split(",") for row in cached.data.read_text().splitlines()]
+    cells = {"1": "1,0,", "0": "0,1,1"}
+    own = {name: "1,0,1", other: "0,1,0"}
+    lines = [",".join([row[0], own.get(row[0], cells[row[1]]), *row[2:]]) for row in rows[1:]]
+    header = ",".join(["objectId", "label:b", "label:a", "label:c", *rows[0][2:]])
+    cached.data.write_text("\n".join([header, *lines]) + "\n")
+    written(cached.answers, said("flip", {name: "b|c"}, "?a|b", sha256))
+    assert heads_main.main(["labels", "--out", str(cached.out)]) == 0
+    assert "400 rows, 1 labels other than in" in capsys.readouterr().out
+    merged = (cached.out / "labels.csv").read_text().splitlines()
+    changed = [(a, b) for a, b in zip([header, *lines], merged, strict=True) if a != b]
+    assert [(a.split(",")[:4], b.split(",")[:4]) for a, b in changed] == [([name, "1", "0", "1"], [name, "1", "", "0"])]
+    before = dataset.read_labels(cached).labels
+    assert dataset.read_labels(replace(cached, data=cached.out / "labels.csv")).labels.digest == before.digest
+    joined = ["objectId,value,type", *(f"{row[0]},{'b|a' if row[1] == '1' else 'c'},{row[2]}" for row in rows[1:])]
+    cached.data.write_text("\n".join(joined) + "\n")
+    assert heads_main.main(["labels", "--out", str(cached.out)]) == 0
+    assert (cached.out / "labels.csv").read_text().splitlines() == joined, "the answer was about another table"

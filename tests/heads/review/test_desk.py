@@ -1,7 +1,9 @@
 """Where a review stands: queues, answers, what is left; the file is the truth, and two tabs do not fight."""
 
 import time
+from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -257,3 +259,102 @@ def test_a_table_of_one_class_is_refused(photos):
     photos.data.write_text(photos.data.read_text().replace(",1,", ",0,"))
     with refusal("review-one-class", photos.data):
         Desk(photos, "anna")
+
+
+TEN = [f"kind{k}" for k in range(10)]
+
+
+def opened(tmp_path, values, wrong):
+    """Return a workspace of a picture a value, whose table then says `wrong` of some: row -> value."""
+    album = Album(tmp_path / "album")
+    for at, value in enumerate(values):
+        split = ("validation", "test", "train", "train")[at // len(set(values)) % 4]
+        album.add(f"{at:04d}img", encoded(picture(at)), value, split)
+    album.write()
+    place = with_features(album, tmp_path / "out")
+    for at, value in wrong.items():
+        album.rows[at] = (album.rows[at][0], value, *album.rows[at][2:])
+    album.write()
+    return place
+
+
+def test_wrong_names_of_ten_classes_come_first_and_their_pairs_stand_together(tmp_path):
+    """The card has the most probable classes; each answer takes the label that was chosen; nothing else is taken."""
+    place = opened(tmp_path, TEN * 16, {41: "kind7", 51: "kind7", 12: "kind5"})
+    desk = Desk(place, "anna")
+    desk.start()
+    try:
+        state = settled(desk).state()
+        assert (state.kind, state.classes) == ("multiclass", tuple(TEN))
+        first = [row for row in desk.queue("suspects", 0, 6).rows if row.id in ("0012img", "0041img", "0051img")]
+        assert len(first) == 3
+        pairs = [(row.label, row.says) for row in desk.queue("pairs", 0, 160).rows]
+        everyone = desk.queue("suspects", 0, 160).rows
+        assert sorted(pairs) == sorted((row.label, row.says) for row in everyone if row.label != row.says)
+        counts = [len(list(same)) for _, same in groupby(pairs)]
+        assert counts == sorted(Counter(pairs).values(), reverse=True)
+        assert ("kind5", "kind2") in pairs
+        for row in first:
+            assert row.likely[0] == (row.says, row.p)
+            assert {row.label, row.says} < {name for name, _ in row.likely}
+            right = TEN[row.row % 10]
+            number = desk.answer(row.row, "flip", old=row.label, new=right, number=row.number)
+        with pytest.raises(ValueError, match="is not a valid answer"):
+            desk.answer(0, "flip", old="kind0", new="kind1|kind2", number=0)
+        after = settled(desk, number).state()
+        assert after.errors.changed == 3
+        assert after.validation.value >= state.validation.value
+        assert desk.queue("control", 0, 1).rows[0].likely == []
+    finally:
+        desk.close()
+    parts = dataset.join(place).parts.values()
+    assert sum(map(len, parts)) == 160
+    y = {name: k for part in parts for name, k in zip(part.ids.tolist(), part.y.tolist(), strict=True)}
+    assert [y[f"{at:04d}img"] for at in (41, 51, 12)] == [1, 1, 2]
+
+
+def test_a_class_that_review_emptied_is_still_there_to_undo(tmp_path):
+    """The heads go on without it; a new review has it, and so its picture's answer can be taken back."""
+    place = opened(tmp_path, TEN * 12, {7: "odd"})
+    desk = Desk(place, "anna")
+    number = desk.answer(7, "flip", old="odd", new="kind7", number=0)
+    desk.close()
+    assert dataset.read_labels(place).labels.task.classes == tuple(TEN)
+    again = Desk(place, "anna")
+    try:
+        assert "odd" in again.state().classes
+        assert again.undo(number) == 7
+        assert again.row(7).label == "odd"
+    finally:
+        again.close()
+
+
+def test_several_labels_are_answered_together_and_read_by_heads(tmp_path):
+    """A combination that the table lacks, an unknown among them; a wrong cell stands in front; undo and both files."""
+    values = ["none", "legs", "upper", "legs|upper", "long|upper", "long"]
+    place = opened(tmp_path, values * 20, {24: "long", 63: "upper"})
+    desk = Desk(place, "anna")
+    desk.start()
+    try:
+        state = settled(desk).state()
+        assert state.kind == "multilabel"
+        assert "pairs" not in state.queues
+        first = desk.queue("suspects", 0, 2).rows
+        assert sorted((row.id, row.label, row.says) for row in first) == [
+            ("0024img", "long", "none"),
+            ("0063img", "upper", "legs|upper"),
+        ]
+        assert [name for name, _ in first[0].likely] == ["legs", "long", "upper"]
+        desk.answer(24, "flip", old="long", new="legs|long|?upper", number=0)
+        for wrong in ("upper|legs", "legs|shoes", ""):
+            with pytest.raises(ValueError, match="is not a valid answer"):
+                desk.answer(63, "flip", old="upper", new=wrong, number=0)
+        number = desk.answer(63, "flip", old="upper", new="legs|upper", number=0)
+        assert settled(desk, number).state().errors.changed == 2
+        desk.undo(number)
+        assert desk.row(63).label == "upper"
+    finally:
+        desk.close()
+    assert [row["new"] for row in read_rows(place.answers)] == ["legs|long|?upper", "legs|upper", "upper"]
+    reading = dataset.read_labels(place)
+    assert reading.labels.task.values(reading.labels.y[[24, 63]]) == ["legs|long|?upper", "upper"]

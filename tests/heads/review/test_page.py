@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from extract.tables import answers
+from tests.heads.review import test_desk
 from tests.heads.review.test_server import TOKEN, ask, served, started
 from tests.support import chromium, synthetic
 from tests.support.album import Album, encoded, picture, read_rows, with_features
@@ -20,8 +21,9 @@ CODES = {
     "z": 90,
     "b": 66,
     "g": 71,
-    "1": 49,
-    "2": 50,
+    **{str(digit): 48 + digit for digit in range(1, 10)},
+    "/": 191,
+    "Escape": 27,
     "Enter": 13,
     "ArrowRight": 39,
     "ArrowLeft": 37,
@@ -301,3 +303,78 @@ def test_nothing_leaves_this_machine_and_names_are_text(tmp_path, browser):
         assert json.loads(ask(f"{url}api/state")[2])["queues"]["unlabelled"] == {"open": 0, "done": 1}
         assert {asked.rsplit(":", 1)[0] for asked in browser.requests if asked != "about:blank"} == {"http://127.0.0.1"}
         assert len(browser.requests) > 20
+
+
+def test_ten_classes_are_answered_by_nine_keys_and_by_typing(tmp_path, browser):
+    """Its own class first, then the most probable; F takes what heads say; letters in the box are no keys."""
+    place = test_desk.opened(tmp_path, test_desk.TEN * 16, {41: "kind7", 12: "kind5"})
+    right, given, names = (lambda: test_desk.TEN[int(text(browser, "id")[:4]) % 10]), {}, "choices(current)"
+    with reviewed(place) as url:
+        opened(browser, url)
+        shown = browser.run(names)
+        assert shown[0] == browser.run("current.label")
+        likely = browser.run("current.likely.map(([name]) => name)")
+        assert shown[1:] == [name for name in likely if name != shown[0]][:8]
+        buttons = "[...document.querySelectorAll('#choices button')].map(each => each.textContent)"
+        for key, (button, name) in enumerate(zip(browser.run(buttons), shown, strict=True), 1):
+            assert button.startswith(name)
+            assert button.endswith(f" %{key}")
+        given[text(browser, "id")] = right()
+        press(browser, str(shown.index(right()) + 1))
+        given[text(browser, "id")] = browser.run("current.says")
+        browser.run("bring({...current, says: 'kind3'})")
+        given[text(browser, "id")] = "kind3"
+        press(browser, "f")
+        given[text(browser, "id")] = "kind9"
+        press(browser, "/")
+        browser.call("Input.insertText", text="KS")
+        press(browser, "Escape", "/")
+        browser.call("Input.insertText", text="D9")
+        assert [each[:5] for each in browser.run(buttons)] == ["kind9"]
+        press(browser, "Enter")
+        given[text(browser, "id")] = browser.run("current.label")
+        press(browser, "k")
+        saved(browser)
+        assert {row["objectId"]: row["new"] for row in read_rows(place.answers)} == given
+        browser.run("choose('pairs')")
+        until(browser, "current !== null && rows.length > 1")
+        assert browser.run("current.label !== current.says")
+        assert browser.complaints == []
+        for width, theme in ((1280, "dark"), (390, "light")):
+            opened(browser, url, width=width, theme=theme)
+            assert browser.run("document.documentElement.scrollWidth") == width
+
+
+def test_three_labels_are_toggled_and_saved_together(tmp_path, browser):
+    """Each digit changes one answer, first to its opposite; Enter saves, U brings them back, K keeps all."""
+    values = ["none", "legs", "upper", "legs|upper", "long|upper", "long"]
+    place = test_desk.opened(tmp_path, values * 20, {24: "long"})
+    answers_now = "[...document.querySelectorAll('#choices b')].map(each => each.textContent).join(' ')"
+    with reviewed(place) as url:
+        opened(browser, url)
+        assert (text(browser, "id"), browser.run(answers_now)) == ("0024img", "no yes no")
+        assert browser.run("document.querySelectorAll('#choices .doubtful bdi')[0].textContent") == "long"
+        press(browser, "2", "1", "3", "3")
+        assert browser.run(answers_now) == "yes no ?"
+        press(browser, "Enter")
+        saved(browser)
+        assert text(browser, "said") == "Flipped: 0024img, now legs|?upper."
+        kept = text(browser, "id")
+        press(browser, "u")
+        saved(browser)
+        assert (text(browser, "id"), browser.run(answers_now)) == ("0024img", "no yes no")
+        press(browser, "/")
+        browser.call("Input.insertText", text="lon")
+        press(browser, "Enter", "Enter")
+        assert text(browser, "id") == kept
+        press(browser, "k")
+        saved(browser)
+        found = [(row["answer"], row["objectId"], row["new"]) for row in read_rows(place.answers)]
+        assert found[:3] == [
+            ("flip", "0024img", "legs|?upper"),
+            ("undo", "0024img", "long"),
+            ("flip", "0024img", "none"),
+        ]
+        assert found[3][:2] == ("keep", kept)
+        assert not browser.run("[...document.querySelectorAll('[data-queue=pairs]')].some(each => each.offsetParent)")
+        assert browser.complaints == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from extract.tables.task import UNKNOWN
+from extract.tables.task import UNKNOWN, Task
 from heads.menu.layers import standardisation, standardise
 from heads.review.ranking import SHOWN, Ranker
 from tests.support import synthetic
@@ -120,3 +120,66 @@ def test_few_rows_are_enough():
     ranker.gather()
     assert np.isfinite(ranker.rank(y).p).all()
     assert len(ranker.nearest(4, y)[0]) == 4
+
+
+def of_kinds(kind, n=1000, K=10):
+    """Features that tell K classes or labels apart, right labels, and the rows where `wrong` has another name."""
+    rng = np.random.default_rng(0)
+    task = Task(kind, tuple(f"c{k}" for k in range(K)))
+    y = rng.integers(0, K, n).astype(np.int16) if kind == "multiclass" else rng.integers(0, 2, (n, K)).astype(np.int8)
+    X = rng.normal(size=(n, 24)).astype(np.float32)
+    X[:, :K] += 5 * np.eye(K, dtype=np.float32)[y] if kind == "multiclass" else 5 * y
+    at, wrong = rng.choice(n, n // 50, replace=False), y.copy()
+    if kind == "multiclass":
+        wrong[at] = (y[at] + rng.integers(1, K, len(at))) % K
+    else:
+        wrong[at, rng.integers(0, K, len(at))] ^= 1
+    split = rng.choice(["train", "validation", "test"], n, p=[0.6, 0.2, 0.2])
+    return task, X, y, wrong, at, split
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_wrong_names_of_ten_classes_or_labels_stand_in_front(kind):
+    """2 % of them among the first 4 %; the likely errors are about as many; accuracy is that over known labels."""
+    task, X, y, wrong, at, split = of_kinds(kind)
+    ranker = Ranker(X.copy(), wrong, np.arange(len(y)), split, task)
+    for gather in (False, True):
+        if gather:
+            ranker.gather()
+        found = ranker.rank(wrong)
+        assert np.isin(at, np.argsort(-found.suspicion)[: 2 * len(at)]).mean() >= 0.95
+        assert 0.5 * len(at) < found.doubted.sum() < 3 * len(at)
+    assert found.p.shape == (len(y), 10)
+    mended = ranker.rank(y)
+    here = split == "validation"
+    assert mended.accuracy.value > found.accuracy.value > 0.9
+    assert mended.accuracy.n == y[here].size
+
+
+def test_the_accuracy_of_many_classes_is_that_of_scikit_learns_head():
+    """Multinomial, trained on train, measured on validation, with the same C."""
+    task, X, y, _, _, split = of_kinds("multiclass")
+    ranker = Ranker(X.copy(), y, np.arange(len(y)), split, task)
+    Z = standardise(X, *standardisation(X))
+    train, validation = split == "train", split == "validation"
+    theirs = LogisticRegression(C=ranker._C, tol=1e-8, max_iter=1000).fit(Z[train], y[train])
+    assert ranker.rank(y).accuracy.value == pytest.approx(theirs.score(Z[validation], y[validation]), abs=0.005)
+
+
+def test_unknown_labels_take_no_part_and_rare_classes_are_judged_too(monkeypatch):
+    """Half of the labels of each row unknown; a class of a single picture; fewer rows to train on than there are."""
+    task, X, y, wrong, at, split = of_kinds("multilabel")
+    half = np.where(np.random.default_rng(1).random(y.shape) < 0.5, UNKNOWN, wrong).astype(np.int8)
+    half[0] = UNKNOWN
+    found = Ranker(X.copy(), half, np.arange(len(y)), split, task).rank(half)
+    assert (np.isnan(found.suspicion) == (half == UNKNOWN).all(axis=1)).all()
+    assert found.accuracy.n == (half[split == "validation"] != UNKNOWN).sum()
+    still = at[((half[at] != UNKNOWN) & (half[at] != y[at])).any(axis=1)]
+    assert np.isin(still, np.argsort(-np.nan_to_num(found.suspicion))[: 2 * len(still)]).mean() >= 0.9
+    task, X, y, wrong, at, split = of_kinds("multiclass")
+    rare = Task("multiclass", (*task.classes, "rare"))
+    wrong[1] = 10
+    monkeypatch.setattr("heads.review.ranking.CELLS", 0)
+    found = Ranker(X.copy(), wrong, np.arange(len(y)), split, rare).rank(wrong)
+    assert np.argmax(found.suspicion) == 1
+    assert np.isin(at, np.argsort(-found.suspicion)[: 2 * len(at)]).mean() >= 0.8
