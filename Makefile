@@ -26,7 +26,8 @@ DEV     := $(VENV)/.dev-installed
 .PHONY: help demo features head compare export predict review labels pictures bench torture test lint
 
 help:
-	@echo "make demo      set up, then the whole line on handwritten digits: features, compare, export, predict"
+	@echo "make demo      set up, then the whole line on handwritten digits: features, compare, export, predict;"
+	@echo "               TASK=multiclass: the ten digits instead of odd against even"
 	@echo "make features  one pass of the frozen backbone over every new image of DATA -> OUT/features.h5"
 	@echo "make head      train heads on the cached features (HEAD=name, default sigmoid and logistic)"
 	@echo "make compare   every head side by side on the same rows"
