@@ -37,7 +37,7 @@ SCRIPT = "preprocess.py"
 KERAS = {"keras", "h5"}  # of formats.FILES, those that need a Keras network
 TOLERANCE = 1e-4  # of a probability
 BY_SCRIPT = 5e-3  # more, where Pillow made the pixels: one in ten thousand is rounded the other way
-BY_HALF = 2e-2  # more, where weights are float16; twice that for more columns, each of which has its own error
+BY_HALF = 2e-2  # more, where weights are float16
 MOST_FLIPPED = 0.01  # of the decisions, on a reduced-precision cache and where more than TOLERANCE is allowed
 BATCH = 32
 
@@ -324,8 +324,7 @@ def compare(
     of all where pixels or weights are coarser. weight: (n,), see Sample; None: all alike.
     """
     got, decision = formats.outputs(facts.task, given)
-    half = BY_HALF if facts.kind == "binary" else 2 * BY_HALF
-    coarser = BY_SCRIPT * (by == SCRIPT) + half * ("float16" in name)
+    coarser = BY_SCRIPT * (by == SCRIPT) + BY_HALF * ("float16" in name)
     difference = np.nan_to_num(np.abs(got - expected), nan=np.inf)
     says = _decided(facts, got)
     flipped = (says != _decided(facts, expected)) & (margin(facts, expected) > TOLERANCE)
