@@ -86,6 +86,7 @@ bench: $(DEV)
 	$(PY) -m benchmarks.containers $(call flags,BACKBONE)
 	$(PY) -m benchmarks.leaks
 	$(PY) -m benchmarks.review
+	$(PY) -m benchmarks.classes
 
 torture: $(DEV)
 	$(PY) -m pytest -m slow -n 0
