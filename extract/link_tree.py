@@ -30,14 +30,14 @@ def write(place: Workspace, tree: Path, *, allow_outside: bool = False) -> list[
             "link-tree-of-folder", f"{place.data} is a folder already", rule="link-tree makes one from a CSV"
         )
     table = manifest.read_table(place.data)
-    labels.check(table, place.data, place.positive, place.task)
+    task = labels.check(table, place.data, place.positive, place.task)
     progress = Progress(len(table), "reading")
     known = Manifest.read(place.manifest)
     scan = manifest.build(table, place.media, known, allow_outside=allow_outside, progress=progress.add)
     progress.close()
     paths = [row.path for row in scan.objects]
     recorded = splits.read(*place.all_splits)
-    said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, place.positive, place.task)
+    said = labels.read(table, labels.Known(scan.digests(), recorded.made), place.data, task)
     files.refuse_inputs([tree / folders.MARKER], [*place.given(), *paths], then="Give another folder as --out")
     links, left_out = _links(place, said, table.index.tolist(), paths)
     if not links:

@@ -122,7 +122,7 @@ def extract(config: Config) -> int:
         known, scan = _scan(config, table)
         plan = _plan(config, scan, recipe)
         _record_inputs(place)
-        _say_task(table, task)
+        _say_task(table, task, place.positive)
         save, done = partial(_write_manifest, place, known, scan), Pass()
         try:
             if jobs := embed.unseen(plan, scan, save):
@@ -131,7 +131,7 @@ def extract(config: Config) -> int:
             if config.apart and len(failures) == len(scan.rows):
                 return _nothing_apart(place, failures)
             _refuse_all_bad(place, table, scan, failures)
-            recorded = _record_labels(place, table, scan, failures)
+            recorded = _record_labels(place, (table, task), scan, failures)
             sealed = _seal(place, source)
         except BaseException as error:
             workspace.write_record(place, features={"status": "stopped", "why": str(error) or type(error).__name__})
@@ -192,21 +192,23 @@ def _record_inputs(place: Workspace) -> None:
         workspace.write_record(replace(place, out=place.beside_cache))
 
 
-def _say_task(table: Any, task: Task | None) -> None:
+def _say_task(table: Any, task: Task | None, positive: str | None) -> None:
     if task:
-        first, *more = labels.described(task)
+        first, *more = labels.described(task, positive)
         unlabelled = int((table["value"] == "").sum())
         print(f"labels    {first}; {unlabelled:,} of {len(table):,} unlabelled", flush=True)
         for note in more:
             print(f"labels    {note}", flush=True)
 
 
-def _record_labels(place: Workspace, table: Any, scan: Scan, failures: list[Failure]) -> labels.Labels:
+def _record_labels(
+    place: Workspace, asked: tuple[Any, Task | None], scan: Scan, failures: list[Failure]
+) -> labels.Labels:
     """Record labels and splits, and print what is noteworthy about them."""
     recorded = splits.read(*place.all_splits)
     unusable = {failure.sha256 for failure in failures}
     known = labels.Known(scan.manifest().digests(), recorded.made, unusable)
-    said = labels.read(table, known, place.data, place.positive, place.task)
+    said = labels.read(asked[0], known, place.data, asked[1])
     changed = recorded.changes(said.rows())
     recorded.write(said.rows())
     files.write_csv(place.conflicts, labels.CONFLICT_COLUMNS, said.conflicts)

@@ -17,7 +17,7 @@ from extract.backbones.lite import LITE0
 from extract.flags import number, option
 from extract.ground import files
 from extract.ground.errors import InputError, visible
-from extract.tables.task import KINDS
+from extract.tables.task import AUTO, KINDS
 
 ARTIFACTS = Path("artifacts")
 DEMO = ARTIFACTS / "demo"
@@ -80,7 +80,7 @@ class Workspace(Outputs):
         "efficientnet-b0 to -b7, efficientnet-lite0 to -lite2, a TF-Hub handle, a SavedModel's folder, "
         "a .keras file, or B0's .h5"
     )
-    task: str | None = option("what is asked; default: as the labels are", None, of="data", choices=KINDS)
+    task: str | None = option("what is asked; default: as the labels are", None, of="data", choices=(AUTO, *KINDS))
     positive: str | None = option("the class name that counts as 1; default: the second by name", None, of="data")
     input_size: int | None = option(
         "S, where the backbone takes others than its own", None, of="backbone", read=int, type=number(32)

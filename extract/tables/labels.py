@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from extract.ground.errors import InputError, visible
 from extract.tables import folders, splits
 from extract.tables.sheet import TEXT
 from extract.tables.splits import Deal
-from extract.tables.task import NONE, OPEN, SEPARATOR, UNKNOWN, UNSURE, Task
+from extract.tables.task import AUTO, NONE, OPEN, SEPARATOR, UNKNOWN, UNSURE, Task
 
 MOST_CLASSES = 1000
 
@@ -82,7 +83,9 @@ class Known:
 
 
 def check(table: pd.DataFrame, source: Path, positive: str | None, kind: str | None = None) -> Task | None:
-    """Return what a table asks, None for one without labels; reads no image. kind: of KINDS, None to infer it.
+    """Return what a table asks, None for one without labels; reads no image.
+
+    positive: the class that counts as 1, of two. kind: of KINDS, None or "auto" to infer it.
 
     Errors: InputError, naming line and column, for labels that are no such task or an unknown split.
     """
@@ -90,12 +93,11 @@ def check(table: pd.DataFrame, source: Path, positive: str | None, kind: str | N
     return _task(table, source, positive, kind)
 
 
-def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None, kind: str | None = None) -> Labels:
+def read(table: pd.DataFrame, known: Known, source: Path, task: Task | None) -> Labels:
     """Turn a table (see `manifest.read_table`) into Labels; its attrs["notes"] are the first of theirs.
 
-    positive: the class that counts as 1, of two. Errors: InputError as `check`.
+    task: what the table asks, see `check`; answers of the review change values, never the task.
     """
-    task = _task(table, source, positive, kind)
     y = task.encode(table["value"]) if task else np.full(len(table), UNKNOWN, np.int8)
     value = np.array(task.values(y) if task else [""] * len(y), str)
     ids = table["objectId"].to_numpy(str)
@@ -112,82 +114,123 @@ def read(table: pd.DataFrame, known: Known, source: Path, positive: str | None, 
     return Labels(ids, sha256, y, split, group, component, made, task, notes, conflicts)
 
 
-def _task(table: pd.DataFrame, source: Path, positive: str | None, kind: str | None = None) -> Task | None:
+def _task(table: pd.DataFrame, source: Path, positive: str | None, kind: str | None) -> Task | None:
     """What the values ask: two names are a binary task, more are multiclass, and joined ones or columns multilabel."""
     values = [value for value in table["value"].unique().tolist() if value]
-    columns = table.attrs.get("labels") or None
-    several = columns is not None or any(SEPARATOR in value for value in values)
-    kind = kind or ("multilabel" if several else "binary" if len(values) <= 2 else "multiclass")
-    if kind == "binary" and columns is None:
-        classes = _binary(source, table["value"], positive)
-        return Task("binary", classes) if classes else None
-    if positive is not None or (kind != "multilabel" and columns is not None):
-        what = f"POSITIVE={positive}" if positive is not None else f"TASK={kind} and columns label:<name>"
+    columns: tuple[str, ...] = table.attrs.get("labels") or ()
+    if kind in (None, AUTO):
+        several = columns or any(SEPARATOR in value for value in values)
+        kind = "multilabel" if several else "binary" if len(values) <= 2 else "multiclass"
+    if columns and kind != "multilabel":
         raise InputError(
             "task-conflict",
-            f"{source}: {what} was given, but the task is {'multilabel' if columns is not None else kind}",
-            rule="POSITIVE is for two classes; columns label:<name> are for several labels an image",
+            f"{source} has columns label:<name>, and TASK={kind} was given now or in an earlier run",
+            rule="Such columns are for several labels an image",
+            then=f"Give TASK={AUTO}, or a table with a column value",
         )
+    if kind == "binary":
+        classes = _binary(source, table["value"], positive)
+        return Task("binary", classes) if classes else None
     if not values:
         return None
-    words = values if kind == "multiclass" else {w.removeprefix(OPEN) for v in values for w in v.split(SEPARATOR)}
-    names = {*words, *(columns or ())} - ({NONE} if kind == "multilabel" else set())
-    task = Task("multilabel" if kind == "multilabel" else "multiclass", tuple(_sorted(names)))
-    _refuse_unsound(source, task, values)
+    if kind == "multiclass":
+        task = Task("multiclass", tuple(_sorted(set(values))))
+    else:
+        task = Task("multilabel", tuple(_sorted({*_labels(source, values), *columns})))
+    _refuse_unsound(source, task)
+    if task.kind == "multilabel":
+        _refuse_constant(source, task, values)
     return task
 
 
 def _sorted(names: Collection[str]) -> list[str]:
     """Numbers by their size, other names by their letters."""
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    numbers = all(name.isdecimal() and len(name) < 19 for name in names)
+    return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
 
 
-def _refuse_unsound(source: Path, task: Task, values: list[str]) -> None:
-    if len(task.classes) > MOST_CLASSES:
+def _labels(source: Path, values: list[str]) -> set[str]:
+    """Return the names of labels in joined values. Errors: InputError for one that contradicts itself."""
+    found: set[str] = set()
+    for value in values:
+        words = [word.strip() for word in value.split(SEPARATOR)]
+        names = [word.removeprefix(OPEN) for word in words]
+        if len({*names}) < len(names) or (NONE in names and len(names) > 1):
+            raise InputError(
+                "label-contradiction",
+                f"{source}: {value!r} contradicts or repeats itself",
+                rule=f"{NONE!r} is alone in its cell, and each name is there once, with {OPEN} before it if unknown",
+            )
+        found.update(names)
+    return found - {NONE}
+
+
+def _refuse_unsound(source: Path, task: Task) -> None:
+    """Raise InputError for names that cannot be classes, too many or too few of them."""
+    noun, names = ("label", "labels") if task.kind == "multilabel" else ("class", "classes"), task.classes
+    if len(names) > MOST_CLASSES:
         raise InputError(
             "too-many-classes",
-            f"{source} has {len(task.classes):,} classes, the first: {', '.join(map(repr, task.classes[:3]))}",
+            f"{source} has {len(names):,} {noun[1]}, the first: {', '.join(map(repr, names[:3]))}",
             rule=f"At most {MOST_CLASSES:,} are supported",
-            then="Check that column value holds class names, no names of files",
+            then="Check that these are names of classes, not of files",
         )
-    if len(task.classes) < 2:
+    if len(names) < 2:
         raise InputError(
             "too-few-classes",
-            f"{source} has one {'label' if task.kind == 'multilabel' else 'class'}, {task.classes[0]!r}",
-            rule=f"A {task.kind} task has two or more; one alone is a question of two classes",
-            then="Give both classes a name in column value, and leave TASK out",
+            f"{source} has {f'one {noun[0]}, {names[0]!r}' if names else f'no {noun[0]}'}",
+            rule=f"A {task.kind} task has two {noun[1]} or more; one alone is a question of two classes",
+            then="Name both classes in a column value, with TASK=binary",
         )
-    if "" in task.classes or (task.kind == "multiclass" and {UNSURE, *task.classes} == set(task.classes)):
+    reserved = {UNSURE} if task.kind == "multiclass" else {name for name in names if name.casefold() == NONE}
+    if odd := [name for name in names if not name or name in reserved]:
         raise InputError(
             "class-name-reserved",
-            f"{source}, column value: {UNSURE if all(task.classes) else ''!r} cannot be the name of a class",
-            rule=f"{UNSURE!r} is what a decision says where no class is sure enough; a name has at least one letter",
+            f"{source}: {odd[0]!r} cannot be the name of a {noun[0]}",
+            rule=f"A name is not empty; {UNSURE!r} is a decision of many classes, {NONE!r} none of several labels",
         )
-    if task.kind == "multilabel":
-        y = task.encode(values)
-        for answer, word in ((1, "has"), (0, "lacks")):
-            if len(without := np.flatnonzero(~(y == answer).any(axis=0))):
-                name = task.classes[without[0]]
-                raise InputError(
-                    "label-never-1" if answer else "label-never-0",
-                    f"{source}: no image {word} the label {name!r}",
-                    rule="A label is learned from images that have it and images that lack it",
-                    then="Label some, or leave that label out",
-                )
+    normal = {name: unicodedata.normalize("NFC", name) for name in names}
+    if alike := [name for name in names if normal[name] != name and normal[name] in normal]:
+        then = "Give both one spelling"
+        raise InputError("names-look-alike", f"{source}: two {noun[1]} look alike: {alike[0]!a}", then=then)
 
 
-def described(task: Task) -> list[str]:
-    """Say what is asked, and which names look like slips."""
+def _refuse_constant(source: Path, task: Task, values: list[str]) -> None:
+    y = task.encode(values)
+    for answer, word in ((1, "has"), (0, "lacks")):
+        if len(without := np.flatnonzero(~(y == answer).any(axis=0))):
+            raise InputError(
+                "label-constant",
+                f"{source}: no image {word} the label {task.classes[without[0]]!r}",
+                rule="A label is learned from images that have it and images that lack it",
+                then="Label some, or leave that label out",
+            )
+
+
+def described(task: Task, positive: str | None = None) -> list[str]:
+    """Say what is asked, and what looks like a slip. positive: what was given."""
+    odd = [name for name in task.classes if name == NONE or name.startswith(OPEN)]
+    slips = f"{_named(odd)}: read as a class; with TASK=multilabel it would mean none of the labels, or unknown"
+    notes = [slips] if odd and task.kind != "multilabel" else []
     if task.kind == "binary":
-        return [f"positive is {task.classes[1]!r}, negative is {task.classes[0]!r}"]
-    listed = ", ".join(task.classes[:10]) + (", ..." if len(task.classes) > 10 else "")
+        return [f"positive is {task.classes[1]!r}, negative is {task.classes[0]!r}", *notes]
     kinds = "classes" if task.kind == "multiclass" else "labels"
-    notes = [f"task: {task.kind}, {len(task.classes):,} {kinds}: {listed}"]
     alike: dict[str, list[str]] = {}
     for name in task.classes:
         alike.setdefault("".join(name.casefold().split()), []).append(name)
     pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
-    return notes + [f"names that differ only by case or spaces: {', '.join(pairs)}" for _ in pairs[:1]]
+    return [
+        f"task: {task.kind}, {len(task.classes):,} {kinds}: {_named(task.classes)}",
+        *notes,
+        *(f"names that differ only by case or spaces: {', '.join(pairs[:5])}" for _ in pairs[:1]),
+        *(f"POSITIVE={visible(each)} is ignored: it is for two classes" for each in [positive] if each),
+    ]
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return at most ten names as a line shows them."""
+    each = [name if name.isprintable() and len(name) <= 40 else repr(name[:40]) for name in names[:10]]
+    return ", ".join(each) + (", ..." if len(names) > 10 else "")
 
 
 def _binary(source: Path, values: pd.Series, positive: str | None) -> tuple[str, str] | None:
@@ -200,7 +243,7 @@ def _binary(source: Path, values: pd.Series, positive: str | None) -> tuple[str,
             "third-class",
             f"{source}, {values.index.name} {where!r}, column value: {names[2]!r} is a third class ({counts})",
             rule="With TASK=binary there are two; leave value empty for an unlabelled image",
-            then="Leave TASK out, or give TASK=multiclass",
+            then=f"Give TASK={AUTO} or TASK=multiclass",
         )
     if not names:
         return None

@@ -26,7 +26,10 @@ REQUIRED = ("objectId", "value")
 LABEL = "label:"  # before the name, in columns of several labels an image
 DELIMITERS = ",;\t"
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".html")
-RULE = "A table is text with commas, semicolons or tabs and the columns objectId,value and optionally type,path,group"
+RULE = (
+    "A table is text with commas, semicolons or tabs and the columns objectId,value and optionally type,path,group; "
+    "for several labels an image, columns label:<name> in place of value"
+)
 # what surrounds a cell and is not seen: white space, zero-width characters, byte order and direction marks
 EDGES = "".join(c for c in map(chr, (*range(0x3001), 0xFEFF)) if c.isspace() or unicodedata.category(c) == "Cf")
 HEAD = 1 << 20  # characters that show whether a file is text
@@ -78,9 +81,9 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
     at = {name: i for i, name in enumerate(map(strip, header))}
     raw = {name: [row[at[name]] for row in cells] if name in at else [""] * len(cells) for name in COLUMNS}
     columns = {name: list(map(strip, column)) for name, column in raw.items()}
-    labels = [name.removeprefix(LABEL) for name in at if name.startswith(LABEL)]
+    labels = [strip(name.removeprefix(LABEL)) for name in at if name.startswith(LABEL)]
     if labels:
-        each = [[strip(row[at[LABEL + name]]) for name in labels] for row in cells]
+        each = [[strip(row[i]) for name, i in at.items() if name.startswith(LABEL)] for row in cells]
         columns["value"] = _joined(source, lines, each, labels)
     table = pd.DataFrame(columns, index=pd.Index(lines, name="line"), dtype=TEXT)
     if table.empty:
@@ -96,7 +99,7 @@ def read(source: Path, required: tuple[str, ...] = REQUIRED) -> pd.DataFrame:
 
 def _joined(source: Path, lines: list[int], rows: list[list[str]], labels: list[str]) -> list[str]:
     """Return the values of columns label:<name>, as `Task.encode` reads them. Errors: InputError for other cells."""
-    marks = {"1": "", "0": None, "": OPEN}
+    marks = {"1": "", "1.0": "", "0": None, "0.0": None, "": OPEN}  # pandas writes 1.0 where a column has empty cells
     values = []
     for line, cells in zip(lines, rows, strict=True):
         if odd := [(name, cell) for name, cell in zip(labels, cells, strict=True) if cell not in marks]:
@@ -105,7 +108,8 @@ def _joined(source: Path, lines: list[int], rows: list[list[str]], labels: list[
                 f"{source}, line {line}, column {LABEL}{odd[0][0]}: {odd[0][1]!r}",
                 rule="A cell is 1 (it has the label), 0 (it has not), or empty (nobody knows)",
             )
-        words = [f"{marks[cell]}{name}" for name, cell in zip(labels, cells, strict=True) if cell != "0"]
+        marked = [(marks[cell], name) for name, cell in zip(labels, cells, strict=True)]
+        words = [f"{mark}{name}" for mark, name in marked if mark is not None]
         values.append((SEPARATOR.join(words) or NONE) if any(cells) else "")
     return values
 
@@ -188,7 +192,7 @@ def _holds_a_row(row: list[str], at: int, delimiter: str, width: int) -> bool:
 
 
 def _check_header(source: Path, header: list[str], required: tuple[str, ...]) -> None:
-    labels = [name.removeprefix(LABEL) for name in header if name.startswith(LABEL)]
+    labels = [strip(name.removeprefix(LABEL)) for name in header if name.startswith(LABEL)]
     missing = [name for name in required if name not in header and not (labels and name == "value")]
     if missing:
         found = ", ".join(name[:40] for name in header[:10]) or "none"
@@ -210,7 +214,7 @@ def _check_header(source: Path, header: list[str], required: tuple[str, ...]) ->
             f"{source}, line 1: {odd[0]!r} cannot be the name of a label",
             rule=f"{NONE!r} means none of the labels, {SEPARATOR} joins names, and {OPEN} before one means unknown",
         )
-    twice = sorted({name for name in header if name.startswith((*COLUMNS, LABEL)) and header.count(name) > 1})
+    twice = sorted({name for name in header if (name in COLUMNS or name.startswith(LABEL)) and header.count(name) > 1})
     if twice:
         raise InputError("table-column-duplicate", f"{source}, line 1: duplicate column: {', '.join(twice)}")
 

@@ -23,6 +23,7 @@ Kind = Literal["binary", "multiclass", "multilabel"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 UNKNOWN = -1
 SEPARATOR, OPEN = "|", "?"  # "cat|?dog": a cat, and nobody knows whether there is a dog
+AUTO = "auto"  # of TASK=: as the labels are
 NONE, UNSURE = "none", "unsure"  # none of the labels; no class is sure enough
 
 
@@ -52,7 +53,7 @@ class Task:
         rows = list(values)
         y = np.full((len(rows), len(self.classes)), UNKNOWN, np.int8)
         for row, value in zip(y, rows, strict=True):
-            words = value.split(SEPARATOR) if value else []
+            words = [word.strip() for word in value.split(SEPARATOR)] if value else []
             row[:] = 0 if words else UNKNOWN
             for word in words:
                 name = word.removeprefix(OPEN)

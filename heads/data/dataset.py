@@ -132,7 +132,7 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
     known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
     reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=TEXT))
-    said = labels.read(reviewed_table, known, place.data, place.positive, place.task)
+    said = labels.read(reviewed_table, known, place.data, task)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
     return Reading(table["value"].to_numpy(str), said, notes, recorded)
 
@@ -158,16 +158,14 @@ def join(place: Workspace, reading: Reading | None = None) -> Dataset:
     said = reading.labels
     found = cache.open_cache(place.cache)
     if said.task is None:
-        raise InputError(
-            "no-labels", f"{place.data} has no labels in its column value", then="Label some rows with 0 or 1"
-        )
+        raise InputError("no-labels", f"{place.data} has no labels", then="Label some rows")
     at = rows_of(found, said.sha256)
     quarantined = _quarantined(place, said, at)
     usable = (at >= 0) & said.labelled
     _refuse_absent_class(place, said, usable)
     parts = _split(found, said, at, usable)
     repeated = _repeated(place, parts)
-    asked = labels.described(said.task) if said.task.kind != "binary" else []
+    asked = labels.described(said.task, place.positive) if said.task.kind != "binary" else []
     notes = [*asked, *reading.notes, *_left_out(said, at)]
     return Dataset(parts, said.task, said.digest, found, notes, quarantined, len(said.conflicts), repeated)
 
@@ -242,8 +240,8 @@ def _answers(said: Labels) -> Iterator[tuple[str, np.ndarray]]:
     task = said.task
     for place, name in enumerate(task.classes if task else ()):
         if task and task.kind == "multilabel":
-            yield f"label {name!r}", said.y[:, place] == 1
-            yield f"images without label {name!r}", said.y[:, place] == 0
+            yield f"label {name!r} (yes)", said.y[:, place] == 1
+            yield f"label {name!r} (no)", said.y[:, place] == 0
         else:
             yield f"class {name!r}", said.y == place
 
@@ -263,7 +261,8 @@ def _remedy(place: Workspace, said: Labels, usable: np.ndarray, absent: str) -> 
     groups = len(np.unique(said.component[usable & dict(_answers(said))[absent]]))
     if groups < len(SPLITS):
         less = "" if said.task and said.task.kind == "binary" else "; or empty its cells, and it is left out"
-        return f"Label more images: of {absent} there are {groups} independent ones, each of 3 splits needs one{less}"
+        images = f"{groups} independent image{'s' * (groups != 1)}"
+        return f"Label more: {absent} has {images}, and each of 3 splits needs one{less}"
     if not said.made.any() or _absent(read_labels(place, made={}).labels, usable):
         return "Correct column type (or the type folders), or leave it out and the splits are made for you"
     there = " and ".join(str(path) for path in reversed(place.all_splits) if path.exists())

@@ -176,7 +176,7 @@ def test_splits_are_those_of_make_features(album, tmp_path, monkeypatch, capsys)
     place = workspace_of(album, tmp_path)
     table = manifest.read_table(place.data)
     scan = manifest.build(table, place.media, Manifest.read(tmp_path / "none.csv"))
-    made = labels.read(table, labels.Known(scan.digests()), place.data, None)
+    made = labels.read(table, labels.Known(scan.digests()), place.data, labels.check(table, place.data, None))
 
     def splits_of(tree: str) -> dict[str, str]:
         back = manifest.read_table(tmp_path / tree)

@@ -256,7 +256,7 @@ def test_what_is_no_image_or_in_no_class_is_counted_never_silent(tmp_path):
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     table = manifest.read_table(tmp_path)
     assert table["objectId"].tolist() == ["cat/a.jpg", "dog/b.jpg"]
-    said = labels.read(table, labels.Known({}), tmp_path, None)
+    said = labels.read(table, labels.Known({}), tmp_path, labels.check(table, tmp_path, None))
     assert said.notes[0].startswith(
         "left out: 1 image files outside class folders ('loose.jpg'), 10 other files or folders"
     )

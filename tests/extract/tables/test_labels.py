@@ -21,7 +21,7 @@ def read(
     )
     digests = digests or [f"digest of {name}" for name in ids]
     known = labels.Known(dict(zip(ids, digests, strict=True)), recorded or {}, unusable)
-    return labels.read(frame, known, Path("t.csv"), positive, kind)
+    return labels.read(frame, known, Path("t.csv"), labels.check(frame, Path("t.csv"), positive, kind))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,9 @@ def test_a_third_class_is_refused_with_its_line_where_two_were_asked_for():
     ("values", "kind", "asked", "y"),
     [
         (["dog", "cat", "bird", ""], None, ("multiclass", "bird", "cat", "dog"), [2, 1, 0, -1]),
+        (["a | b", "none", "b|a"], None, ("multilabel", "a", "b"), [[1, 1], [0, 0], [1, 1]]),
+        (["01", "1", "001", "2"], None, ("multiclass", "001", "01", "1", "2"), [1, 2, 0, 3]),
+        (["9" * 5000, "1", "2"], "auto", ("multiclass", "1", "2", "9" * 5000), [2, 0, 1]),
         (["10", "9", "2"], None, ("multiclass", "2", "9", "10"), [2, 1, 0]),
         (["a", "b", ""], "multiclass", ("multiclass", "a", "b"), [0, 1, -1]),
         (["a|b", "none", "b|?a", ""], None, ("multilabel", "a", "b"), [[1, 1], [0, 0], [-1, 1], [-1, -1]]),
@@ -70,11 +73,15 @@ def test_the_task_is_what_the_values_say_or_what_was_asked_for(values, kind, ask
 @pytest.mark.parametrize(
     ("values", "options", "code"),
     [
-        (["a", "b", "c"], {"positive": "a"}, "task-conflict"),
         (["a", "b", "unsure"], {}, "class-name-reserved"),
         (["a|", "b"], {}, "class-name-reserved"),
-        (["a|?b", "none"], {}, "label-never-1"),
-        (["a|b", "a"], {}, "label-never-0"),
+        (["a|?b", "none"], {}, "label-constant"),
+        (["a|b", "a"], {}, "label-constant"),
+        (["a|none", "b"], {}, "label-contradiction"),
+        (["a|?a", "b"], {}, "label-contradiction"),
+        (["None|a", "b"], {}, "class-name-reserved"),
+        (["none", "none"], {"kind": "multilabel"}, "too-few-classes"),
+        (["\u00e9|a", "e\u0301|b"], {}, "names-look-alike"),
         ([f"c{i}" for i in range(1001)], {}, "too-many-classes"),
     ],
 )
@@ -90,6 +97,10 @@ def test_what_is_asked_is_one_line_and_names_that_look_like_slips_another():
     assert first == "task: multiclass, 5 classes: Cat, big dog, bigdog, bird, cat"
     assert "'Cat' and 'cat'" in alike
     assert "'big dog' and 'bigdog'" in alike
+    steering, ignored = labels.described(read(["\x1b[31m", "a", "b"]).task, "a")
+    assert steering.isprintable()
+    assert "POSITIVE=a is ignored" in ignored
+    assert "TASK=multilabel" in labels.described(read(["a", "none"]).task)[1]
 
 
 @pytest.mark.parametrize("n", [300, 4000])

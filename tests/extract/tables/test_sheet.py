@@ -245,7 +245,7 @@ def test_columns_of_labels_are_read_as_values(tmp_path):
     (tmp_path / "t.csv").write_text("objectId,label:legs,label:long sleeves\na,1,0\nb,0,0\nc,,1\nd,,\n")
     table = manifest.read_table(tmp_path / "t.csv")
     assert table["value"].tolist() == ["legs", "none", "?legs|long sleeves", ""]
-    said = labels.read(table, labels.Known({}), tmp_path, None)
+    said = labels.read(table, labels.Known({}), tmp_path, labels.check(table, tmp_path, None))
     assert said.task == Task("multilabel", ("legs", "long sleeves"))
     assert said.y.tolist() == [[1, 0], [0, 0], [-1, 1], [-1, -1]]
 
@@ -257,7 +257,7 @@ def test_columns_of_labels_are_read_as_values(tmp_path):
         ("objectId,value,label:a\nx,a,1\n", "value-beside-labels"),
         ("objectId,label:none\nx,1\n", "class-name-reserved"),
         ("objectId,label:a,label:a\nx,1,1\n", "table-column-duplicate"),
-        ("objectId,label:a,label:b\nx,1,0\ny,0,0\n", "label-never-1"),
+        ("objectId,label:a,label:b\nx,1,0\ny,0,0\n", "label-constant"),
     ],
 )
 def test_columns_of_labels_that_cannot_be_right_are_refused(tmp_path, text, code):
