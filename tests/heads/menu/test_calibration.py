@@ -17,8 +17,10 @@ from heads.menu.head import Head
 from heads.menu.layers import Dense
 from heads.menu.linear import LogisticHead
 from heads.ship import formats
+from heads.ship.bundle import Bundle
 from heads.stats import metrics
 from tests.support import synthetic
+from tests.support.many import HALF
 from tests.support.refusal import refusal
 
 
@@ -154,6 +156,6 @@ def test_calibrated_layers_are_joined_as_they_were_fitted(tiny_backbone):
     y = (rng.random(2000) < expit(4 * (scores - middle))).astype(np.int8)
     for method in calibration.METHODS:
         dense, _ = Calibrated(Overfit(), method)._calibrate(hidden, scores[:, None], y)
-        p = np.asarray(formats.join(network, dense, 0.5)(pixels)["probability"])[:, 0]
+        p = np.asarray(formats.join(network, Bundle(dense, HALF))(pixels)["probability"])[:, 0]
         np.testing.assert_allclose(p, layers.forward(dense, X), atol=1e-5)
         assert np.ptp(p) > 0.01, method

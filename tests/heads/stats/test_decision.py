@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from heads.__main__ import main
 from heads.compare import run
 from heads.data import dataset
 from heads.ship import bundle
+from heads.ship.bundle import Bundle
 from heads.stats import decision, metrics
 from tests.support import synthetic
 from tests.support.album import read_rows
+from tests.support.many import HALF
 from tests.support.refusal import refusal
 
 
@@ -305,7 +308,7 @@ def test_a_graph_decides_as_its_own_probability_and_the_threshold_say(threshold,
     tf, keras = tensorflow.load()
     features = keras.Input((3,))
     layers = [Dense(np.ones((3, 1), np.float32), np.zeros(1, np.float32), "sigmoid")]
-    model = formats.join(keras.Model(features, features), layers, threshold)
+    model = formats.join(keras.Model(features, features), Bundle(layers, replace(HALF, threshold=threshold)))
     X = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
     for name in ("model.keras", "model.h5"):
         model.save(tmp_path / name)
