@@ -57,6 +57,12 @@ def make(place: Workspace) -> None:
             f"{shown(out)} holds something other than the demo, or only half of one",
             then="Give another --out, or delete that folder if it is a demo's",
         )
+    if there and _digits(out) != (place.task == "multiclass"):
+        raise InputError(
+            "demo-folder-in-use",
+            f"{shown(out)} holds the demo of {'ten classes, the digits' if _digits(out) else 'odd against even'}",
+            then="Give another --out, or delete that folder",
+        )
     if place.cache.exists():
         source = backbone.resolve(place.backbone, place.input_size)
         if cache.open_cache(place.cache).recipe != backbone.recipe(source, place.precision):
@@ -88,6 +94,11 @@ def _set_aside(out: Path) -> None:
 def planted(out: Path) -> set[str]:
     """Return the objectIds whose labels the demo under `out` flipped; none for a folder that is not a demo."""
     return {row["objectId"] for row in files.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS)}
+
+
+def _digits(out: Path) -> bool:
+    """Whether the classes of the demo under `out` are the digits; its labels may have been edited since."""
+    return any(row["true"].isdigit() for row in files.read_csv(out / "data" / "flips.csv", FLIP_COLUMNS))
 
 
 def sentence(suspects: Sequence[str], out: Path) -> str | None:

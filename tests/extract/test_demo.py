@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from extract.recipe import Recipe
 from extract.store import cache
 from heads.__main__ import main as heads_main
 from tests.support.album import read_rows
+from tests.support.refusal import refusal
 
 NAME = "efficientnet-lite0 (ImageNet weights)"
 
@@ -191,6 +193,22 @@ def test_the_demo_takes_no_folder_of_somebodys(what, cached, tmp_path, capsys):
     assert extract_main(["demo", "--out", str(out)]) == 1
     assert "holds something other than the demo, or only half of one" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("lies", "asked"), [("binary", "multiclass"), ("multiclass", "binary")])
+def test_a_demo_of_another_task_is_refused(lies, asked, tmp_path):
+    """Its data stay, and so does what the record says of them."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "split_label.csv").touch()
+    true = {"binary": "odd", "multiclass": "7"}[lies]
+    (tmp_path / "data" / "flips.csv").write_text(f"objectId,true,written\na,{true},b\n")
+    usual = workspace.Workspace(
+        tmp_path, tmp_path / "features.h5", tmp_path / "data" / "split_label.csv", tmp_path / "data", "lite", task=lies
+    )
+    demo.make(usual)
+    with refusal("demo-folder-in-use", "odd against even" if lies == "binary" else "the digits"):
+        demo.make(replace(usual, task=asked))
+    assert workspace.read_record(tmp_path)["inputs"]["task"] == lies
 
 
 def comparison(out):
