@@ -21,7 +21,7 @@ from heads.menu import sweep as grid
 from heads.menu.head import Table
 from heads.menu.layers import forward
 from heads.scored import Scored
-from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts
+from heads.ship.bundle import FIGURES, PREDICTIONS, TENSORBOARD, Bundle, HeadFacts, digits
 from heads.stats import decision, metrics, points
 from heads.stats.decision import OperatingPoint, Target
 
@@ -143,7 +143,7 @@ def _predictions(trained: Trained, data: Dataset) -> Iterator[tuple[str, ...]]:
         if task.p_columns:
             columns.append(task.names(decided).tolist())
         numbers = [task.certainty(p, decided), *(p.T if task.p_columns else ())]
-        yield from zip(*columns, *([f"{each:.6f}" for each in column] for column in numbers), strict=True)
+        yield from zip(*columns, *([digits(task, each) for each in column] for column in numbers), strict=True)
 
 
 class Run(NamedTuple):

@@ -122,11 +122,12 @@ def measure(leaks: Leaks, data: Dataset, heads: Sequence[Scored], seed: int) -> 
     such figures.
     """
     parts = {split: data.parts[split] for split, mask in leaks.leaky.items() if mask.any()}
+    strata = {split: data.task.strata(part.y) for split, part in parts.items()}
     without = {
         head.name: {
             split: head.evaluate(split, part, seed, ~leaks.leaky[split])
             for split, part in parts.items()
-            if len(np.unique(part.y[~leaks.leaky[split]])) > 1
+            if {*strata[split]} == {*strata[split][~leaks.leaky[split]]}
         }
         for head in heads
         if "test" in head.p

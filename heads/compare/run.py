@@ -11,7 +11,7 @@ from heads import train
 from heads.compare import audit, confused, leaks, mistakes, page
 from heads.compare.comparison import CSV_COLUMNS, Comparison, differences
 from heads.data import dataset
-from heads.menu import registry
+from heads.menu import calibration, registry
 from heads.stats import points
 
 
@@ -51,6 +51,7 @@ def _trained(verb: str, place: Workspace, config: train.Config) -> Comparison:
     reading = dataset.read_labels(place)
     data = dataset.join(place, reading)
     points.check(config.target, data.task)
+    calibration.check(config.calibrate, data.task)
     reading.record(place)  # only now: it is known that heads can be trained on the table
     for note in data.notes:
         print(f"labels    {note}")

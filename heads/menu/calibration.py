@@ -29,6 +29,17 @@ KNOTS = 32  # of isotonic's map, at most
 STEEPEST = 20.0  # slope of that map: float32 engines differ by 1e-6 in a logit, parity allows 1e-4 of a probability
 
 
+def check(method: str | None, task: Task) -> None:
+    """Refuse what cannot be asked of a task. Errors: HeadError."""
+    if method == "isotonic" and task.kind == "multiclass":
+        raise HeadError(
+            "isotonic-multiclass",
+            f"Isotonic calibration was asked for with {len(task.classes)} classes",
+            rule="It maps one probability at a time, so those of several classes would no longer sum to 1",
+            then="Use CALIBRATE=temperature or platt",
+        )
+
+
 def wrap(head: Head, method: str, seed: int) -> tuple[Head, list[str]]:
     """Return the head with a calibration around it, or as it is and why."""
     why = head.uncalibrated
@@ -56,13 +67,7 @@ class Calibrated(Head):
                 rule=f"It overfits below {ISOTONIC_ROWS:,}",
                 then="Use CALIBRATE=platt or temperature",
             )
-        if self.method == "isotonic" and self.task.kind == "multiclass":
-            raise HeadError(
-                "isotonic-multiclass",
-                f"Isotonic calibration was asked for with {len(self.task.classes)} classes",
-                rule="It maps one probability at a time, so those of several classes would no longer sum to 1",
-                then="Use CALIBRATE=temperature or platt",
-            )
+        check(self.method, self.task)
         folds = folds_for(self.task, y, context.groups, self.seed)
         scores = np.empty((len(y), self.task.columns))
         for rest, held_out in folds:

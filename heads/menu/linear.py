@@ -33,7 +33,7 @@ LDA_ROWS = 3  # of a fit, at least: with a row a class there is no covariance, a
 class MajorityHead(Head):
     """The floor: the share of class 1, or of each class or label, in train, whatever the image."""
 
-    uncalibrated = "it has no scores, only the share of class 1"
+    uncalibrated = "it has no scores, only the classes' shares"
 
     def _fit(self, X: np.ndarray, y: np.ndarray, context: Context) -> None:
         if self.task.kind != "binary":

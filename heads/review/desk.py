@@ -233,7 +233,7 @@ class Desk:
             raise InputError(
                 "review-one-class",
                 f"{place.data} lacks usable rows of {'both' if task and task.kind == 'binary' else 'two'} classes",
-                rule="Heads trained on the labels find the suspects, and training needs both classes",
+                rule="Heads trained on the labels find the suspects, and training needs two classes or more",
                 then="Label some images of each class",
             )
         reading.record(place)

@@ -25,6 +25,11 @@ FACTS, WEIGHTS = "head.json", "weights.npz"
 FIGURES, PREDICTIONS, TENSORBOARD = "metrics.json", "predictions.csv", "tensorboard"  # beside them, by `train`
 
 
+def digits(task: Task, p: float) -> str:
+    """Return a probability as predictions.csv has it; under p:<name> small ones count, so digits are significant."""
+    return f"{p:.7g}" if task.p_columns else f"{p:.6f}"
+
+
 class LayerFacts(TypedDict):
     """A dense layer in head.json; before 0.3.0 it had no `unit`, which was then false."""
 

@@ -66,7 +66,10 @@ def _question(head: HeadFacts) -> str:
         )
     names = labels(head.classes)
     if isinstance(head.threshold, tuple):
-        from_on = ", ".join(f"**{name}** from {t:.6g}" for name, t in zip(names, head.threshold, strict=True))
+        from_on = ", ".join(
+            f"**{name}** {'never said' if t > 1 else f'from {t:.6g}'}"
+            for name, t in zip(names, head.threshold, strict=True)
+        )
         return f"Gives the probability of each of {len(names)} labels by itself, and says: {from_on} on."
     weighed = ", each probability times its weight (`weight` in head.json)" if head.weight else ""
     unsure = f"; where its probability is below {head.threshold:.6g} it says `unsure`" if head.threshold else ""

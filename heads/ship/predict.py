@@ -54,10 +54,12 @@ class Prediction:
 
     def row(self) -> tuple[str, ...]:
         """Return it under `columns`."""
-        status, p = ("failed", "") if self.p is None else ("ok", f"{self.p:.6f}")
+        status, p = ("failed", "") if self.p is None else ("ok", bundles.digits(self.task, self.p))
         if not self.task.p_columns:
             return self.path, p, self.decision, status, self.reason
-        each = [""] * self.task.columns if self.p is None else [f"{of_class:.6f}" for of_class in self.of_classes]
+        each = [""] * self.task.columns
+        if self.p is not None:
+            each = [bundles.digits(self.task, of_class) for of_class in self.of_classes]
         return self.path, self.decision, p, status, self.reason, *each
 
 

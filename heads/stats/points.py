@@ -31,13 +31,13 @@ def check(target: Target, task: Task) -> None:
         others = "two classes or several labels" if target.kind in OF_LABELS else "two classes"
         raise UsageError(
             "threshold-of-other-task",
-            f"THRESHOLD={target.spec} is for {others}, and this is a {task.kind} task of {len(task.classes)} classes",
+            f"THRESHOLD={target.spec} is for {others}, and this is a {task.kind} task",
             rule=f"It can ask for {', '.join(kinds)}, where threshold is a number",
         )
     if target.prior is not None and task.kind != "binary":
         raise UsageError(
             "prior-of-other-task",
-            f"PRIOR={target.prior:g} is for two classes, and this is a {task.kind} task of {len(task.classes)} classes",
+            f"PRIOR={target.prior:g} is for two classes, and this is a {task.kind} task",
             then="Leave PRIOR out",
         )
 

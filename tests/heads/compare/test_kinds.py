@@ -90,6 +90,15 @@ def test_table_json_and_csv_hold_the_figures_of_each_class(compared):
     assert all(f"{told['rows']['test'][f'class {name}']} {name!r}" in line for name in task.classes)
 
 
+def test_predictions_csv_gives_the_log_loss_again(compared):
+    """Its digits are significant ones: small probabilities count as well."""
+    p, part = compared.chosen_head.p["validation"], compared.data.parts["validation"]
+    rows = read_rows(compared.place.head(compared.chosen) / "predictions.csv")
+    written = [[row[name] for name in compared.data.task.p_columns] for row in rows if row["type"] == "validation"]
+    np.testing.assert_allclose(np.array(written, float), p, rtol=1e-6, atol=0)
+    assert len(written) == len(part)
+
+
 def test_ten_classes_are_named_in_a_note_and_the_others_counted(compared):
     """A hundred names would bury the rest."""
     task = Task("multiclass", tuple(f"c{at:02}" for at in range(12)))
