@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,8 @@ def read_labels(place: Workspace, made: dict[str, str] | None = None) -> Reading
     unusable = {sha256[row] for row in np.flatnonzero(at < 0).tolist()}
     known = labels.Known(digests, recorded.made if made is None else made, unusable, near)
     reviewed_table = table.assign(value=pd.Series(values, table.index, dtype=TEXT))
+    if task and task.kind == "multiclass" and len(left := [name for name in task.classes if name in {*values}]) > 1:
+        task = replace(task, classes=tuple(left))  # heads go on without a class whose last label the review changed
     said = labels.read(reviewed_table, known, place.data, task)
     notes = [*recorded.changes(said.rows()), *reviewed, *notes, *said.notes]
     return Reading(table["value"].to_numpy(str), said, notes, recorded)

@@ -418,7 +418,8 @@ def test_moving_photos_between_class_folders_relabels_them_without_backbone_work
         os.rename(root / old, root / new)  # two photos exchange their names: no id is new, but two labels are
     swapped = manifest.read_table(root)
     fresh = manifest.build(swapped, root, Manifest.read(place.out / "manifest.csv"))
-    told = labels.read(swapped, labels.Known(fresh.digests(), splits.read(place.splits).made), root, None)
+    known_now = labels.Known(fresh.digests(), splits.read(place.splits).made)
+    told = labels.read(swapped, known_now, root, labels.check(swapped, root, None))
     assert splits.read(place.splits).changes(told.rows()) == ["since the last run 2 labels and 0 splits changed"]
 
 
