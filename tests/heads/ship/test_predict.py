@@ -16,7 +16,7 @@ from heads.__main__ import main
 from heads.data import dataset
 from heads.ship import bundle, export, formats, predict
 from tests.support.album import ROOT, encoded, picture, read_rows
-from tests.support.many import FACTS, many
+from tests.support.many import many
 from tests.support.refusal import refusal
 
 
@@ -118,7 +118,7 @@ def test_new_cached_and_bad_files_together(place, album, monkeypatch):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("kind", FACTS)
+@pytest.mark.parametrize("kind", ["multiclass", pytest.param("multilabel", marks=pytest.mark.slow)])
 def test_many_classes_are_predicted_by_bundle_and_export(extracted, kind, tmp_path, capsys):
     """The same words and numbers; names from head.json, else labels.txt, else numbers; another model's are refused."""
     head = many(kind, extracted)
